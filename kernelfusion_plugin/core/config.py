@@ -1,0 +1,144 @@
+"""The configuration of a whole run: one frozen dataclass, its presets, and how option files map onto it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .em import EmConfig
+from .joint import JointConfig
+from .patch_prior import PriorConfig
+
+SOLVERS = ('em', 'joint')
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # What a processor without GPU does in a few minutes on an LR image of 128 x 128.
+    'quick': {
+        'prior': PriorConfig(channels=64, steps=1500, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
+        'em': EmConfig(),
+        'joint': JointConfig(),
+    },
+    'balanced': {
+        'prior': PriorConfig(steps=10_000, batch=4, lr=5e-4, lr_end=1e-6, ema=0.999),
+        'em': EmConfig(),
+        'joint': JointConfig(),
+    },
+    'paper-100k': {'prior': PriorConfig(steps=100_000), 'em': EmConfig(), 'joint': JointConfig()},
+    'paper': {'prior': PriorConfig(), 'em': EmConfig(), 'joint': JointConfig()},
+}
+
+
+@dataclass(frozen=True)
+class KernelFusionConfig:
+    """Everything that decides the result, besides the image and its name.
+
+    Attributes:
+        scale: s, 2 to 8; the paper has 4.
+        kernel_size: K of the K x K kernel on the HR grid; None: 6·s, the paper's 24 at x4.
+        solver: Phase 2: ``em`` (diffusion EM, fast) or ``joint`` (the paper's Algorithm 1).
+        preset: ``quick``, ``balanced``, ``paper-100k`` or ``paper``: what ``prior``, ``em`` and ``joint``
+            are where they are not given.
+        border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
+            assumes nothing.
+        seed: of all randomness, together with the image's name.
+        prior, em, joint: settings of Phase 1 and of the two solvers.
+
+    Raises:
+        ValueError: a value is out of range; the message names the option.
+    """
+
+    scale: int = 4
+    kernel_size: int | None = None
+    solver: str = 'em'
+    preset: str = 'balanced'
+    border: str = 'valid'
+    seed: int = 0
+    prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's
+    em: EmConfig = None  # type: ignore[assignment]
+    joint: JointConfig = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
+        if self.solver not in SOLVERS:
+            raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
+        if not 2 <= self.scale <= 8:
+            raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
+        if self.kernel_size is None:
+            object.__setattr__(self, 'kernel_size', 6 * self.scale)
+        if not 2 * self.scale <= self.kernel_size <= 64:
+            raise ValueError(f'kernel_size must be between 2 · scale = {2 * self.scale} and 64, got {self.kernel_size}')
+        for section, value in PRESETS[self.preset].items():
+            if getattr(self, section) is None:
+                object.__setattr__(self, section, value)
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> KernelFusionConfig:
+        """The config of an option file's section: the preset first, then every key given over it.
+
+        Numbers may come as strings, since YAML reads ``1e-4`` as one.
+
+        Raises:
+            ValueError: unknown key (the nearest known one is named), wrong type, value out of range.
+        """
+        options = dict(options)
+        base = cls(preset=options.get('preset', cls.preset))
+        values = {key: value for key, value in options.items() if not isinstance(getattr(base, key, None), _SECTIONS)}
+        sections = {key: _replace(getattr(base, key), value, f'{key}.') for key, value in options.items()
+                    if key not in values}
+        fresh = {'kernel_size': None} if 'kernel_size' not in values else {}
+        return _replace(base, values, '', **fresh, **sections)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML; ``from_dict`` takes them back."""
+        return dataclasses.asdict(self)
+
+
+_SECTIONS = (PriorConfig, EmConfig, JointConfig)
+
+
+def _replace(config: Any, options: Any, prefix: str, **ready: Any) -> Any:
+    """``dataclasses.replace`` with names checked and values read as the field's type; ``ready`` goes in as is."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f'option {prefix[:-1]!r} must be a section of options, got {options!r}')
+    hints = typing.get_type_hints(type(config))
+    values = {}
+    for key, value in options.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+            hint = f'did you mean {prefix + near[0]!r}? ' if near else ''
+            raise ValueError(f'unknown option {prefix + str(key)!r}: {hint}known are {", ".join(hints)}')
+        values[key] = _read(value, hints[key], prefix + key)
+    return dataclasses.replace(config, **values, **ready)
+
+
+def _read(value: Any, kind: Any, name: str) -> Any:
+    """``value`` as the annotated type ``kind``: int, float, str, bool, or one of these or None."""
+    if isinstance(kind, types.UnionType):
+        if value is None or value in ('None', 'null', '~'):
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    wrong = f'option {name!r} must be {_WORDS.get(kind, kind)}, got {value!r}'
+    if kind is bool or isinstance(value, bool):
+        if kind is bool and isinstance(value, bool):
+            return value
+        raise ValueError(wrong)
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(wrong)
+    try:
+        number = float(value)
+        if kind is int and number != int(number):
+            raise ValueError
+        return kind(number)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(wrong) from None
+
+
+_WORDS = {int: 'a whole number', float: 'a number', str: 'a word', bool: 'true or false'}

@@ -1,0 +1,160 @@
+"""The forward model y = (x * k)↓s and its adjoint: the one place for centre, phase and border.
+
+Conventions (recovered from the published data of Heinimann et al., KernelFusion, ICLR 2026):
+
+* ``*`` is cross-correlation with the kernel as drawn, as ``F.conv2d`` computes it.
+* With padding (K - s) / 2 the kernel's centre (K - 1) / 2 lies on the centre of LR pixel i, which is
+  HR coordinate s·i + (s - 1) / 2: the half-pixel grid of PIL's and MATLAB's bicubic resampling.
+  Where K - s is odd the smaller half goes to the top left, so that the centre lies half a pixel
+  further to the lower right (K = 31, s = 4: HR 4i + 2, which is the grid of DIV2KRK).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
+
+
+class Degradation:
+    """Linear operator y = (x * k)↓s for images (B, C, H, W) and a kernel k (K, K).
+
+    Args:
+        scale: s, the integer down-scaling factor, at least 1.
+        kernel_size: K, at least s, so that every HR pixel is seen by some LR pixel.
+        border: what x is beyond its frame.
+
+            * ``valid``: nothing is assumed. x is a *canvas* with a margin around the frame, so wide that
+              every LR pixel sees canvas only: an LR image of (h, w) needs a canvas of
+              (s·h + K - s, s·w + K - s). :meth:`crop` cuts the frame (s·h, s·w) out of it.
+            * ``reflect``, ``replicate``, ``zeros``: x is the frame itself, continued in that way.
+
+    Raises:
+        ValueError: scale, kernel size or border is out of range.
+    """
+
+    def __init__(self, scale: int, kernel_size: int, border: str = 'valid') -> None:
+        if scale < 1:
+            raise ValueError(f'scale must be a positive integer, got {scale}')
+        if kernel_size < scale:
+            raise ValueError(f'kernel_size must be at least the scale {scale}, got {kernel_size}: '
+                             'a smaller kernel leaves HR pixels that no LR pixel sees')
+        if border not in BORDERS:
+            raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {border!r}')
+        self.scale = scale
+        self.kernel_size = kernel_size
+        self.border = border
+        self.margin = ((kernel_size - scale) // 2, (kernel_size - scale + 1) // 2)  # before, after
+
+    def hr_size(self, lr_size: tuple[int, int]) -> tuple[int, int]:
+        """Size (H, W) of the x that :meth:`forward` maps to an LR image of ``lr_size``."""
+        extra = sum(self.margin) if self.border == 'valid' else 0
+        return lr_size[0] * self.scale + extra, lr_size[1] * self.scale + extra
+
+    def lr_size(self, hr_size: tuple[int, int]) -> tuple[int, int]:
+        """Size (h, w) of the LR image that :meth:`forward` makes of an x of ``hr_size``."""
+        extra = sum(self.margin) if self.border == 'valid' else 0
+        sizes = hr_size[0] - extra, hr_size[1] - extra
+        if any(size <= 0 or size % self.scale for size in sizes):
+            raise ValueError(f'an HR image of {hr_size[0]} x {hr_size[1]} does not fit scale {self.scale}: '
+                             f'height and width must be a multiple of it{f" plus {extra}" if extra else ""}')
+        return sizes[0] // self.scale, sizes[1] // self.scale
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        """y = (x * k)↓s: (B, C, H, W) and (K, K) to (B, C, h, w); differentiable in both."""
+        h, w = self.lr_size(x.shape[-2:])
+        x = self._pad(x)
+        batch, channels = x.shape[:2]
+        # Space to depth first: one dense correlation of s² channels is much faster than a strided large one.
+        s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
+        extra = taps * s - self.kernel_size
+        k = F.pad(k, (0, extra, 0, extra))
+        x = F.pad(x, (0, extra, 0, extra))
+        phases = F.pixel_unshuffle(x.reshape(batch * channels, 1, *x.shape[-2:]), s)
+        filters = F.pixel_unshuffle(k[None, None], s)
+        return F.conv2d(phases, filters.to(x.dtype)).reshape(batch, channels, h, w)
+
+    def adjoint(self, y: Tensor, k: Tensor) -> Tensor:
+        """The transpose of :meth:`forward` at fixed k: (B, C, h, w) to (B, C, H, W)."""
+        batch, channels, h, w = y.shape
+        s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
+        extra = taps * s - self.kernel_size
+        filters = F.pixel_unshuffle(F.pad(k, (0, extra, 0, extra))[None, None], s).to(y.dtype)
+        phases = F.conv_transpose2d(y.reshape(batch * channels, 1, h, w), filters)
+        x = F.pixel_shuffle(phases, s)
+        x = x[..., :x.shape[-2] - extra, :x.shape[-1] - extra]
+        return self._unpad(x.reshape(batch, channels, *x.shape[-2:]), (h * s, w * s))
+
+    def windows(self, x: Tensor) -> Tensor:
+        """The matrix U with y = U·vec(k): (B, C, H, W) to (B·C·h·w, K²); one row per LR value."""
+        self.lr_size(x.shape[-2:])
+        x = self._pad(x)
+        rows = F.unfold(x.reshape(-1, 1, *x.shape[-2:]), self.kernel_size, stride=self.scale)
+        return rows.transpose(1, 2).reshape(-1, self.kernel_size ** 2)
+
+    def crop(self, x: Tensor) -> Tensor:
+        """The frame (s·h, s·w) of an x: cuts a canvas's margin off, returns any other x as it is."""
+        if self.border != 'valid':
+            return x
+        before, after = self.margin
+        return x[..., before:x.shape[-2] - after, before:x.shape[-1] - after]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        before, after = self.margin
+        if self.border == 'valid':
+            return x
+        if self.border == 'zeros':
+            return F.pad(x, (before, after, before, after))
+        rows, cols = (self._sources(size).to(x.device) for size in x.shape[-2:])
+        return x.index_select(-2, rows).index_select(-1, cols)
+
+    def _unpad(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        """Transpose of :meth:`_pad`: every padded pixel is added to the one it was copied from."""
+        before = self.margin[0]
+        if self.border == 'valid':
+            return x
+        if self.border == 'zeros':
+            return x[..., before:before + size[0], before:before + size[1]]
+        for dim, length in zip((-2, -1), size):
+            shape = list(x.shape)
+            shape[dim] = length
+            x = x.new_zeros(shape).index_add(dim, self._sources(length).to(x.device), x)
+        return x
+
+    def _sources(self, size: int) -> Tensor:
+        """Along one axis: the index inside [0, size) that each padded position shows."""
+        index = torch.arange(-self.margin[0], size + self.margin[1])
+        if self.border == 'replicate' or size == 1:
+            return index.clamp(0, size - 1)
+        period = 2 * (size - 1)  # reflect without repeating the edge, as often as it takes
+        return (size - 1) - (index.remainder(period) - (size - 1)).abs()
+
+
+def upscale_bicubic(y: Tensor, scale: int) -> Tensor:
+    """Bicubic enlargement (a = -0.5, half-pixel grid, edge weights renormalised) as PIL and MATLAB do it.
+
+    torch's own ``interpolate`` has a = -0.75 without antialiasing; with ``antialias=True`` it has PIL's
+    a = -0.5, and when enlarging the filter's support is the plain one.
+
+    Args:
+        y: (B, C, h, w), any range.
+
+    Returns:
+        (B, C, s·h, s·w), not clamped.
+    """
+    return F.interpolate(y, scale_factor=scale, mode='bicubic', align_corners=False, antialias=True)
+
+
+def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
+    """Bicubic enlargement of y to the size that ``degradation`` maps to y; margins continue the edge."""
+    before, after = (math.ceil(m / degradation.scale) for m in degradation.margin)
+    if degradation.border != 'valid':
+        return upscale_bicubic(y, degradation.scale)
+    wide = upscale_bicubic(F.pad(y, (before, after, before, after), mode='replicate'), degradation.scale)
+    top = before * degradation.scale - degradation.margin[0]
+    height, width = degradation.hr_size(y.shape[-2:])
+    return wide[..., top:top + height, top:top + width]

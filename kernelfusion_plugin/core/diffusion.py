@@ -1,0 +1,86 @@
+"""Diffusion in small pieces: schedule, q_sample, v <-> x0 <-> eps, ancestral and DDIM step.
+
+Notation: x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps with t = 0 … T - 1 (the paper counts 1 … T), and for the step
+after the last, t = -1, ᾱ = 1. Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDIM), Salimans & Ho 2022 (v).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Schedule:
+    """Linear variance schedule beta_1 … beta_T and what follows from it.
+
+    Args:
+        steps: T.
+        beta_start, beta_end: first and last beta; DDPM's 1e-4 and 0.02.
+
+    The table is kept in float64; :meth:`alpha_bar` hands it out in the dtype and on the device asked for.
+    """
+
+    def __init__(self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+        if steps < 1 or not 0 < beta_start <= beta_end < 1:
+            raise ValueError('the schedule needs steps >= 1 and 0 < beta_start <= beta_end < 1, got '
+                             f'{steps}, {beta_start}, {beta_end}')
+        self.steps = steps
+        betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
+        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+
+    def alpha_bar(self, t: int | Tensor, like: Tensor) -> Tensor:
+        """ᾱ_t for an index or a batch of indices, shaped to multiply ``like`` (B, C, H, W); 1 at t = -1."""
+        t = torch.as_tensor(t, device='cpu')
+        table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)])  # index -1 is the 1
+        return table[t].to(like).reshape(-1, *[1] * (like.ndim - 1))
+
+    def q_sample(self, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
+        """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps."""
+        a = self.alpha_bar(t, x0)
+        return a.sqrt() * x0 + (1 - a).sqrt() * eps
+
+    def velocity(self, x0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
+        """v_t = √ᾱ_t · eps - √(1 - ᾱ_t) · x0."""
+        a = self.alpha_bar(t, x0)
+        return a.sqrt() * eps - (1 - a).sqrt() * x0
+
+    def x0_from_v(self, x_t: Tensor, v: Tensor, t: int | Tensor) -> Tensor:
+        """x0 = √ᾱ_t · x_t - √(1 - ᾱ_t) · v."""
+        a = self.alpha_bar(t, x_t)
+        return a.sqrt() * x_t - (1 - a).sqrt() * v
+
+    def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: int | Tensor) -> Tensor:
+        """eps = (x_t - √ᾱ_t · x0) / √(1 - ᾱ_t)."""
+        a = self.alpha_bar(t, x_t)
+        return (x_t - a.sqrt() * x0) / (1 - a).sqrt()
+
+    def posterior_step(self, x_t: Tensor, x0: Tensor, t: int, t_next: int, noise: Tensor,
+                       sigma_scale: float = 1.0) -> Tensor:
+        """Ancestral step: a draw from q(x_s | x_t, x0), s = ``t_next`` < t (Ho et al., Eqs. 6 and 7).
+
+        With a = ᾱ_t / ᾱ_s: mean = √ᾱ_s (1 - a) / (1 - ᾱ_t) · x0 + √a (1 - ᾱ_s) / (1 - ᾱ_t) · x_t and
+        variance (1 - a)(1 - ᾱ_s) / (1 - ᾱ_t), its root times ``sigma_scale``. At s = -1 this is x0.
+        """
+        a_t, a_s = self.alpha_bar(t, x_t), self.alpha_bar(t_next, x_t)
+        a = a_t / a_s
+        mean = (a_s.sqrt() * (1 - a) * x0 + a.sqrt() * (1 - a_s) * x_t) / (1 - a_t)
+        sigma = ((1 - a) * (1 - a_s) / (1 - a_t)).sqrt()
+        return mean + sigma_scale * sigma * noise
+
+    def ddim_step(self, x_t: Tensor, x0: Tensor, t: int, t_next: int, noise: Tensor, eta: float = 0.0) -> Tensor:
+        """x_s = √ᾱ_s · x0 + √(1 - ᾱ_s - σ²) · eps + σ · noise (Song et al., Eq. 12).
+
+        σ is eta times the ancestral one: eta = 0 is deterministic, eta = 1 is :meth:`posterior_step`.
+        """
+        a_t, a_s = self.alpha_bar(t, x_t), self.alpha_bar(t_next, x_t)
+        sigma = eta * ((1 - a_t / a_s) * (1 - a_s) / (1 - a_t)).sqrt()
+        eps = self.eps_from_x0(x_t, x0, t)
+        return a_s.sqrt() * x0 + (1 - a_s - sigma ** 2).clamp_min(0).sqrt() * eps + sigma * noise
+
+
+def timesteps(start: int, count: int) -> list[int]:
+    """``count`` distinct indices from ``start`` down to 0, evenly spaced, followed by the final -1."""
+    if not 1 <= count <= start + 1:
+        raise ValueError(f'cannot place {count} steps between t = {start} and 0: ask for 1 to {start + 1}')
+    spaced = torch.linspace(start, 0, count + 1, dtype=torch.float64)[:-1] if count > 1 else torch.tensor([start])
+    return [round(float(t)) for t in spaced] + [-1]

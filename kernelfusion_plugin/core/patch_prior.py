@@ -1,0 +1,149 @@
+"""Phase 1: fit the patch diffusion net to one image, and the prior that comes of it.
+
+The loss is the v-prediction MSE of KernelFusion (Sec. 4, Phase 1): E || PD(x_t, t) - v_t ||² over random crops
+of the image, random t and noise. No flips or rotations: blur has a direction, and they would erase it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Generator as Iter
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from .diffusion import Schedule
+from .nets.patch_net import RECEPTIVE_FIELD
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Phase 1. Defaults are the paper's (Sec. 4 and A.2); presets change them, see ``restore.PRESETS``.
+
+    Attributes:
+        channels: filters of PD's hidden layers (A.2: 128).
+        steps: gradient steps (A.2: 600 000; Table 6: 100 000 lose 0.07 dB).
+        crop: side of the random crops in pixels (A.2: 64); smaller images are taken whole.
+        batch: crops per step (not stated; 1).
+        lr, lr_end: Adam's learning rate and where cosine annealing ends (A.2: 1e-4; end not stated).
+        timesteps: T (Sec. 4: 1000).
+        t_max: train on t < t_max only; None for all T. A solver that starts below it never asks for more.
+        ema: decay of the weights' moving average, whose result is used; 0 for none (not in the paper).
+        precision: ``fp32`` or ``bf16`` (autocast), or ``auto``: bf16 where the processor computes in it.
+    """
+
+    channels: int = 128
+    steps: int = 600_000
+    crop: int = 64
+    batch: int = 1
+    lr: float = 1e-4
+    lr_end: float = 0.0
+    timesteps: int = 1000
+    t_max: int | None = None
+    ema: float = 0.0
+    precision: str = 'auto'
+
+    def __post_init__(self) -> None:
+        for name in ('channels', 'steps', 'batch', 'timesteps', 'lr'):
+            if getattr(self, name) <= 0:
+                raise ValueError(f'prior.{name} must be positive, got {getattr(self, name)}')
+        if self.channels % 2:
+            raise ValueError(f'prior.channels must be even (sine and cosine of t), got {self.channels}')
+        if self.crop < RECEPTIVE_FIELD:
+            raise ValueError(f'prior.crop must be at least the receptive field {RECEPTIVE_FIELD}, got {self.crop}')
+        if not 0 <= self.lr_end <= self.lr:
+            raise ValueError(f'prior.lr_end must be between 0 and prior.lr = {self.lr}, got {self.lr_end}')
+        if self.t_max is not None and not 1 <= self.t_max <= self.timesteps:
+            raise ValueError(f'prior.t_max must be between 1 and prior.timesteps = {self.timesteps}, got {self.t_max}')
+        if not 0 <= self.ema < 1:
+            raise ValueError(f'prior.ema must be in [0, 1), got {self.ema}')
+        if self.precision not in ('auto', 'fp32', 'bf16'):
+            raise ValueError(f"prior.precision must be auto, fp32 or bf16, got {self.precision!r}")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether ``device`` has bf16 arithmetic of its own (emulated, it would be slower than float32)."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    probe = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
+    return device.type == 'cpu' and bool(probe and probe())
+
+
+class PatchPrior:
+    """A patch diffusion net with its schedule: the prior p(x) that Phase 2 walks on.
+
+    Args:
+        net: maps (x_t, t) to v; frozen here (gradients flow through it, not into it).
+        schedule: the one it was trained with.
+        precision: as in :class:`PriorConfig`.
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto') -> None:
+        self.net = net.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.precision = precision
+
+    def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
+        """x0_hat = √ᾱ_t · x_t - √(1 - ᾱ_t) · PD(x_t, t); (B, C, H, W), differentiable in x_t."""
+        index = torch.full((x_t.shape[0],), t, device=x_t.device)
+        with autocast(x_t.device, self.precision):
+            v = self.net(x_t.contiguous(memory_format=torch.channels_last), index)
+        return self.schedule.x0_from_v(x_t, v.to(x_t.dtype), t)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a precision name on a device."""
+    bf16 = precision == 'bf16' or (precision == 'auto' and computes_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+@dataclass(frozen=True)
+class PriorState:
+    """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on."""
+
+    step: int
+    total: int
+    loss: float
+    net: nn.Module
+
+
+def random_crops(y: Tensor, size: int, count: int, generator: Generator) -> Tensor:
+    """``count`` crops of side ``size`` (or the image's own, if smaller) from y (1, C, h, w)."""
+    height, width = (min(size, n) for n in y.shape[-2:])
+    tops = torch.randint(y.shape[-2] - height + 1, (count,), generator=generator, device=generator.device).tolist()
+    lefts = torch.randint(y.shape[-1] - width + 1, (count,), generator=generator, device=generator.device).tolist()
+    return torch.cat([y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)])
+
+
+def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig,
+                    generator: Generator) -> Iter[PriorState, None, None]:
+    """Train ``net`` in place on the image y (1, C, h, w) in [-1, 1]; yields after every step.
+
+    The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
+    ``generator`` must live on y's device.
+    """
+    net.train().to(memory_format=torch.channels_last)
+    shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+    anneal = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda i: (config.lr_end + (config.lr - config.lr_end)
+                              * (1 + math.cos(math.pi * i / config.steps)) / 2) / config.lr)
+    t_max = config.t_max or schedule.steps
+    for step in range(1, config.steps + 1):
+        x0 = random_crops(y, config.crop, config.batch, generator)
+        t = torch.randint(t_max, (config.batch,), generator=generator, device=y.device)
+        eps = torch.randn(x0.shape, generator=generator, device=y.device, dtype=y.dtype)
+        x_t = schedule.q_sample(x0, t, eps).contiguous(memory_format=torch.channels_last)
+        with autocast(y.device, config.precision):
+            v = net(x_t, t)
+        loss = (v.to(y.dtype) - schedule.velocity(x0, eps, t)).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        anneal.step()
+        if shadow is not None:
+            decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
+            torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
+        yield PriorState(step, config.steps, float(loss.detach()), net if shadow is None else shadow)

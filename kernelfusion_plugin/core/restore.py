@@ -1,0 +1,208 @@
+"""From y to Result: input checks, seeds, Phase 1, Phase 2, progress. The one entry for library users."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .config import KernelFusionConfig
+from .degradation import Degradation
+from .diffusion import Schedule
+from .em import solve_em
+from .joint import solve_joint
+from .kernel_models import Siren
+from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
+from .nets.refine_unet import RefineUNet
+from .patch_prior import PatchPrior, fit_patch_prior
+
+Factory = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after one step.
+
+    Attributes:
+        phase: ``prior`` (Phase 1), ``em`` or ``joint`` (Phase 2).
+        step, total: number of this step, 1 … ``total``, within the phase.
+        loss: the phase's loss at this step.
+        seconds: since the phase began.
+        x0_hat: HR estimate (1, 3, s·h, s·w) in about [-1, 1]; None in Phase 1.
+        kernel: (K, K), sums to 1; None in Phase 1.
+        losses: the loss's parts by name.
+    """
+
+    phase: str
+    step: int
+    total: int
+    loss: float
+    seconds: float
+    x0_hat: Tensor | None = None
+    kernel: Tensor | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def eta(self) -> float:
+        """Seconds left in this phase at its mean pace so far."""
+        return self.seconds / self.step * (self.total - self.step)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found.
+
+    Attributes:
+        sr: the restored picture (1, 3, s·h, s·w) in [-1, 1], on y's device.
+        kernel: (K, K) float32 on the CPU, sums to 1, as drawn: y = (x * k)↓s with ``*`` as in ``F.conv2d``.
+        seconds: of ``phase1`` (0 with weights at hand) and ``phase2``.
+        prior_state: PD's weights, on the CPU; give them to :func:`restore` again to skip Phase 1.
+        config: the settings used.
+        trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
+    """
+
+    sr: Tensor
+    kernel: Tensor
+    seconds: dict[str, float]
+    prior_state: dict[str, Tensor]
+    config: KernelFusionConfig
+    trace: list[dict[str, float | str]]
+
+
+def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
+            on_progress: Callable[[Progress], None] | None = None, **options: object) -> Result:
+    """Sharp picture x and kernel k of y = (x * k)↓s, from y alone (KernelFusion, ICLR 2026).
+
+    Args:
+        y: float RGB, (3, h, w) or (1, 3, h, w), in [-1, 1], at least 15 x 15; the result stays on its device.
+        config: settings; default :class:`KernelFusionConfig`.
+        on_progress: called after every step.
+        **options: as of :func:`restore_steps`.
+
+    Raises:
+        ValueError: y is not such an image, or the weights do not fit; one line that says what was required.
+    """
+    steps = restore_steps(y, config, **options)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_progress is not None:
+            on_progress(progress)
+
+
+def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: str = '',
+                  kernel: Tensor | None = None, prior_state: Mapping[str, Tensor] | None = None,
+                  make_patch_net: Factory | None = None, make_refine_net: Factory | None = None,
+                  make_kernel_model: Factory | None = None) -> Generator[Progress, None, Result]:
+    """:func:`restore` as a generator: yields after every step, returns the result.
+
+    Args:
+        y, config: as of :func:`restore`.
+        name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
+            which other images are restored, or in which order.
+        kernel: the true kernel (K, K), if it is known: it is used as it is, and only x is estimated (``em``).
+        prior_state: PD's weights for this image, to skip Phase 1.
+        make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
+            called under the image's own seed.
+    """
+    config = config or KernelFusionConfig()
+    y = _checked(y, config)
+    degradation = Degradation(config.scale, config.kernel_size, config.border)
+    schedule = Schedule(config.prior.timesteps)
+    seeds = _Seeds(config.seed, name, y.device)
+    trace: list[dict[str, float | str]] = []
+
+    net = seeds.build('patch_net', make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels)))
+    start = time.perf_counter()
+    if prior_state is None:
+        for state in fit_patch_prior(net, y, schedule, config.prior, seeds.generator('prior')):
+            if state.step % 100 == 0 or state.step in (1, state.total):
+                trace.append({'phase': 'prior', 'step': state.step, 'loss': state.loss})
+            yield Progress('prior', state.step, state.total, state.loss, time.perf_counter() - start)
+        net = state.net
+    else:
+        _load(net, prior_state)
+    phase1 = time.perf_counter() - start if prior_state is None else 0.0
+    prior = PatchPrior(net, schedule, config.prior.precision)
+
+    start = time.perf_counter()
+    if config.solver == 'em':
+        states = solve_em(y, prior, degradation, config.em, seeds.generator('em'), kernel=_known(kernel, y, config))
+    elif kernel is not None:
+        raise ValueError("a known kernel needs solver 'em': 'joint' always estimates it")
+    else:
+        refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
+        kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
+        states = solve_joint(y, prior, degradation, refine_net, kernel_model, config.joint, seeds.generator('joint'))
+    for state in states:
+        loss = sum(state.losses.values()) if 'total' not in state.losses else state.losses['total']
+        trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
+        yield Progress(config.solver, state.step, state.total, loss, time.perf_counter() - start,
+                       degradation.crop(state.x0_hat), state.kernel, state.losses)
+    return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
+                  {'phase1': phase1, 'phase2': time.perf_counter() - start},
+                  {key: value.detach().cpu() for key, value in net.state_dict().items()}, config, trace)
+
+
+class _Seeds:
+    """Independent random streams of one image, so that skipping one phase leaves the others as they are."""
+
+    def __init__(self, seed: int, name: str, device: torch.device) -> None:
+        self._root = f'{seed}/{name}'
+        self._device = device
+
+    def _seed(self, purpose: str) -> int:
+        digest = hashlib.sha256(f'{self._root}/{purpose}'.encode()).digest()
+        return int.from_bytes(digest[:8], 'big') >> 1
+
+    def generator(self, purpose: str) -> torch.Generator:
+        return torch.Generator(self._device).manual_seed(self._seed(purpose))
+
+    def build(self, purpose: str, factory: Factory) -> nn.Module:
+        """The module of ``factory`` with weights drawn under this seed; global random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed(purpose))
+            return factory().to(self._device)
+
+
+def _checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
+    """y as (1, 3, h, w) float32, or a ValueError that says what is wrong with it."""
+    if y.ndim == 3:
+        y = y[None]
+    if y.ndim != 4 or y.shape[:2] != (1, 3):
+        raise ValueError(f'y must be one RGB image, (3, h, w) or (1, 3, h, w), got {tuple(y.shape)}')
+    if not y.is_floating_point():
+        raise ValueError(f'y must be floating point in [-1, 1], got {y.dtype}: divide 8-bit values by 127.5, minus 1')
+    if min(y.shape[-2:]) < RECEPTIVE_FIELD:
+        raise ValueError(f'the image is {y.shape[-1]} x {y.shape[-2]} pixels (width x height): at least '
+                         f'{RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are needed, the receptive field of the patch prior')
+    if not torch.isfinite(y).all():
+        raise ValueError('the image has NaN or infinite values')
+    if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
+        raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
+    return y.float()
+
+
+def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tensor | None:
+    if kernel is None:
+        return None
+    size = (config.kernel_size, config.kernel_size)
+    if kernel.shape != size or not torch.isfinite(kernel).all() or kernel.sum() <= 0:
+        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, finite, with a positive sum; got '
+                         f'{tuple(kernel.shape)}: set kernel_size to its size')
+    return (kernel / kernel.sum()).to(y)
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ValueError(f'the weights of the patch prior do not fit the network ({first}): '
+                         'set prior.channels as they were trained with, or train anew') from None
