@@ -1,0 +1,161 @@
+"""Phase 2 by Algorithm 1 (KernelFusion, Section 4 and appendix A): HR image and kernel in one optimisation.
+
+At each level t of a reverse diffusion, gradient steps on one consistency loss train the U-Net R, applied
+before and after the frozen patch diffusion net PD, and the kernel network; both are carried on from t to t.
+
+Where the paper is silent or can be read in two ways, this is what is done and why:
+
+* x_t (line 17) is the posterior sample: mean from R(x0_{t+1}) and x_{t+1}, plus σ · ε with the ε of line 12,
+  the same in all gradient steps at t. Line 28 draws the same variable once more with the final weights;
+  line 17 of the next t replaces that draw, so only its last one, x_0 = R(x0) with σ = 0, is ever used.
+* R is applied to PD's estimate (line 19) of the level before, not to its own output (line 20): in line 15 and
+  line 20 it takes the same kind of image, which is what C.2 says about the same network at both places.
+* x0_{t+1} and x_{t+1} enter line 15 and 17 as constants: gradients end at the level they belong to.
+* One Adam for both networks. Its moments are carried on from t to t as the weights are; only the learning
+  rate is annealed anew, by a cosine over the steps of each t (A.3).
+* Not every t is visited: ``n_steps`` levels evenly spaced from ``t_start`` down to 0. With n_iter = 20 at each
+  of hundreds of levels, Phase 2 would take longer than the paper's total of 5 minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .degradation import Degradation, to_canvas
+from .kernel_models import centre_of_mass_loss
+from .patch_prior import PatchPrior, autocast
+from .state import Phase2State
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """Options of Phase 2 by Algorithm 1.
+
+    Attributes:
+        n_iter: gradient steps at each t (A.3: 20).
+        n_iter_first: gradient steps at the first t, where both networks start from nothing (A.3: 100).
+        lr, lr_final: Adam's rate, cosine-annealed from one to the other within each t (A.3: 1e-4, 1e-5).
+        t_start: T_nd, the level that the bicubic guess is noised to, 0 … T - 1. Not in the paper.
+        n_steps: number of reverse steps, at most t_start. Not in the paper.
+        sigma_scale: factor on the ancestral σ_t of line 17. Not in the paper; 1 is DDPM.
+        weight_before, weight_after: of the two consistency losses, of R(x0_{t+1}) and R(x0_t) (line 22: 1, 1).
+        weight_centre: of the centre-of-mass loss (line 22: 1; its unit is not in the paper).
+        precision: of the networks, ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 where the processor computes
+            in it. Kernel, losses and diffusion arithmetic stay in float32.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+
+    n_iter: int = 20
+    n_iter_first: int = 100
+    lr: float = 1e-4
+    lr_final: float = 1e-5
+    t_start: int = 250
+    n_steps: int = 12
+    sigma_scale: float = 1.0
+    weight_before: float = 1.0
+    weight_after: float = 1.0
+    weight_centre: float = 1.0
+    precision: str = 'auto'
+
+    def __post_init__(self) -> None:
+        if self.n_iter < 1 or self.n_iter_first < 1:
+            raise ValueError('joint: n_iter and n_iter_first must be at least 1, '
+                             f'got {self.n_iter}, {self.n_iter_first}')
+        if not 0 < self.lr_final <= self.lr:
+            raise ValueError(f'joint: the rates need 0 < lr_final <= lr, got {self.lr_final}, {self.lr}')
+        if not 1 <= self.n_steps <= self.t_start:
+            raise ValueError(f'joint: n_steps must lie between 1 and t_start, got {self.n_steps}, {self.t_start}')
+        for name in ('sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'joint: {name} must not be negative, got {getattr(self, name)}')
+        if self.precision not in ('auto', 'fp32', 'bf16'):
+            raise ValueError(f'joint: precision must be auto, fp32 or bf16, got {self.precision!r}')
+        if self.weight_before + self.weight_after == 0:
+            raise ValueError('joint: weight_before and weight_after are both 0: nothing ties the image to y')
+
+
+def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
+                config: JointConfig, generator: torch.Generator) -> Iterator[Phase2State]:
+    """Algorithm 1 (numbers are its lines), one state per gradient step.
+
+    Args:
+        y: LR image (B, 3, h, w) in [-1, 1].
+        prior: frozen PD: ``predict_x0(x_t, t)``, differentiable in x_t, and ``schedule``.
+        degradation: forward model; its canvas is where the image is estimated.
+        refine_net: R, (B, 3, H, W) to the same, trained in place.
+        kernel_model: ``forward()`` gives the kernel (K, K), trained in place.
+        config: options.
+        generator: the only source of randomness (on any device).
+
+    Yields:
+        ``n_iter_first + (n_steps - 1) · n_iter`` states with R(x0_t), the kernel and the loss parts
+        ``consistency_before`` (line 16), ``consistency_after`` (line 21), ``centre`` and ``total``, all as
+        they were when the gradient was taken. The last state is the result.
+
+    Raises:
+        ValueError: T_nd is not a level of the prior's schedule.
+    """
+    schedule = prior.schedule
+    if config.t_start >= schedule.steps:
+        raise ValueError(f'joint: t_start must be below the {schedule.steps} levels of the prior, got {config.t_start}')
+    levels = _levels(config)
+    total = config.n_iter_first + (config.n_steps - 1) * config.n_iter
+    optimiser = torch.optim.Adam([*refine_net.parameters(), *kernel_model.parameters()], lr=config.lr)
+    x0_above = to_canvas(y, degradation).clamp(-1, 1)                                         # line 5
+    x_above = schedule.q_sample(x0_above, levels[0], _noise(x0_above, generator))
+    step = 0
+    for t_above, t in pairwise(levels):                                                  # line 11
+        eps = _noise(x0_above, generator)                                                     # line 12
+        n_iter = config.n_iter_first if step == 0 else config.n_iter
+        for i in range(n_iter):                                                               # line 13
+            k = kernel_model()                                                                # line 14
+            with autocast(y.device, config.precision):
+                x0_refined_above = refine_net(x0_above).float()                               # line 15
+                x_t = schedule.posterior_step(x_above, x0_refined_above, t_above, t, eps,
+                                              config.sigma_scale)                             # line 17
+                x0 = prior.predict_x0(x_t, t).float()                                         # lines 18, 19
+                x0_refined = refine_net(x0).float()                                           # line 20
+            losses = _losses(y, x0_refined_above, x0_refined, k, degradation, config)         # 16, 21, 22
+            _set_rate(optimiser, config, i, n_iter)
+            optimiser.zero_grad(set_to_none=True)
+            losses['total'].backward()
+            optimiser.step()                                                                  # lines 23, 24
+            step += 1
+            yield Phase2State(step, total, t, x0_refined.detach(), k.detach(),
+                              {name: loss.item() for name, loss in losses.items()})
+        x0_above, x_above = x0.detach(), x_t.detach()                     # lines 26 to 28: see the module's text
+
+
+def _losses(y: Tensor, x0_refined_above: Tensor, x0_refined: Tensor, k: Tensor, degradation: Degradation,
+            config: JointConfig) -> dict[str, Tensor]:
+    """Lines 16, 21 and 22: MSE(y, (R(x0_{t+1}) * k)↓), MSE(y, (R(x0_t) * k)↓), COM(k) and their weighted sum."""
+    before = F.mse_loss(degradation.forward(x0_refined_above, k), y)
+    after = F.mse_loss(degradation.forward(x0_refined, k), y)
+    centre = centre_of_mass_loss(k)
+    total = config.weight_before * before + config.weight_after * after + config.weight_centre * centre
+    return {'consistency_before': before, 'consistency_after': after, 'centre': centre, 'total': total}
+
+
+def _levels(config: JointConfig) -> list[int]:
+    """T_nd + 1 of line 17's first pass, then the t of line 11: ``n_steps + 1`` indices from t_start down to 0."""
+    return [round(float(t)) for t in torch.linspace(config.t_start, 0, config.n_steps + 1, dtype=torch.float64)]
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_iter: int) -> None:
+    """Cosine from lr at the first to lr_final at the last of ``n_iter`` steps."""
+    share = (1 + math.cos(math.pi * i / max(n_iter - 1, 1))) / 2
+    for group in optimiser.param_groups:
+        group['lr'] = config.lr_final + (config.lr - config.lr_final) * share
