@@ -1,0 +1,181 @@
+"""Scores: PSNR and SSIM on Y with a border as a fraction, kernel correlation and PSNR, consistency with the LR.
+
+Images are float RGB in [-1, 1], (3, H, W) or (1, 3, H, W), one at a time; they are scored as they are, neither
+clamped nor rounded to 8 bits: convert what comes from a uint8 file by u / 127.5 - 1. Scores are Python floats,
+computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .degradation import Degradation
+from .kernel_align import check_square, normalise, resize
+
+PAPER_BORDER = 0.05  # KernelFusion, Table 2: "after excluding an image boundary of 5%"
+
+
+def rgb_to_y(x: Tensor) -> Tensor:
+    """Luma of ITU-R BT.601 in studio range, as MATLAB's rgb2ycbcr and BasicSR compute it.
+
+    Y = 16 + 65.481 R + 128.553 G + 24.966 B with R, G, B in [0, 1]: 16 for black to 235 for white, not rounded.
+
+    Args:
+        x: (..., 3, H, W), RGB in [-1, 1].
+
+    Returns:
+        (..., 1, H, W) in the dtype of x.
+
+    Raises:
+        ValueError: not three channels, or integers.
+    """
+    if x.ndim < 3 or x.shape[-3] != 3:
+        raise ValueError(f'Y needs an RGB image (..., 3, H, W), got the shape {tuple(x.shape)}')
+    if not x.is_floating_point():
+        raise ValueError(f'Y needs floats in [-1, 1], got {x.dtype}: convert uint8 by x / 127.5 - 1')
+    weights = x.new_tensor([65.481, 128.553, 24.966]).reshape(3, 1, 1)
+    return 16 + ((x + 1) / 2 * weights).sum(-3, keepdim=True)
+
+
+def crop_border(x: Tensor, border: float | int) -> Tensor:
+    """x (..., H, W) without its border.
+
+    Args:
+        border: a float is the part of the height (of the width) that goes on each side, 0 <= border < 0.5,
+            rounded down to whole pixels; an int is pixels on each side.
+
+    Raises:
+        ValueError: nothing would be left.
+    """
+    height, width = x.shape[-2:]
+    if isinstance(border, float):
+        rows, cols = math.floor(border * height + 1e-9), math.floor(border * width + 1e-9)
+    else:
+        rows = cols = border
+    if rows < 0 or cols < 0 or 2 * rows >= height or 2 * cols >= width:
+        raise ValueError(f'a border of {border} on each side leaves nothing of an image of {height} x {width}: '
+                         'give a fraction below 0.5 or fewer pixels')
+    return x[..., rows:height - rows, cols:width - cols]
+
+
+def psnr_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> float:
+    """10 log10(255² / MSE) on Y, in dB; ``inf`` for identical images.
+
+    Args:
+        x, x_true: RGB in [-1, 1], of the same size.
+        border: see :func:`crop_border`; the paper's 5 %.
+    """
+    a, b = (crop_border(y, border) for y in _luma_pair(x, x_true))
+    return _psnr(a, b, 255.0)
+
+
+def ssim_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> float:
+    """Mean SSIM on Y (Wang et al. 2004): 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, L = 255.
+
+    The border goes first; the mean is over the windows that lie wholly inside what is left.
+
+    Raises:
+        ValueError: less than 11 pixels are left.
+    """
+    a, b = (crop_border(y, border)[None] for y in _luma_pair(x, x_true))
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f'SSIM needs 11 x 11 pixels inside the border, {a.shape[-2]} x {a.shape[-1]} are left')
+    line = torch.exp(-0.5 * ((torch.arange(11, dtype=a.dtype, device=a.device) - 5) / 1.5) ** 2)
+    line = line / line.sum()
+
+    def mean(z: Tensor) -> Tensor:
+        return F.conv2d(F.conv2d(z, line.reshape(1, 1, 11, 1)), line.reshape(1, 1, 1, 11))
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mu_a, mu_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mu_a ** 2, mean(b * b) - mu_b ** 2, mean(a * b) - mu_a * mu_b
+    luminance = (2 * mu_a * mu_b + c1) / (mu_a ** 2 + mu_b ** 2 + c1)
+    structure = (2 * cov + c2) / (var_a + var_b + c2)
+    return float((luminance * structure).mean())
+
+
+def kernel_ncc(k: Tensor, k_true: Tensor) -> float:
+    """Zero-shift normalised correlation <k, k_true> / (|k| |k_true|), 1 for equal shapes; means stay in.
+
+    Scale does not matter. Kernels of different sizes are compared on the larger grid, centre on centre: the
+    smaller is padded with zeros, and where one size is odd and the other even, moved half a pixel (bilinear).
+    A kernel of zeros scores 0.
+    """
+    a, b = _kernel_pair(k, k_true)
+    return _ratio(float((a * b).sum()), a, b)
+
+
+def kernel_ncc_best_shift(k: Tensor, k_true: Tensor, max_shift: int = 4) -> tuple[float, tuple[int, int]]:
+    """The highest normalised correlation over shifts of k by whole pixels, and that shift (dy, dx).
+
+    Nothing leaves the grid: both are padded with zeros as far as the shift goes. Equal scores: the shorter shift.
+
+    Args:
+        max_shift: shifts of -max_shift … max_shift pixels on either axis are tried.
+    """
+    if max_shift < 0:
+        raise ValueError(f'max_shift must not be negative, got {max_shift}')
+    a, b = _kernel_pair(k, k_true)
+    scores = F.conv2d(F.pad(b, (max_shift,) * 4)[None, None], a[None, None])[0, 0]  # [i, j]: k moved by i - max_shift
+    steps = torch.arange(-max_shift, max_shift + 1, dtype=scores.dtype)
+    length = (steps[:, None] ** 2 + steps ** 2) * 1e-12 * float(scores.abs().max())
+    dy, dx = divmod(int((scores - length).argmax()), 2 * max_shift + 1)
+    return _ratio(float(scores[dy, dx]), a, b), (dy - max_shift, dx - max_shift)
+
+
+def kernel_psnr(k: Tensor, k_true: Tensor) -> float:
+    """10 log10(max(k_true)² / MSE(k, k_true)) in dB, both normalised to sum 1 first; ``inf`` for equal kernels.
+
+    Sizes are matched as in :func:`kernel_ncc`. (The peak is the truth's maximum, as if it were drawn in white.)
+    """
+    a, b = (normalise(z) for z in _kernel_pair(k, k_true))
+    return _psnr(a, b, float(b.max()))
+
+
+def lr_consistency(y: Tensor, x: Tensor, k: Tensor, degradation: Degradation, border: float | int = 0) -> float:
+    """PSNR in dB between y and (x * k)↓s over the three RGB channels, peak 2 (the range [-1, 1]).
+
+    Args:
+        y: LR image (3, h, w) or (1, 3, h, w).
+        x: HR image or canvas that ``degradation`` maps to y.
+        k: (K, K).
+        border: of the LR image, see :func:`crop_border`; what x is beyond its frame is a guess.
+    """
+    y, x = (z.detach().double().reshape(1, *z.shape[-3:]) for z in (y, x))
+    degraded = degradation.forward(x, k.detach().to(x))
+    if degraded.shape != y.shape:
+        raise ValueError(f'the degraded x has the shape {tuple(degraded.shape)}, y has {tuple(y.shape)}')
+    return _psnr(crop_border(degraded, border), crop_border(y, border), 2.0)
+
+
+def _psnr(a: Tensor, b: Tensor, peak: float) -> float:
+    mse = float((a - b).square().mean())
+    return math.inf if mse == 0 else 10 * math.log10(peak ** 2 / mse)
+
+
+def _luma_pair(x: Tensor, x_true: Tensor) -> tuple[Tensor, Tensor]:
+    """Y of both, (1, H, W), float64."""
+    for z in (x, x_true):
+        if z.ndim not in (3, 4) or (z.ndim == 4 and z.shape[0] != 1):
+            raise ValueError(f'scores take one image, (3, H, W) or (1, 3, H, W), got the shape {tuple(z.shape)}')
+    if x.shape[-3:] != x_true.shape[-3:]:
+        raise ValueError(f'the images differ in size: {tuple(x.shape[-3:])} and {tuple(x_true.shape[-3:])}')
+    a, b = (rgb_to_y(z.detach().double() if z.is_floating_point() else z) for z in (x, x_true))
+    return a.reshape(1, *a.shape[-2:]), b.reshape(1, *b.shape[-2:]).to(a.device)
+
+
+def _kernel_pair(k: Tensor, k_true: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in float64 on the CPU, on the larger grid, centre on centre (the padded one normalised)."""
+    pair = [z.detach().double().cpu() for z in (k, k_true)]
+    size = max(check_square(z) for z in pair)
+    a, b = (z if z.shape[0] == size else resize(z, size, factor=1.0) for z in pair)
+    return a, b
+
+
+def _ratio(product: float, a: Tensor, b: Tensor) -> float:
+    norms = float(a.norm() * b.norm())
+    return product / norms if norms > 0 else 0.0
