@@ -1,0 +1,67 @@
+"""What our launchers share: ``python -m kernelfusion_plugin.test``, ``….train``, and ``basicsr/test.py`` of ours."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import yaml
+
+import kernelfusion_hook
+from kernelfusion_plugin import compat, options, runlog
+
+_PACKAGE = str(Path(__file__).resolve().parent)
+
+
+def run(pipeline: str) -> int:
+    """Run BasicSR's ``test_pipeline`` or ``train_pipeline`` with our archs, models and metrics in place.
+
+    The root of the run (``results/``, ``experiments/``) is the folder that the user runs in.
+
+    Args:
+        pipeline: 'test' or 'train'.
+
+    Returns:
+        Exit status: 0; 1 if an image failed; 2 for a fault in the options, with one line on stderr
+        (``KERNELFUSION_DEBUG=1``: with the traceback).
+    """
+    _step_over_unbuilt_checkout()
+    kernelfusion_hook.install()
+    options.claim_every_run()
+    try:
+        compat.register()
+        module = importlib.import_module(f'basicsr.{pipeline}')
+        getattr(module, f'{pipeline}_pipeline')(os.getcwd())
+    except (ImportError, OSError, ValueError, yaml.YAMLError) as error:
+        line = one_line(error)
+        if line is None or os.environ.get('KERNELFUSION_DEBUG') == '1':
+            raise
+        sys.stderr.write(f'kernelfusion: error: {line}\n')
+        return 2
+    return 1 if runlog.failures else 0
+
+
+def one_line(error: BaseException) -> str | None:
+    """What to tell the user in place of a traceback; None where the fault may lie in the program."""
+    if isinstance(error, ImportError):
+        missing = error.name == 'basicsr' and isinstance(error, ModuleNotFoundError)
+        return "BasicSR is not installed here: pip install 'basicsr>=1.4.2'" if missing else None
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_by_us = bool(frames) and frames[-1].filename.startswith(_PACKAGE)
+    if raised_by_us or isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+        return ' '.join(str(error).split()) or type(error).__name__
+    return None
+
+
+def _step_over_unbuilt_checkout() -> None:
+    """Where the user stands in a checkout of BasicSR that was never built, take the installed BasicSR.
+
+    ``python -m`` puts the working folder first. An unbuilt checkout lacks ``basicsr/version.py`` and cannot be
+    imported; ``python basicsr/test.py`` steps over it in the same way, by looking in another folder first.
+    """
+    basicsr = Path(sys.path[0] or '.', 'basicsr') if sys.path else None
+    if basicsr and (basicsr / '__init__.py').exists() and not (basicsr / 'version.py').exists():
+        del sys.path[0]

@@ -1,0 +1,211 @@
+"""How option files and ``--force_yml`` are read, for the runs that use this package.
+
+BasicSR's own reader takes ``1e-4`` for a string, sets with ``--force_yml`` only what the file has already, takes
+``1e-3`` and ``-1`` there for strings, fails on a missing ``val``, ``path`` or ``num_gpu``, and (1.4.2) ignores
+``path.results_root``. :func:`patch` puts :func:`parse_options` in its place. This one reads the file, merges
+``--force_yml`` into it, and hands BasicSR's reader the merged file; it relies on nothing but BasicSR's command line.
+
+Only *our* runs are read this way: all that our launchers start, and in other programs (an unmodified BasicSR) the
+option files with a section ``kernelfusion`` or a ``model_type`` of this package. Every other run is BasicSR's alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+_FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
+_WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
+          '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
+_every_run = False
+
+
+class _FileLoader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, and in addition ``1e-4`` is a number."""
+
+
+_FileLoader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$'),
+                                  list('-+0123456789'))
+
+
+class _ValueLoader(yaml.SafeLoader):
+    """What a value of ``--force_yml`` may be: lists and mappings of numbers, booleans, null and strings."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+_ValueLoader.add_constructor('tag:yaml.org,2002:str', lambda loader, node:
+                             node.value if node.style in ('"', "'") else _scalar(node.value))
+
+
+def _scalar(text: str) -> bool | int | float | str | None:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if re.fullmatch(r'[-+]?\d+', text):
+        return int(text)
+    return float(text) if _FLOAT.match(text) else text
+
+
+def parse_value(text: str) -> Any:
+    """The value of ``key=text``: ``1e-3`` -1 ``[1, 2.5]`` ``{a: 1}`` true null; whatever else is a string."""
+    try:
+        return yaml.load(text, _ValueLoader) if text.lstrip()[:1] in ('[', '{', '"', "'", '!') else _scalar(text)
+    except yaml.YAMLError:
+        return text
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """Read an option file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not YAML, or not a mapping.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'there is no option file {path}')
+    try:
+        opt = yaml.load(Path(path).read_text(encoding='utf-8'), _FileLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not a YAML file: {" ".join(str(error).split())}') from error
+    if not isinstance(opt, dict):
+        raise ValueError(f'{path} must hold options (name: value), and holds {type(opt).__name__}')
+    return opt
+
+
+def apply_force_yml(opt: dict[str, Any], entries: list[str]) -> None:
+    """Set ``a:b:c=value`` in ``opt``, each; sections that are missing are made, lists are indexed by number.
+
+    Raises:
+        ValueError: an entry has no ``=``, or names something below a value that is no section.
+    """
+    for entry in entries:
+        keys, equals, text = entry.partition('=')
+        *parents, last = [key.strip() for key in keys.split(':')]
+        if not equals or not last or not all(parents):
+            raise ValueError(f'--force_yml takes section:option=value, got {entry!r}')
+        section: Any = opt
+        for depth, key in enumerate(parents):
+            if isinstance(section, dict) and section.get(key) is None:
+                section[key] = {}
+            section = section[_index(section, key, entry)]
+            if not isinstance(section, (dict, list)):
+                raise ValueError(f'--force_yml {entry}: {":".join(parents[:depth + 1])} is {section!r}, not a section')
+        section[_index(section, last, entry)] = parse_value(text.strip())
+
+
+def _index(section: dict | list, key: str, entry: str) -> str | int:
+    if isinstance(section, dict):
+        return key
+    if not key.isdigit() or int(key) >= len(section):
+        raise ValueError(f'--force_yml {entry}: {key} must be 0 to {len(section) - 1}, the place in a list')
+    return int(key)
+
+
+def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
+    """Fill in what BasicSR would miss with a KeyError; name what cannot be filled in.
+
+    Raises:
+        ValueError: ``name``, ``model_type`` or ``datasets`` is missing.
+    """
+    missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
+    if missing:
+        raise ValueError(f'{path}: {", ".join(missing)} must be given')
+    opt['name'] = str(opt['name'])
+    opt.setdefault('num_gpu', 'auto')
+    for section in ('path', 'val'):
+        opt[section] = opt.get(section) or {}
+    opt['val'].setdefault('save_img', True)
+    return opt
+
+
+def claim_every_run() -> None:
+    """Read every option file of this process in our way: for our launchers."""
+    global _every_run
+    _every_run = True
+
+
+def patch(module: ModuleType) -> None:
+    """Put our reader before ``parse_options`` of ``basicsr.utils.options``; once."""
+    original = module.parse_options
+    if not hasattr(original, '__wrapped__'):
+        module.parse_options = functools.wraps(original)(functools.partial(parse_options, original))
+
+
+def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
+    """What BasicSR's ``parse_options`` returns, with the differences that the module's docstring lists.
+
+    Results (``results/<name>``, or ``experiments/<name>``) go under the folder that the user runs in, or exactly to
+    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master.
+    """
+    arguments, others = _command_line()
+    if not arguments.opt or not _is_ours(arguments.opt, arguments.force_yml or []):
+        return original(root_path, is_train=is_train)
+    from kernelfusion_plugin import compat
+    compat.register()  # the hook has tried this in silence; if it failed, here the user learns why
+    opt = read_file(arguments.opt)
+    apply_force_yml(opt, arguments.force_yml or [])
+    key = 'experiments_root' if is_train else 'results_root'
+    root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
+    with _replaced_command_line(opt, others):
+        opt, args = original(os.getcwd(), is_train=is_train)
+    args.opt, args.force_yml = arguments.opt, arguments.force_yml
+    if root is not None:
+        _move_output(opt['path'], opt['path'][key], os.path.abspath(os.path.expanduser(str(root))))
+    return opt, args
+
+
+def _command_line() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument('-opt')
+    parser.add_argument('--force_yml', nargs='+')
+    return parser.parse_known_args()
+
+
+def _is_ours(path: str, entries: list[str]) -> bool:
+    """Whether this run is ours; looks at the file without making its values, as it may be anybody's."""
+    if _every_run:
+        return True
+    try:
+        root = yaml.compose(Path(path).read_text(encoding='utf-8'), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    if not isinstance(root, yaml.MappingNode):
+        return False
+    top = {key.value: value.value for key, value in root.value if isinstance(key.value, str)}
+    top.update((entry.partition('=')[0].strip().partition(':')[0], entry.partition('=')[2].strip())
+               for entry in entries)
+    from basicsr.utils.registry import MODEL_REGISTRY
+    model = MODEL_REGISTRY.get(top['model_type']) if str(top.get('model_type')) in MODEL_REGISTRY else None
+    return 'kernelfusion' in top or getattr(model, '__module__', '').startswith('kernelfusion_plugin.')
+
+
+@contextmanager
+def _replaced_command_line(opt: dict[str, Any], others: list[str]) -> Iterator[None]:
+    """``-opt`` names a file with the merged options; the rest of the command line stays as it is."""
+    before = sys.argv
+    with tempfile.TemporaryDirectory(prefix='kernelfusion_') as folder:
+        merged = Path(folder, 'merged.yml')
+        merged.write_text(yaml.safe_dump(opt, sort_keys=False, allow_unicode=True), encoding='utf-8')
+        sys.argv = [before[0], '-opt', str(merged), *others]
+        try:
+            yield
+        finally:
+            sys.argv = before
+
+
+def _move_output(paths: dict[str, Any], old: str, new: str) -> None:
+    """Change the folder of this run: every path that BasicSR derived from it starts with it."""
+    for key, value in paths.items():
+        if isinstance(value, str) and (value == old or value.startswith(old + os.sep)):
+            paths[key] = new + value[len(old):]

@@ -1,0 +1,68 @@
+"""Install the package kernelfusion_plugin and the start-up line that lets any BasicSR program find it."""
+
+import re
+import sys
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+if not (3, 10) <= sys.version_info[:2] < (3, 13):
+    sys.exit('kernelfusion-plugin needs Python 3.10, 3.11 or 3.12, and this is {}.{}: basicsr, which it builds on, '
+             'cannot be built on Python 3.13 or later. Use e.g. python3.12 -m pip install .'
+             .format(*sys.version_info[:2]))
+
+from distutils.command.install_data import install_data  # noqa: E402  (setuptools' own copy of distutils)
+
+HERE = Path(__file__).resolve().parent
+README = HERE / 'README.md'
+HOOK = 'kernelfusion_hook.pth'
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'kernelfusion_plugin' / '__init__.py').read_text(encoding='utf-8'))
+
+
+class InstallDataBesidePackages(install_data):
+    """Put the .pth file into site-packages, where Python looks for it, rather than under sys.prefix.
+
+    Both bdist_wheel and editable_wheel run this command, so that the file is in the wheel of ``pip install .``
+    and of ``pip install -e .``, is listed in RECORD, and goes when the package is uninstalled.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.install_dir = self.get_finalized_command('install').install_lib
+
+
+setup(
+    name='kernelfusion-plugin',
+    version=VERSION[1],
+    description='KernelFusion (blind super-resolution with a patch diffusion prior) as a plug-in for BasicSR',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    packages=find_packages(include=['kernelfusion_plugin', 'kernelfusion_plugin.*']),
+    py_modules=['kernelfusion_hook'],
+    python_requires='>=3.10,<3.13',
+    # basicsr has no wheel: pip builds its sdist, whose setup.py wants torch, cython and numpy at build time. With
+    # build isolation (pip's default) pip fetches a second torch for that, which takes long but works. The Makefile
+    # saves it: it installs torch first and then basicsr with --no-build-isolation.
+    install_requires=[
+        'basicsr>=1.4.2',
+        'lmdb',
+        'matplotlib',
+        'numpy',
+        'opencv-python',
+        'pillow',
+        'pyyaml',
+        'torch>=2.0',
+        'torchvision',
+        'tqdm',
+    ],
+    extras_require={
+        'demo': ['scikit-image'],  # brings the photograph
+        'h5py': ['h5py'],  # kernels in MATLAB 7.3 files
+        'test': ['pytest', 'pytest-timeout', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],
+    },
+    data_files=[('.', [HOOK])],
+    cmdclass={'install_data': InstallDataBesidePackages},
+    zip_safe=False,
+)
