@@ -79,8 +79,7 @@ class Schedule:
 
 
 def timesteps(start: int, count: int) -> list[int]:
-    """``count`` distinct indices from ``start`` down to 0, evenly spaced, followed by the final -1."""
+    """``count`` distinct indices from ``start`` down, evenly spaced towards the final -1, which follows them."""
     if not 1 <= count <= start + 1:
         raise ValueError(f'cannot place {count} steps between t = {start} and 0: ask for 1 to {start + 1}')
-    spaced = torch.linspace(start, 0, count + 1, dtype=torch.float64)[:-1] if count > 1 else torch.tensor([start])
-    return [round(float(t)) for t in spaced] + [-1]
+    return [start - i * (start + 1) // count for i in range(count)] + [-1]
