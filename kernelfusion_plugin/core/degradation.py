@@ -67,7 +67,7 @@ class Degradation:
     def forward(self, x: Tensor, k: Tensor) -> Tensor:
         """y = (x * k)↓s: (B, C, H, W) and (K, K) to (B, C, h, w); differentiable in both."""
         h, w = self.lr_size(x.shape[-2:])
-        x = self._pad(x)
+        x = self.extend(x)
         batch, channels = x.shape[:2]
         # Space to depth first: one dense correlation of s² channels is much faster than a strided large one.
         s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
@@ -92,7 +92,7 @@ class Degradation:
     def windows(self, x: Tensor) -> Tensor:
         """The matrix U with y = U·vec(k): (B, C, H, W) to (B·C·h·w, K²); one row per LR value."""
         self.lr_size(x.shape[-2:])
-        x = self._pad(x)
+        x = self.extend(x)
         rows = F.unfold(x.reshape(-1, 1, *x.shape[-2:]), self.kernel_size, stride=self.scale)
         return rows.transpose(1, 2).reshape(-1, self.kernel_size ** 2)
 
@@ -103,7 +103,8 @@ class Degradation:
         before, after = self.margin
         return x[..., before:x.shape[-2] - after, before:x.shape[-1] - after]
 
-    def _pad(self, x: Tensor) -> Tensor:
+    def extend(self, x: Tensor) -> Tensor:
+        """x with the border the kernel needs around it; a canvas has its own and is returned as it is."""
         before, after = self.margin
         if self.border == 'valid':
             return x
@@ -113,7 +114,7 @@ class Degradation:
         return x.index_select(-2, rows).index_select(-1, cols)
 
     def _unpad(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Transpose of :meth:`_pad`: every padded pixel is added to the one it was copied from."""
+        """Transpose of :meth:`extend`: every padded pixel is added to the one it was copied from."""
         before = self.margin[0]
         if self.border == 'valid':
             return x
@@ -132,6 +133,33 @@ class Degradation:
             return index.clamp(0, size - 1)
         period = 2 * (size - 1)  # reflect without repeating the edge, as often as it takes
         return (size - 1) - (index.remainder(period) - (size - 1)).abs()
+
+
+def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros') -> Tensor:
+    """LR pictures as the paper's authors make them: round((x * k)↓s) in 8 bits, by one strided ``F.conv2d``.
+
+    The same map as :meth:`Degradation.forward`, but on 0 … 255 and in the authors' order of summation: exact
+    ties are common with kernels like a square's 1/256, and another order rounds some of them the other way.
+
+    Args:
+        hr: (B, C, H, W) uint8; H and W multiples of the scale.
+        k: (K, K), sums to 1.
+        border: ``reflect``, ``replicate``, or ``zeros``, the authors', which is black here (while in [-1, 1],
+            where :class:`Degradation` works, 0 is a mid grey).
+
+    Returns:
+        (B, C, H / s, W / s) uint8.
+
+    Raises:
+        ValueError: not uint8, sizes that do not fit, or the border 'valid'.
+    """
+    if hr.dtype != torch.uint8 or border == 'valid':
+        raise ValueError(f'synthesise takes uint8 images and a border that continues them, got {hr.dtype}, {border!r}')
+    degradation = Degradation(scale, k.shape[-1], border)
+    h, w = degradation.lr_size(hr.shape[-2:])
+    x = degradation.extend(hr.float().reshape(-1, 1, *hr.shape[-2:]))
+    y = F.conv2d(x, k.to(x)[None, None], stride=scale)
+    return y.round().clamp(0, 255).to(torch.uint8).reshape(*hr.shape[:2], h, w)
 
 
 def upscale_bicubic(y: Tensor, scale: int) -> Tensor:
@@ -158,3 +186,17 @@ def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
     top = before * degradation.scale - degradation.margin[0]
     height, width = degradation.hr_size(y.shape[-2:])
     return wide[..., top:top + height, top:top + width]
+
+
+def resample_kernel(k: Tensor, source: Degradation, target: Degradation) -> Tensor:
+    """A kernel (K, K) of ``source`` on the grid of ``target``, bilinearly; scaled to sum 1.
+
+    Both grids are laid over the same scene: what a tap covers relative to the LR pixel's centre stays.
+    """
+    # Distance of tap j from the LR pixel's centre, in LR pixels: (j - margin - (s - 1) / 2) / s.
+    taps = torch.arange(target.kernel_size, dtype=torch.float64)
+    distance = (taps - target.margin[0] - (target.scale - 1) / 2) / target.scale
+    position = distance * source.scale + source.margin[0] + (source.scale - 1) / 2
+    weights = (1 - (position[:, None] - torch.arange(source.kernel_size)).abs()).clamp_min(0).to(k)
+    resampled = weights @ k @ weights.T
+    return resampled / resampled.sum()
