@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .degradation import Degradation, to_canvas
+from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import timesteps
-from .kernels import centre_by_pixels, gaussian, resample
+from .kernels import centre_by_pixels, gaussian
 from .patch_prior import PatchPrior
+from .quadratic import data_step, fit_kernel, normal_equations
 from .state import Phase2State
 
 
@@ -104,7 +105,7 @@ def _find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config:
     scale = min(config.coarse_scale, degradation.scale)
     size = max(math.ceil(degradation.kernel_size * scale / degradation.scale), scale)
     coarse = Degradation(scale, size, degradation.border)
-    kernel = gaussian(size, config.start_width * scale).to(y)
+    kernel = gaussian(size, sigmas=config.start_width * scale).to(y)
     x = data_step(coarse, kernel, y, to_canvas(y, coarse), 0.05, config.cg_iterations)
     for i in range(config.passes):
         share = i / max(1, config.passes - 1)
@@ -112,9 +113,10 @@ def _find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config:
         for t, x, x0_hat, residual in reverse_pass(x, kernel, y, prior, coarse, config, generator,
                                                    config.t_start, config.steps, sigma):
             if t < config.t_kernel:
-                kernel = centre_by_pixels(kernel_step(coarse, x0_hat, y, kernel, config.ridge))
+                G, b = normal_equations(coarse, x0_hat, y)
+                kernel = centre_by_pixels(fit_kernel(G, b, kernel, config.ridge))
             picture = F.interpolate(coarse.crop(x), scale_factor=degradation.scale / scale, mode='bicubic')
-            yield t, picture, resample(kernel, coarse, degradation), {'residual': residual}
+            yield t, picture, resample_kernel(kernel, coarse, degradation), {'residual': residual}
 
 
 @torch.no_grad()

@@ -145,5 +145,6 @@ def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: Prior
         anneal.step()
         if shadow is not None:
             decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
-            torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
         yield PriorState(step, config.steps, float(loss.detach()), net if shadow is None else shadow)
