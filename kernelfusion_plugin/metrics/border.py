@@ -1,0 +1,91 @@
+"""PSNR and SSIM on Y with a border given as a fraction of height and width, in BasicSR's METRIC_REGISTRY."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.utils.registry import METRIC_REGISTRY
+from torch import Tensor
+
+from ..core import metrics
+
+OPTIONS = ('border', 'input_order', 'better')  # better: BasicSR's own key, for its record of the best iteration
+BORDER = metrics.PAPER_BORDER
+
+
+def calculate_psnr_border(img: np.ndarray, img2: np.ndarray, border: float | int = BORDER, input_order: str = 'HWC',
+                          **options: Any) -> float:  # noqa: ANN401
+    """PSNR in dB on Y (BT.601, 16 … 235), the border left out; inf for identical images.
+
+    Args:
+        img, img2: uint8 BGR (H, W, 3), or grey (H, W) or (H, W, 1), as BasicSR hands them to a metric.
+        border: a fraction below 1 of height and of width, cut from each side (the paper: 0.05), or whole pixels.
+        input_order: 'HWC' or 'CHW'.
+        **options: ``better`` is BasicSR's and ignored here.
+
+    Raises:
+        ValueError: sizes differ, border out of range, or an unknown option (the nearest known one is named).
+    """
+    _check_options(options)
+    return metrics.psnr_y(*_pair(img, img2, input_order), _number(border))
+
+
+def calculate_ssim_border(img: np.ndarray, img2: np.ndarray, border: float | int = BORDER, input_order: str = 'HWC',
+                          **options: Any) -> float:  # noqa: ANN401
+    """SSIM on Y (Wang et al. 2004, Gaussian window 11 x 11), the border left out; arguments as
+    :func:`calculate_psnr_border`.
+    """
+    _check_options(options)
+    return metrics.ssim_y(*_pair(img, img2, input_order), _number(border))
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key not in OPTIONS:
+            close = difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.4)
+            raise ValueError(f'unknown option {key!r} of a metric with a border'
+                             f'{f": did you mean {close[0]!r}?" if close else ";"} Known: {", ".join(OPTIONS)}')
+    if 'border' in options:
+        _number(options['border'])
+
+
+def _number(border: Any) -> float | int:  # noqa: ANN401
+    try:
+        number = float(border)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'border must be a fraction below 1 or whole pixels, got {border!r}') from error
+    if number >= 1 and number != int(number):
+        raise ValueError(f'border must be a fraction below 1 or whole pixels, got {border!r}')
+    return number if number < 1 else int(number)
+
+
+def _pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, Tensor]:
+    if input_order not in ('HWC', 'CHW'):
+        raise ValueError(f"input_order must be 'HWC' or 'CHW', got {input_order!r}")
+    return _tensor(img, input_order), _tensor(img2, input_order)
+
+
+def _tensor(img: np.ndarray, input_order: str) -> Tensor:
+    """To float RGB (1, 3, H, W) in [-1, 1]; one channel becomes three equal ones."""
+    x = torch.from_numpy(np.ascontiguousarray(img)).double() / 127.5 - 1
+    if x.ndim == 2:
+        x = x[None]
+    elif input_order == 'HWC':
+        x = x.permute(2, 0, 1)
+    return (x.expand(3, -1, -1) if x.shape[0] == 1 else x.flip(0))[None]
+
+
+METRICS = (calculate_psnr_border, calculate_ssim_border)
+for _metric in METRICS:
+    _metric.check_options = _check_options  # lets the model refuse a misspelt key before the work, not after
+
+
+def register() -> None:
+    """Enter :data:`METRICS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    for metric in METRICS:
+        if metric.__name__ not in METRIC_REGISTRY:
+            METRIC_REGISTRY.register(metric)

@@ -1,0 +1,46 @@
+"""What the plot of a run is drawn from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core import metrics
+from ..core.restore import Progress
+
+POINTS = 100  # of Phase 1, whose single losses are too noisy to be read: each point is the mean of its steps
+
+
+class History:
+    """Losses by step of both phases, and the kernel's correlation with the truth, if that is known.
+
+    Args:
+        k_true: the true kernel (K, K).
+    """
+
+    def __init__(self, k_true: np.ndarray | None = None) -> None:
+        self._k_true = None if k_true is None else torch.from_numpy(k_true)
+        self._points: list[dict[str, Any]] = []
+        self._sum = 0.0
+        self._count = 0
+
+    def add(self, progress: Progress) -> None:
+        """Take note of one step."""
+        if progress.phase == 'prior':
+            self._sum += progress.loss
+            self._count += 1
+            if progress.step == progress.total or self._count >= progress.total / POINTS:
+                self._points.append({'phase': 'prior', 'step': progress.step, 'loss': self._sum / self._count})
+                self._sum, self._count = 0.0, 0
+            return
+        parts = {name: float(value) for name, value in progress.losses.items()} or {'loss': float(progress.loss)}
+        point = {'phase': progress.phase, 'step': progress.step, **parts}
+        if self._k_true is not None and progress.kernel is not None:
+            point['kernel_ncc'] = metrics.kernel_ncc(progress.kernel, self._k_true)
+        self._points.append(point)
+
+    def points(self) -> list[dict[str, Any]]:
+        """One dict per point: ``phase``, ``step``, losses by name, ``kernel_ncc`` where it is known."""
+        return list(self._points)

@@ -1,0 +1,138 @@
+"""A BasicSR dataset read image by image, so that a bad file costs one image and one clear line."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import default_collate
+
+
+class BadImage(ValueError):
+    """An image that cannot be done, in one line that names the file."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a dataset, not yet read.
+
+    Attributes:
+        index: its place in the dataset.
+        name: file name without folder and ending; with the ending (``a_jpg``) where two files differ in it only.
+        path: the LR file, or FOLDER:KEY in an LMDB.
+    """
+
+    dataset: Any
+    index: int
+    name: str
+    path: str
+
+    def read(self, scale: int, crop_gt: bool) -> dict[str, Any]:
+        """The image as BasicSR's loader gives it: lq (1, C, h, w), gt (1, C, s·h, s·w) if there is one, paths.
+
+        Raises:
+            BadImage: a file is missing, empty, damaged, or the two sizes do not fit.
+        """
+        try:
+            item = self.dataset[self.index]
+        except Exception as error:  # whatever BasicSR, OpenCV or LMDB throw at a bad file: TypeError, cv2.error, …
+            raise BadImage(self._diagnosis() or f'{self.path}: {type(error).__name__}: {_first_line(error)}') from error
+        fault = self._diagnosis()
+        if fault:
+            raise BadImage(fault)
+        if 'gt' in item:
+            self._check_sizes(item, scale, crop_gt)
+        return default_collate([item])
+
+    def _diagnosis(self) -> str | None:
+        """What is wrong with the files themselves: missing, empty, no image, cut off."""
+        for role, path in self._paths():
+            try:
+                raw = self._bytes(path, role)
+            except OSError as error:
+                return f'{self._shown(path, role)}: cannot be read: {error.strerror or _first_line(error)}'
+            fault = 'no such key in the LMDB' if raw is None else _fault(raw)
+            if fault:
+                return f'{self._shown(path, role)}: {fault}'
+        return None
+
+    def _check_sizes(self, item: dict[str, Any], scale: int, crop_gt: bool) -> None:
+        height, width = item['lq'].shape[-2:]
+        paths = dict(self._paths())
+        gt = tuple(item['gt'].shape[-2:])
+        if 'gt' in paths and not crop_gt:  # BasicSR has cut what is too large: ask the file
+            decoded = _decode(self._bytes(paths['gt'], 'gt'))
+            gt = gt if decoded is None else decoded.shape[:2]
+        if gt != (scale * height, scale * width):
+            larger = gt[0] >= scale * height and gt[1] >= scale * width
+            hint = ' (kernelfusion: crop_gt: true cuts a larger one)' if larger else ''
+            raise BadImage(f'{self._shown(paths.get("gt", self.path), "gt")}: the HR image has {gt[1]} x {gt[0]} '
+                           f'pixels (width x height), but {scale} times the LR image of {width} x {height} is '
+                           f'{scale * width} x {scale * height}{hint}')
+
+    def _paths(self) -> list[tuple[str, str]]:
+        paths = self.dataset.paths[self.index] if hasattr(self.dataset, 'paths') else {}
+        if isinstance(paths, str):
+            return [('lq', paths)]
+        return [(role, paths[f'{role}_path']) for role in ('lq', 'gt') if f'{role}_path' in paths]
+
+    def _bytes(self, path: str, role: str) -> bytes | None:
+        client = getattr(self.dataset, 'file_client', None)
+        if client is not None:
+            return client.get(path, role)
+        with open(path, 'rb') as file:
+            return file.read()
+
+    def _shown(self, path: str, role: str) -> str:
+        folder = getattr(self.dataset, f'{role}_folder', None)
+        return f'{folder}:{path}' if str(folder).endswith('.lmdb') else path
+
+
+def entries(dataset: Any) -> Iterator[Entry]:
+    """The images of a BasicSR dataset in its order; names are unique and do not depend on the order."""
+    paths = [_lq_path(dataset, index) for index in range(len(dataset))]
+    names = Counter(os.path.splitext(os.path.basename(path))[0] for path in paths)
+    for index, path in enumerate(paths):
+        stem, ending = os.path.splitext(os.path.basename(path))
+        name = stem if names[stem] == 1 else f'{stem}_{ending[1:]}'
+        folder = str(getattr(dataset, 'lq_folder', ''))
+        yield Entry(dataset, index, name, f'{folder}:{path}' if folder.endswith('.lmdb') else path)
+
+
+def _lq_path(dataset: Any, index: int) -> str:
+    """The LR path from the dataset's list; a dataset without one is numbered."""
+    paths = getattr(dataset, 'paths', None)
+    if paths is None:
+        return f'image_{index:04d}'
+    return paths[index] if isinstance(paths[index], str) else paths[index]['lq_path']
+
+
+def _fault(raw: bytes) -> str | None:
+    if not raw:
+        return 'the file is empty'
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            image.load()  # OpenCV fills up a file that was cut off, and says nothing
+    except UnidentifiedImageError:
+        pass  # perhaps a format that only OpenCV knows
+    except (OSError, SyntaxError, ValueError) as error:
+        return f'the image is damaged: {_first_line(error)}'
+    return None if _decode(raw) is not None else 'not an image'
+
+
+def _decode(raw: bytes) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,45 @@
+"""True kernels of a data set: finds the file that belongs to an image."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from ..core.kernels import load_kernel
+
+ENDINGS = ('.npy', '.mat', '.txt', '.csv', '.png')
+
+
+def find_kernel(place: str, template: str, name: str) -> Path | None:
+    """The kernel's file of image ``name``: ``place`` itself if it is a file, else TEMPLATE.npy, .mat, … in it.
+
+    Args:
+        template: file name without ending; ``{name}`` is the image's name, ``{number}`` the last number in it
+            without leading zeros (``im_13``: 13, ``0801_k05``: 5).
+
+    Raises:
+        ValueError: the place does not exist or the template has other fields.
+    """
+    root = Path(place).expanduser()
+    if root.is_file():
+        return root
+    if not root.is_dir():
+        raise ValueError(f'{place}: no such folder or file of kernels')
+    numbers = re.findall(r'\d+', name)
+    try:
+        stem = template.format(name=name, number=int(numbers[-1]) if numbers else '')
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f'kernel_tmpl {template!r} may have the fields {{name}} and {{number}} only') from error
+    return next((path for ending in ENDINGS if (path := root / f'{stem}{ending}').is_file()), None)
+
+
+def true_kernel(place: str | None, template: str, name: str) -> Tensor | None:
+    """The kernel (K, K), which sums to 1; None where no place is given or it has none for this image.
+
+    Raises:
+        ValueError: as :func:`find_kernel`, or the file is no kernel; one line that names it.
+    """
+    path = find_kernel(place, template, name) if place else None
+    return None if path is None else load_kernel(path)

@@ -1,0 +1,152 @@
+"""From BasicSR's option dictionary to the core's configuration, ours, and the factories of the networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from torch import nn
+
+from ..core.config import KernelFusionConfig
+
+Factory = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class GlueOptions:
+    """Keys of the section ``kernelfusion:`` that concern files; all others are the core's.
+
+    Attributes:
+        save_prior: keep PD's weights of every image, as NAME_pd.pth.
+        prior_dir: where they are kept and looked for; weights found there for this very image are used in place
+            of Phase 1. None: kept in ``results/<name>/priors``, and looked for nowhere.
+        kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
+            dataset's own ``dataroot_kernel`` goes before it.
+        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name,
+            ``{number}`` the last number in it (im_13: 13). A dataset's own ``kernel_tmpl`` goes before it.
+        known_kernel: false: blind. true: restore with the true kernel. A path: restore with the kernel there.
+        crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
+            place of reporting it as an error.
+        deterministic: have cuDNN use algorithms that give the same result every time.
+        sheet, plot: write NAME_sheet.png, NAME_run.png.
+    """
+
+    save_prior: bool = False
+    prior_dir: str | None = None
+    kernel_dir: str | None = None
+    kernel_tmpl: str = '{name}'
+    known_kernel: bool | str = False
+    crop_gt: bool = False
+    deterministic: bool = True
+    sheet: bool = True
+    plot: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kinds = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str)}[field.type]
+            if not isinstance(value, kinds):
+                raise ValueError(f'kernelfusion.{field.name} must be {field.type.replace("|", "or")}, got {value!r}')
+
+
+def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptions]:
+    """The section ``kernelfusion:`` of an option file, divided into the core's configuration and ours.
+
+    ``scale`` is BasicSR's top-level key; the section may repeat it, not contradict it.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), a value out of range, no scale.
+    """
+    section = dict(opt.get('kernelfusion') or {})
+    ours = {field.name for field in dataclasses.fields(GlueOptions)}
+    core = {field.name for field in dataclasses.fields(KernelFusionConfig)}
+    for key in section:
+        if key not in ours | core:
+            raise ValueError(f"unknown option 'kernelfusion.{key}'{_nearest(key, ours | core)}")
+    scale, repeated = opt.get('scale'), section.get('scale')
+    if scale is None and repeated is None:
+        raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+    if None not in (scale, repeated) and int(scale) != int(repeated):
+        raise ValueError(f"'scale' is {scale}, but 'kernelfusion.scale' is {repeated}: leave the second one out")
+    section['scale'] = repeated if scale is None else scale
+    glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
+    nested = ('prior', 'em', 'joint')
+    return KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
+                                         if value is not None or key not in nested}), glue  # an empty section is none
+
+
+def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
+                      ) -> tuple[KernelFusionConfig, dict[str, Factory | None]]:
+    """Zero-argument makers of PD, R and the kernel network for ``restore_steps``; None where the core's is meant.
+
+    What an option file leaves out is filled in: ``channels`` of PD from the section (that is, the preset), the
+    kernel network's ``kernel_size`` and ``scale``. Channels given with network_g go into the configuration.
+
+    Raises:
+        ValueError: unknown type or argument, or channels that contradict the section's.
+    """
+    given = (opt.get('network_g') or {}).get('channels')
+    stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
+    if given is not None:
+        if stated is not None and int(stated) != int(given):
+            raise ValueError(f"'network_g.channels' is {given}, but 'kernelfusion.prior.channels' is {stated}: "
+                             'leave one of them out')
+        config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=int(given)))
+    fill = {'kernel_size': config.kernel_size, 'scale': config.scale}
+    return config, {
+        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}),
+        'make_refine_net': _factory(opt, 'network_r', {}),
+        'make_kernel_model': _factory(opt, 'network_k', fill),
+    }
+
+
+def check_metrics(opt: Mapping[str, Any]) -> None:
+    """Refuse an unknown metric of ``val.metrics`` before the hours of work, not after.
+
+    Raises:
+        ValueError: the type is not in METRIC_REGISTRY, or the metric does not take an argument.
+    """
+    for name, options in ((opt.get('val') or {}).get('metrics') or {}).items():
+        kind = (options or {}).get('type')
+        if kind not in METRIC_REGISTRY:
+            raise ValueError(f"unknown metric {kind!r} in 'val.metrics.{name}'"
+                             f'{_nearest(str(kind), METRIC_REGISTRY.keys())}')
+        check = getattr(METRIC_REGISTRY.get(kind), 'check_options', None)
+        if check is not None:
+            check({key: value for key, value in options.items() if key != 'type'})
+
+
+def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any]) -> Factory | None:
+    options = opt.get(key)
+    if not options:
+        return None
+    kind = options.get('type')
+    if kind not in ARCH_REGISTRY:
+        raise ValueError(f"unknown network {kind!r} in '{key}'{_nearest(str(kind), ARCH_REGISTRY.keys())}")
+    accepted = inspect.signature(ARCH_REGISTRY.get(kind)).parameters
+    options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
+    for name in ('kernel_size', 'scale'):
+        if name in fill and options.get(name, fill[name]) != fill[name]:
+            raise ValueError(f"'{key}.{name}' is {options[name]}, but this run's is {fill[name]}: leave it out")
+    try:
+        build_network(options)
+    except TypeError as error:
+        raise ValueError(f"'{key}': {error}") from error
+    arch, arguments = ARCH_REGISTRY.get(kind), {name: value for name, value in options.items() if name != 'type'}
+    return lambda: arch(**arguments)  # build_network would write a log line for every image
+
+
+def _plain(value: Any) -> Any:
+    """Mappings of any kind to dicts (YAML gives ordered ones; None, an empty section, stays)."""
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return (f': did you mean {close[0]!r}?' if close else ';') + f' Known: {", ".join(sorted(known))}'

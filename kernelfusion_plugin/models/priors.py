@@ -1,0 +1,109 @@
+"""PD's weights on disk: one file per image, used again for that very image only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.config import KernelFusionConfig
+from ..report import write_atomically
+
+
+def image_digest(y: Tensor) -> str:
+    """sha256 of an LR image's size and values: what makes weights 'of this image'."""
+    data = y.detach().cpu().contiguous()
+    return hashlib.sha256(f'{tuple(data.shape)}'.encode() + data.numpy().tobytes()).hexdigest()
+
+
+def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]:
+    """A state dict (bare, or under ``params`` as BasicSR writes it) and what else the file says.
+
+    Raises:
+        ValueError: the file cannot be read as one, in one line. Code in it is never run (weights_only).
+    """
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise ValueError(f'{path}: not a file of weights: {str(error).strip().splitlines()[0][:120]}') from error
+    state = content.get('params', content) if isinstance(content, dict) else None
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'{path}: not a file of weights: a state dict, or one under the key params, is needed')
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    return state, {} if state is content else {key: content[key] for key in content if key != 'params'}
+
+
+class PriorStore:
+    """Folder of PD weights: NAME_pd.pth, and NAME_<digest>_pd.pth where another image has taken that name.
+
+    A file holds ``params`` (state dict), ``image`` (digest of the LR image), ``prior`` and ``seed`` (how it was
+    trained). A file without ``image`` is taken to belong to the image of its name.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], reuse: bool = True) -> None:
+        self.folder = Path(folder).expanduser()
+        self.reuse = reuse
+
+    def at_hand(self, name: str, y: Tensor, config: KernelFusionConfig, logger: logging.Logger
+                ) -> dict[str, Tensor] | None:
+        """Weights of this image to be used in place of Phase 1, None if there are none (or ``reuse`` is off).
+
+        They are used even where they were trained with other settings than ``config``'s; the log says so.
+        """
+        try:
+            found = self.find(name, y) if self.reuse else None
+        except ValueError as error:
+            logger.warning(f'{error}; Phase 1 is run instead')
+            return None
+        if found is None:
+            return None
+        state, about, path = found
+        logger.info(f'{name}: Phase 1 is left out, its weights are in {path}')
+        wanted = {**dataclasses.asdict(config.prior), 'seed': config.seed}
+        trained = {**wanted, **about.get('prior', {}), 'seed': about.get('seed', config.seed)}
+        other = [f'{key} {trained[key]}' for key in wanted if trained[key] != wanted[key]]
+        if other:
+            logger.warning(f'{path}: trained with other settings than this run asks for: {", ".join(other)}')
+        return state
+
+    def find(self, name: str, y: Tensor) -> tuple[dict[str, Tensor], dict, Path] | None:
+        """Weights of this image, how they came about, and their file; None if there are none.
+
+        Raises:
+            ValueError: a file of this name is no file of weights.
+        """
+        digest = image_digest(y)
+        for path in self._candidates(name, digest):
+            if path.exists():
+                state, about = load_weights(path)
+                if about.get('image', digest) == digest:
+                    return state, about, path
+        return None
+
+    def save(self, name: str, y: Tensor, state: dict[str, Tensor], config: KernelFusionConfig) -> Path:
+        """Write the weights; never over another image's."""
+        digest = image_digest(y)
+        plain, own = self._candidates(name, digest)
+        path = own if plain.exists() and _digest_in(plain) != digest else plain
+        content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
+                   'prior': dataclasses.asdict(config.prior), 'seed': config.seed}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda file: torch.save(content, file))
+        return path
+
+    def _candidates(self, name: str, digest: str) -> tuple[Path, Path]:
+        return self.folder / f'{name}_pd.pth', self.folder / f'{name}_{digest[:8]}_pd.pth'
+
+
+def _digest_in(path: Path) -> str | None:
+    """Digest of the image that a file of weights belongs to; None if it does not say."""
+    try:
+        return load_weights(path)[1].get('image')
+    except ValueError:
+        return None

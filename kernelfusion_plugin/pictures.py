@@ -1,0 +1,164 @@
+"""The two pictures about a run: sheet (bicubic | ours | truth | kernels) and plot of its losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .report import kernel_picture, write_atomically
+
+PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
+GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
+TITLE, NOTE = 17, 13  # type sizes
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a sheet: uint8 RGB or grey, with a title and a line of figures under it."""
+
+    title: str
+    note: str
+    picture: np.ndarray
+    whole: bool = True  # False: a kernel, shown as it is
+
+
+def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray,
+                 k_true: np.ndarray | None, scores: Mapping[str, Any]) -> list[Panel]:
+    """bicubic | ours | truth, if any | kernel | true kernel, if any; with the scores that are known."""
+    panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic),
+              Panel('KernelFusion', _quality(scores, ''), sr)]
+    if gt is not None:
+        panels.append(Panel('ground truth', _size(gt), gt))
+    note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
+    panels.append(Panel('kernel', note, kernel_picture(kernel), whole=False))
+    if k_true is not None:
+        panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))
+    return panels
+
+
+def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
+    """The panels side by side. Large pictures are shown twice: whole, and below a detail at its own pixels.
+
+    The detail is the most varied square of the last picture (the truth if there is one), the same in all of
+    them. Small pictures and kernels are enlarged by whole pixels.
+    """
+    pictures = [panel.picture for panel in panels if panel.whole]
+    height, width = pictures[0].shape[:2]
+    side = min(VIEW, height, width)
+    detail = _busiest(pictures[-1], side) if max(height, width) > VIEW else None
+    columns = [[_whole(panel.picture) if panel.whole else panel.picture] for panel in panels]
+    if detail is not None:
+        top, left = detail
+        for panel, column in zip(panels, columns, strict=True):
+            if panel.whole:
+                column.append(panel.picture[top:top + side, left:left + side])
+    widths = [max(_text_width(panel), *(picture.shape[1] for picture in column))
+              for panel, column in zip(panels, columns, strict=True)]
+    header = PAD + (2 * NOTE if title else 0)
+    captions = TITLE + NOTE + 14
+    total = header + captions + max(sum(p.shape[0] + GAP for p in column) for column in columns) - GAP + PAD
+    sheet = Image.new('RGB', (2 * PAD + sum(widths) + GAP * (len(panels) - 1), total), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    if title:
+        pen.text((PAD, PAD - 4), title, FAINT, ImageFont.load_default(NOTE))
+    x = PAD
+    for panel, column, column_width in zip(panels, columns, widths, strict=True):
+        pen.text((x, header), panel.title, INK, ImageFont.load_default(TITLE))
+        pen.text((x, header + TITLE + 4), panel.note, FAINT, ImageFont.load_default(NOTE))
+        y = header + captions
+        for picture in column:
+            sheet.paste(Image.fromarray(picture), (x, y))
+            y += picture.shape[0] + GAP
+        x += column_width + GAP
+    return sheet
+
+
+def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
+    """:func:`draw_sheet` as PNG."""
+    write_atomically(path, lambda file: draw_sheet(panels, title).save(file, format='PNG'))
+
+
+def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:
+    """Losses of both phases over their steps, and the kernel's correlation with the truth where it is known.
+
+    Args:
+        history: one dict per point: ``phase`` ('prior', 'em', 'joint'), ``step``, any parts of the loss by name,
+            and ``kernel_ncc``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
+    from matplotlib.figure import Figure
+    history = list(history)
+    first = [point for point in history if point['phase'] == 'prior']
+    second = [point for point in history if point['phase'] != 'prior']
+    figure = Figure(figsize=(10, 3.8), layout='constrained', facecolor='#fafaf8')
+    axes = figure.subplots(1, 2)
+    _losses(axes[0], first, 'phase 1: patch prior' if first else 'phase 1: weights at hand, not run')
+    _losses(axes[1], second, f'phase 2: {second[0]["phase"]}' if second else 'phase 2')
+    known = [point for point in second if 'kernel_ncc' in point]
+    if known:
+        right = axes[1].twinx()
+        right.plot([p['step'] for p in known], [p['kernel_ncc'] for p in known], color='#1d6b3a', linewidth=1.8)
+        right.set_ylim(min(0.0, *(p['kernel_ncc'] for p in known)), 1)
+        right.set_ylabel('kernel correlation with the truth', color='#1d6b3a')
+    figure.suptitle(title, fontsize=11)
+    canvas = FigureCanvasAgg(figure)
+    write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
+
+
+def _losses(axes: Any, points: list[Mapping[str, Any]], title: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel('step')
+    axes.grid(alpha=0.25)
+    names = [name for point in points for name in point if name not in ('phase', 'step', 't', 'kernel_ncc')]
+    for name in dict.fromkeys(names):
+        drawn = [(point['step'], point[name]) for point in points
+                 if isinstance(point.get(name), float) and math.isfinite(point[name]) and point[name] > 0]
+        if drawn:
+            axes.plot(*zip(*drawn, strict=True), label=name, linewidth=1.2, marker='.' if len(drawn) < 40 else None)
+    if axes.lines:
+        axes.set_yscale('log')
+        axes.set_ylabel('loss')
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _size(picture: np.ndarray) -> str:
+    return f'{picture.shape[1]} x {picture.shape[0]}'
+
+
+def _quality(scores: Mapping[str, Any], suffix: str) -> str:
+    if f'psnr{suffix}' not in scores:
+        return ''
+    return f'{scores[f"psnr{suffix}"]:.2f} dB, SSIM {scores[f"ssim{suffix}"]:.3f}'
+
+
+def _whole(picture: np.ndarray) -> np.ndarray:
+    """The picture with its longest side at most VIEW: enlarged by whole pixels, or reduced."""
+    longest = max(picture.shape[:2])
+    if longest <= VIEW:
+        zoom = max(1, VIEW // 2 // longest)
+        return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    size = [max(1, round(n * VIEW / longest)) for n in (picture.shape[1], picture.shape[0])]
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def _busiest(picture: np.ndarray, side: int) -> tuple[int, int]:
+    """Top left corner of the square of that side where neighbouring pixels differ most."""
+    grey = picture.astype(np.float64).reshape(*picture.shape[:2], -1).mean(-1)
+    edges = np.zeros_like(grey)
+    edges[:, 1:] += np.abs(np.diff(grey, axis=1))
+    edges[1:] += np.abs(np.diff(grey, axis=0))
+    table = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    sums = table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
+    top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
+    return int(top), int(left)
+
+
+def _text_width(panel: Panel) -> int:
+    return math.ceil(max(ImageFont.load_default(TITLE).getlength(panel.title),
+                         ImageFont.load_default(NOTE).getlength(panel.note)))

@@ -1,0 +1,209 @@
+"""What a run writes: pictures, kernels, table of scores, summary. Pure functions; BasicSR is not needed.
+
+Every file is written beside its place and renamed into it, so a reader (or a crash) never meets half of one.
+Same image, options and seed give the same bytes in the SR picture, ``NAME_kernel.npy``, ``NAME_kernel.png`` and
+the pictures made of them; ``scores.csv`` and ``summary.json`` also hold seconds, which differ from run to run.
+
+Arrays: pictures are uint8 RGB (H, W, 3), or (H, W) for grey; kernels float32 (K, K), as drawn.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .core import metrics
+from .core.degradation import upscale_bicubic
+
+COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'kernel_ncc', 'kernel_psnr',
+           'seconds_phase1', 'seconds_phase2', 'seed', 'solver', 'preset')
+KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
+
+PathLike = str | os.PathLike[str]
+
+
+def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
+    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name[:40]}.', suffix='.tmp', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            write(file)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are the owner's alone
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_picture(path: PathLike, picture: np.ndarray) -> None:
+    """A uint8 picture as PNG."""
+    write_atomically(path, lambda file: Image.fromarray(picture).save(file, format='PNG'))
+
+
+def save_kernel(folder: PathLike, name: str, kernel: np.ndarray) -> None:
+    """NAME_kernel.npy (float32, sums to 1, as drawn) and NAME_kernel.png (enlarged)."""
+    folder = Path(folder)
+    write_atomically(folder / f'{name}_kernel.npy', lambda file: np.save(file, kernel.astype(np.float32)))
+    save_picture(folder / f'{name}_kernel.png', kernel_picture(kernel))
+
+
+def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE) -> np.ndarray:
+    """Kernel as grey picture: 0 black, its maximum white, each entry a square of whole pixels, about ``side`` wide."""
+    zoom = max(1, round(side / kernel.shape[0]))
+    values = np.clip(kernel, 0, None)
+    values = np.round(255 * values / max(float(values.max()), 1e-12)).astype(np.uint8)
+    return values.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def to_picture(x: Tensor) -> np.ndarray:
+    """(1, 3, H, W) or (1, 1, H, W) in [-1, 1] to uint8 RGB (H, W, 3), clamped and rounded."""
+    x = x.detach().float().cpu()[0]
+    x = ((x + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+    return x.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """uint8 (H, W, 3) or (H, W) to float RGB (1, 3, H, W) in [-1, 1]."""
+    x = torch.from_numpy(np.ascontiguousarray(picture)).float() / 127.5 - 1
+    return (x if x.ndim == 3 else x[..., None].expand(-1, -1, 3)).permute(2, 0, 1)[None].contiguous()
+
+
+def bicubic_picture(y: Tensor, scale: int) -> np.ndarray:
+    """The LR image (1, C, h, w) in [-1, 1], enlarged, as a picture."""
+    return to_picture(upscale_bicubic(y.detach().float().cpu(), scale))
+
+
+def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
+                   border: float | int = metrics.PAPER_BORDER) -> dict[str, float]:
+    """PSNR (dB) and SSIM on Y, the border left out, of the result and of bicubic; {} without ground truth."""
+    if gt is None:
+        return {}
+    truth = to_tensor(gt)
+    scores = {}
+    for suffix, picture in (('', sr), ('_bicubic', bicubic)):
+        x = to_tensor(picture)
+        scores[f'psnr{suffix}'] = metrics.psnr_y(x, truth, border)
+        scores[f'ssim{suffix}'] = metrics.ssim_y(x, truth, border)
+    return scores
+
+
+def kernel_scores(kernel: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
+    """Zero-shift normalised correlation and PSNR against the true kernel; {} if it is unknown.
+
+    Kernels of different sizes are compared centre on centre, see :func:`.core.metrics.kernel_ncc`.
+    """
+    if truth is None:
+        return {}
+    k, k_true = torch.from_numpy(kernel), torch.from_numpy(truth)
+    return {'kernel_ncc': metrics.kernel_ncc(k, k_true), 'kernel_psnr': metrics.kernel_psnr(k, k_true)}
+
+
+def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
+    """The table: one row per image, sorted by data set and image; what is not known stays empty.
+
+    Columns: :data:`COLUMNS`, then any others that occur (``val_…``: the toolbox's own metrics), by name.
+    """
+    rows = sorted(rows, key=lambda row: (str(row['dataset']), str(row['image'])))
+    columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+    table.writeheader()
+    table.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
+                    for row in rows)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of every column of numbers over its finite values; inf if it has nothing but inf (and no nan)."""
+    columns: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isnan(value):
+                columns.setdefault(key, []).append(value)
+    means = {}
+    for key, values in columns.items():
+        finite = [value for value in values if math.isfinite(value)]
+        means[key] = sum(finite) / len(finite) if finite else values[0]
+    return means
+
+
+def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> str:
+    """One line for the log: how many images, mean scores and seconds, how many failed."""
+    if not rows:
+        return f'{dataset}: no image was restored, {failed} failed'
+    means = mean_scores(rows)
+    parts = []
+    if 'psnr' in means:
+        gain = means['psnr'] - means['psnr_bicubic']
+        parts.append(f'PSNR {means["psnr"]:.2f} dB (bicubic {means["psnr_bicubic"]:.2f}, {gain:+.2f}), '
+                     f'SSIM {means["ssim"]:.4f} (bicubic {means["ssim_bicubic"]:.4f})')
+    if 'kernel_ncc' in means:
+        parts.append(f'kernel correlation {means["kernel_ncc"]:.3f}')
+    parts.append(f'{means["seconds_phase1"]:.1f} s phase 1 and {means["seconds_phase2"]:.1f} s phase 2 per image')
+    same = sum(math.isinf(row.get('psnr', 0.0)) for row in rows)
+    if same:
+        parts.append(f'{same} identical to the truth and left out of the mean PSNR')
+    if failed:
+        parts.append(f'{failed} failed')
+    return f'{dataset}: mean of {len(rows)} image{"s" if len(rows) > 1 else ""}: ' + '; '.join(parts)
+
+
+def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
+    """``summary.json``; numbers that JSON has no word for (inf, nan) become strings."""
+    text = json.dumps(_jsonable(summary), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, device and commit that a result came from; nothing that names the host or its folders."""
+    versions = {'python': platform.python_version(), 'torch': torch.__version__}
+    for package in ('kernelfusion-plugin', 'basicsr', 'torchvision', 'numpy'):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()
+    return {'versions': versions, 'device': {'type': device.type, 'name': name, 'threads': torch.get_num_threads()},
+            'commit': git_commit(Path(__file__).resolve().parent.parent)}
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the checkout in ``folder``, with ``+changes`` if it was edited since; None outside a checkout."""
+    if not (folder / '.git').exists():
+        return None
+    try:
+        commit, changes = (subprocess.run(['git', '-C', str(folder), *command], capture_output=True, text=True,
+                                          timeout=10, check=True).stdout.strip()
+                           for command in (['rev-parse', 'HEAD'], ['status', '--porcelain', '-uno']))
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ('+changes' if changes else '')
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, (bool, int, str, type(None))) else str(value)
