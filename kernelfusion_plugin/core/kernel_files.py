@@ -41,9 +41,8 @@ def load_kernel(path: str | Path) -> Tensor:
         raise ValueError(f'{path}: a kernel file must end in .npy, .mat, .txt, .csv or {", ".join(PICTURES)}')
     try:
         values = np.asarray(reader(path), dtype=np.float64)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError, SyntaxError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f'{path}: cannot be read as a kernel: {reason}') from error
+    except Exception as error:  # the readers of broken files raise whatever they like
+        raise ValueError(f'{path}: cannot be read as a kernel: {_first_line(error)}') from error
     return _checked(values, path)
 
 
@@ -60,13 +59,11 @@ def load_levin(path: str | Path) -> list[Tensor]:
         ValueError: h5py is missing, or the file is not that file.
     """
     path = Path(path)
-    h5py = _optional('h5py', path)
     try:
-        with h5py.File(path, 'r') as file:
+        with _optional('h5py').File(path, 'r') as file:
             arrays = [np.array(file[reference]).T for reference in np.ravel(file['kernels'])]  # HDF5 is row-major
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: is not Levin's file of kernels: {reason}") from error
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: cannot be read as Levin's file of kernels: {_first_line(error)}") from error
     return [_checked(array.astype(np.float64), path) for array in arrays]
 
 
@@ -123,12 +120,12 @@ def _read_mat(path: Path) -> np.ndarray:
     with path.open('rb') as file:
         is_hdf5 = b'MATLAB 7.3' in file.read(128)
     if is_hdf5:
-        h5py = _optional('h5py', path)
+        h5py = _optional('h5py')
         with h5py.File(path, 'r') as file:
             found = {name: np.array(item).T for name, item in file.items()
                      if isinstance(item, h5py.Dataset) and item.dtype.kind in 'fiu'}
     else:
-        loadmat = _optional('scipy.io', path).loadmat
+        loadmat = _optional('scipy.io').loadmat
         found = {name: item for name, item in loadmat(path).items() if not name.startswith('__')}
     for name in ('Kernel', 'kernel'):
         if name in found:
@@ -139,9 +136,13 @@ def _read_mat(path: Path) -> np.ndarray:
     return arrays[0]
 
 
-def _optional(name: str, path: Path) -> ModuleType:
+def _optional(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.split('.')[0]
-        raise ValueError(f'{path}: reading this file needs {package}: pip install {package}') from error
+        raise ImportError(f'it needs {package}: pip install {package}') from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

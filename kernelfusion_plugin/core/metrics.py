@@ -56,7 +56,7 @@ def crop_border(x: Tensor, border: float | int) -> Tensor:
         rows, cols = math.floor(border * height + 1e-9), math.floor(border * width + 1e-9)
     else:
         rows = cols = border
-    if rows < 0 or cols < 0 or 2 * rows >= height or 2 * cols >= width:
+    if border < 0 or 2 * rows >= height or 2 * cols >= width or (isinstance(border, float) and border >= 0.5):
         raise ValueError(f'a border of {border} on each side leaves nothing of an image of {height} x {width}: '
                          'give a fraction below 0.5 or fewer pixels')
     return x[..., rows:height - rows, cols:width - cols]
