@@ -17,9 +17,12 @@ level DEBUG under ``kernelfusion_plugin``. (For a run of ours the reason is rais
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # as in typing, whose import would be nine tenths of this module's cost
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
 
 
 def install() -> None:

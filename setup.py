@@ -5,13 +5,12 @@ import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 if not (3, 10) <= sys.version_info[:2] < (3, 13):
     sys.exit('kernelfusion-plugin needs Python 3.10, 3.11 or 3.12, and this is {}.{}: basicsr, which it builds on, '
              'cannot be built on Python 3.13 or later. Use e.g. python3.12 -m pip install .'
              .format(*sys.version_info[:2]))
-
-from distutils.command.install_data import install_data  # noqa: E402  (setuptools' own copy of distutils)
 
 HERE = Path(__file__).resolve().parent
 README = HERE / 'README.md'
@@ -19,16 +18,18 @@ HOOK = 'kernelfusion_hook.pth'
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'kernelfusion_plugin' / '__init__.py').read_text(encoding='utf-8'))
 
 
-class InstallDataBesidePackages(install_data):
-    """Put the .pth file into site-packages, where Python looks for it, rather than under sys.prefix.
+class BuildWithHook(build_py):
+    """Put the .pth file beside the packages, so that it comes into site-packages, where Python looks for it.
 
-    Both bdist_wheel and editable_wheel run this command, so that the file is in the wheel of ``pip install .``
-    and of ``pip install -e .``, is listed in RECORD, and goes when the package is uninstalled.
+    That holds for the wheel of ``pip install .`` and for that of ``pip install -e .``, which otherwise holds no
+    files of ours. Being in the wheel, it is listed in RECORD and goes when the package is uninstalled.
     """
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.install_dir = self.get_finalized_command('install').install_lib
+    def run(self) -> None:
+        super().run()
+        folder = self.get_finalized_command('install').install_lib if self.editable_mode else self.build_lib
+        self.mkpath(folder)
+        self.copy_file(str(HERE / HOOK), str(Path(folder, HOOK)))
 
 
 setup(
@@ -62,7 +63,6 @@ setup(
         'h5py': ['h5py'],  # kernels in MATLAB 7.3 files
         'test': ['pytest', 'pytest-timeout', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],
     },
-    data_files=[('.', [HOOK])],
-    cmdclass={'install_data': InstallDataBesidePackages},
+    cmdclass={'build_py': BuildWithHook},
     zip_safe=False,
 )

@@ -1,0 +1,141 @@
+"""Option files and --force_yml: every key can be set, every kind of value is read, others' runs are left alone."""
+
+import functools
+import inspect
+import os
+import sys
+
+import pytest
+from starting import toy_options, write
+
+from kernelfusion_plugin import compat, options
+
+compat.apply()  # the tests import basicsr in this process, with or without the start-up hook
+
+
+@pytest.mark.parametrize(('text', 'value'), [
+    ('3', 3), ('-1', -1), ('+2', 2), ('007', 7), ('0.5', 0.5), ('-.5', -0.5), ('1e-3', 1e-3), ('1E5', 1e5),
+    ('-2.5e-04', -2.5e-4), ('5.', 5.0), ('true', True), ('False', False), ('null', None), ('~', None), ('None', None),
+    ('', None), ('[1, 2.5, -3, 1e-4, x]', [1, 2.5, -3, 1e-4, 'x']), ('[[1, 2], [a, null]]', [[1, 2], ['a', None]]),
+    ("['1', \"2\"]", ['1', '2']), ('{a: 1, b: [2]}', {'a': 1, 'b': [2]}), ('"3"', '3'), ("'true'", 'true'),
+    ('!!float 3', 3.0), ('em', 'em'), ('~/pictures', '~/pictures'), ('a/b c.png', 'a/b c.png'), ('1:30', '1:30'),
+    ('2024-01-01', '2024-01-01'), ('[unclosed', '[unclosed'), ('x=y', 'x=y'), ('yes', 'yes'), ('1e', '1e'),
+])
+def test_values(text, value):
+    parsed = options.parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+def test_keys_are_made_changed_and_indexed():
+    opt = {'a': 1, 'empty': None, 'list': [{'x': 0}, 5]}
+    options.apply_force_yml(opt, ['a=2', 'new:deep:key=1e-3', 'empty:b=-1', 'list:0:x=7', 'list:1=8', 'path=a=b'])
+    assert opt == {'a': 2, 'new': {'deep': {'key': 1e-3}}, 'empty': {'b': -1}, 'list': [{'x': 7}, 8], 'path': 'a=b'}
+
+
+@pytest.mark.parametrize('entry', ['a', '=3', 'a:=3', 'number:b=1', 'list:x=1', 'list:2=1'])
+def test_bad_entries_are_named(entry):
+    with pytest.raises(ValueError, match='--force_yml') as error:
+        options.apply_force_yml({'number': 3, 'list': [1, 2]}, [entry])
+    assert entry in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """The installed BasicSR's parse_options behind ours, called as its test.py calls it, in a user's folder."""
+    from basicsr.utils import options as toolbox
+    original = inspect.unwrap(toolbox.parse_options)
+    (tmp_path / 'cwd').mkdir()
+    monkeypatch.chdir(tmp_path / 'cwd')
+
+    def call(*arguments, is_train=False, original=original):
+        monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, arguments)])
+        return options.parse_options(original, str(tmp_path / 'checkout'), is_train=is_train)
+    return call
+
+
+def master(original):
+    """As in BasicSR's master: results_root of the option file is kept as it is."""
+    @functools.wraps(original)
+    def parse_options(root_path, is_train=True):
+        opt, args = original(root_path, is_train=is_train)
+        import yaml
+        with open(args.opt) as file:
+            given = yaml.safe_load(file)['path'].get('results_root')
+        if given:
+            opt['path'].update(results_root=given, log=given, visualization=os.path.join(given, 'visualization'))
+        return opt, args
+    return parse_options
+
+
+def test_force_yml_reaches_basicsr(parse, tmp_path):
+    file = toy_options(tmp_path)
+    opt, args = parse('-opt', file, '--force_yml', 'kernelfusion:prior:lr=1e-3', 'kernelfusion:seed=-1',
+                      'val:metrics:psnr:type=calculate_psnr', 'list=[1, 2.5]', '--launcher', 'none')
+    assert opt['kernelfusion']['prior']['lr'] == 1e-3 and opt['kernelfusion']['seed'] == -1
+    assert opt['kernelfusion']['prior']['channels'] == 4  # what the file has beside it is kept
+    assert opt['val']['metrics']['psnr']['type'] == 'calculate_psnr' and opt['list'] == [1, 2.5]
+    assert args.opt == str(file) and len(args.force_yml) == 4 and sys.argv[2] == str(file)
+
+
+def test_file_may_write_floats_as_people_do(parse, tmp_path):
+    file = toy_options(tmp_path)
+    file.write_text(file.read_text() + 'a: 1e-4\nb: -2E+3\nc: 1.5e-3\nd: "1e-4"\ne: [1e-4, 12]\nf: 0x10\n')
+    opt, _ = parse('-opt', file)
+    assert (opt['a'], opt['b'], opt['c'], opt['d'], opt['e']) == (1e-4, -2000.0, 1.5e-3, '1e-4', [1e-4, 12])
+
+
+def test_missing_sections_are_filled_in(parse, tmp_path):
+    file = write(tmp_path / 'short.yml', 'name: short\nmodel_type: KernelFusionModel\nkernelfusion:\n'
+                                         'datasets: {test: {name: a, type: SingleImageDataset}}\npath:\n')
+    opt, _ = parse('-opt', file)
+    assert isinstance(opt['num_gpu'], int) and opt['val']['save_img'] is True
+    assert opt['path']['results_root'] == str(tmp_path / 'cwd' / 'results' / 'short')
+
+
+@pytest.mark.parametrize('of', [lambda original: original, master], ids=['1.4.2', 'master'])
+def test_results_root(parse, tmp_path, of):
+    from basicsr.utils import options as toolbox
+    original = of(inspect.unwrap(toolbox.parse_options))
+    file = toy_options(tmp_path)
+    here = str(tmp_path / 'cwd' / 'results' / 'toy')
+    opt, _ = parse('-opt', file, original=original)
+    assert opt['path']['results_root'] == opt['path']['log'] == here
+    opt, _ = parse('-opt', file, '--force_yml', 'path:results_root=../elsewhere', original=original)
+    there = str(tmp_path / 'elsewhere')
+    assert opt['path']['results_root'] == opt['path']['log'] == there
+    assert opt['path']['visualization'] == os.path.join(there, 'visualization')
+
+
+def test_training_goes_to_the_users_folder_too(parse, tmp_path):
+    opt, _ = parse('-opt', toy_options(tmp_path), is_train=True)
+    assert opt['path']['models'] == str(tmp_path / 'cwd' / 'experiments' / 'toy' / 'models')
+
+
+def test_other_peoples_runs_are_basicsrs_own(parse, tmp_path, monkeypatch):
+    file = toy_options(tmp_path, model_type='SRModel')
+    text = file.read_text().replace('kernelfusion:', 'other:') + 'lr: 1e-4\n'
+    file.write_text(text)
+    opt, _ = parse('-opt', file, '--force_yml', 'scale=3')
+    assert opt['lr'] == '1e-4' and opt['scale'] == 3
+    assert opt['path']['results_root'] == str(tmp_path / 'checkout' / 'results' / 'toy')
+    monkeypatch.setattr(options, '_every_run', True)  # but through our launcher it is ours
+    opt, _ = parse('-opt', file)
+    assert opt['lr'] == 1e-4 and opt['path']['results_root'] == str(tmp_path / 'cwd' / 'results' / 'toy')
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('name: x\nkernelfusion: {}\n', 'model_type, datasets must be given'),
+    ('kernelfusion: [1\n', 'is not a YAML file'),
+    ('- kernelfusion\n', 'must hold options'),
+])
+def test_bad_files_are_one_line(parse, tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr(options, '_every_run', True)
+    with pytest.raises(ValueError, match=message) as error:
+        parse('-opt', write(tmp_path / 'bad.yml', text))
+    assert 'bad.yml' in str(error.value) and '\n' not in str(error.value)
+
+
+def test_missing_file(parse, monkeypatch):
+    monkeypatch.setattr(options, '_every_run', True)
+    with pytest.raises(FileNotFoundError, match='no option file nowhere.yml'):
+        parse('-opt', 'nowhere.yml')
