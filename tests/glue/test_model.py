@@ -1,0 +1,171 @@
+"""The model through the real toolbox, at toy size: what it writes, and that it writes the same again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from glue_helpers import TINY_JOINT, digests, run_toolbox, scores, toy_options, write_pair
+from PIL import Image
+
+from kernelfusion_plugin.archs import register as register_archs
+from kernelfusion_plugin.models import KernelFusionModel
+from kernelfusion_plugin.models import register as register_models
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')
+    write_pair(root, 'one', 1)
+    write_pair(root, 'two', 2, (26, 30))
+    return root
+
+
+def make_lmdb(source, target):
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+    names = sorted(path.name for path in source.iterdir())
+    make_lmdb_from_imgs(str(source), str(target), names, [name.split('.')[0] for name in names],
+                        map_size=2 ** 24)
+
+
+def make_model(tmp_path, data, **changes):
+    opt = toy_options(data, **changes)
+    opt.update(dist=False, rank=0, world_size=1, is_train=False)
+    opt['path'].update(results_root=str(tmp_path), visualization=str(tmp_path / 'visualization'))
+    return KernelFusionModel(opt)
+
+
+def test_everything_is_written(data, tmp_path, monkeypatch):
+    opt = toy_options(data, kernelfusion__plot=True, kernelfusion__sheet=True,
+                      val__metrics={'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
+                                    'psnr_y': {'type': 'calculate_psnr_border', 'better': 'higher'}})
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    folder = tmp_path / 'results/toy/visualization/Toy'
+    for name, size in (('one', (96, 96)), ('two', (120, 104))):
+        assert {path.name for path in folder.glob(f'{name}_*')} == {
+            f'{name}_{what}' for what in ('toy.png', 'kernel.npy', 'kernel.png', 'sheet.png', 'run.png')}
+        assert Image.open(folder / f'{name}_toy.png').size == size
+        kernel = np.load(folder / f'{name}_kernel.npy')
+        assert kernel.dtype == np.float32 and kernel.shape == (24, 24) and abs(kernel.sum() - 1) < 1e-5
+    rows = scores(tmp_path)
+    assert [row['image'] for row in rows] == ['one', 'two']
+    for row in rows:
+        assert row['val_psnr_y'] == row['psnr'] and row['val_psnr'] != row['psnr']
+        assert all(row[key] for key in ('ssim', 'psnr_bicubic', 'kernel_ncc', 'kernel_psnr', 'seconds_phase1',
+                                        'seconds_phase2', 'seed', 'solver', 'preset'))
+    summary = json.loads((tmp_path / 'results/toy/summary.json').read_text())
+    assert summary['datasets']['Toy']['images'] == 2 and summary['versions']['torch'] == torch.__version__
+    assert str(tmp_path) not in json.dumps({**summary, 'options': {**summary['options'], 'datasets': None}})
+    assert not list((tmp_path / 'results').rglob('*.tmp'))
+
+
+def test_same_seed_same_files_and_order_does_not_matter(data, tmp_path, monkeypatch):
+    opt = toy_options(data, kernelfusion__sheet=True)
+    assert run_toolbox(opt, tmp_path / 'a', monkeypatch) == 0
+    turned = tmp_path / 'order.txt'
+    turned.write_text('two.png (104,120,3)\none.png (96,96,3)\n')
+    opt['datasets']['test_1']['meta_info_file'] = str(turned)
+    opt['manual_seed'] = 5
+    assert run_toolbox(opt, tmp_path / 'b', monkeypatch) == 0
+    assert digests(tmp_path / 'a') == digests(tmp_path / 'b') != {}
+    opt['kernelfusion']['seed'] = 1
+    assert run_toolbox(opt, tmp_path / 'c', monkeypatch) == 0
+    assert digests(tmp_path / 'c')['Toy/one_toy.png'] != digests(tmp_path / 'a')['Toy/one_toy.png']
+
+
+def test_lmdb_gives_what_the_folder_gives(data, tmp_path, monkeypatch):
+    for name in ('hr', 'lr'):
+        make_lmdb(data / name, tmp_path / f'{name}.lmdb')
+    assert run_toolbox(toy_options(data), tmp_path / 'disk', monkeypatch) == 0
+    opt = toy_options(data, datasets__test_1__dataroot_gt=str(tmp_path / 'hr.lmdb'),
+                      datasets__test_1__dataroot_lq=str(tmp_path / 'lr.lmdb'),
+                      datasets__test_1__io_backend={'type': 'lmdb'})
+    assert run_toolbox(opt, tmp_path / 'lmdb', monkeypatch) == 0
+    assert digests(tmp_path / 'disk') == digests(tmp_path / 'lmdb') != {}
+    for row, other in zip(scores(tmp_path / 'disk'), scores(tmp_path / 'lmdb'), strict=True):
+        assert {**row, **dict.fromkeys(('seconds_phase1', 'seconds_phase2'))} == {
+            **other, **dict.fromkeys(('seconds_phase1', 'seconds_phase2'))}
+
+
+def test_pictures_without_truth_have_no_scores(data, tmp_path, monkeypatch):
+    opt = toy_options(data, val__metrics={'psnr': {'type': 'calculate_psnr', 'crop_border': 4}})
+    opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(data / 'lr'),
+                                 'io_backend': {'type': 'disk'}}
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    rows = scores(tmp_path)
+    assert len(rows) == 2 and all(row['psnr'] == row['kernel_ncc'] == '' for row in rows)
+    assert (tmp_path / 'results/toy/visualization/Plain/one_toy.png').exists()
+
+
+def test_grey_images_come_out_grey(data, tmp_path, monkeypatch):
+    opt = toy_options(data, datasets__test_1__color='y', kernelfusion__sheet=True,
+                      val__metrics={'psnr': {'type': 'calculate_psnr_border'}})
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    assert Image.open(tmp_path / 'results/toy/visualization/Toy/one_toy.png').mode == 'L'
+
+
+def test_weights_are_kept_and_used_again(data, tmp_path, monkeypatch):
+    priors = tmp_path / 'priors'
+    opt = toy_options(data, kernelfusion__save_prior=True, kernelfusion__prior_dir=str(priors))
+    assert run_toolbox(opt, tmp_path / 'first', monkeypatch) == 0
+    assert {path.name for path in priors.iterdir()} == {'one_pd.pth', 'two_pd.pth'}
+    assert run_toolbox(opt, tmp_path / 'second', monkeypatch) == 0
+    assert digests(tmp_path / 'first') == digests(tmp_path / 'second')
+    assert all(float(row['seconds_phase1']) == 0 for row in scores(tmp_path / 'second'))
+
+
+def test_weights_of_another_image_of_that_name_are_not_used(tmp_path, monkeypatch):
+    opt = {}
+    for part, seed in (('x', 1), ('y', 2)):
+        write_pair(tmp_path / part, 'same', seed)
+        opt = toy_options(tmp_path / part, kernelfusion__save_prior=True,
+                          kernelfusion__prior_dir=str(tmp_path / 'priors'))
+        assert run_toolbox(opt, tmp_path / f'run_{part}', monkeypatch) == 0
+        assert float(scores(tmp_path / f'run_{part}')[0]['seconds_phase1']) > 0
+    assert len(list((tmp_path / 'priors').iterdir())) == 2
+    assert run_toolbox(opt, tmp_path / 'again', monkeypatch) == 0
+    assert float(scores(tmp_path / 'again')[0]['seconds_phase1']) == 0
+
+
+def test_known_kernel_is_used_as_it_is(data, tmp_path, monkeypatch):
+    opt = toy_options(data, kernelfusion__known_kernel=True)
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    kernel = np.load(tmp_path / 'results/toy/visualization/Toy/one_kernel.npy')
+    assert np.abs(kernel - np.load(data / 'kernels/one.npy')).max() < 1e-6
+
+
+def test_joint_with_networks_of_the_option_file(data, tmp_path, monkeypatch):
+    opt = toy_options(data, kernelfusion__solver='joint', kernelfusion__joint=dict(TINY_JOINT),
+                      network_r={'type': 'RefineUNet', 'channels': [4, 8]},
+                      network_k={'type': 'LinearCnnKernel'})
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    assert {row['solver'] for row in scores(tmp_path)} == {'joint'}
+
+
+def test_feed_test_and_visuals_without_the_toolbox(data, tmp_path):
+    model = make_model(tmp_path, data)
+    lq = torch.rand(1, 3, 20, 22, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.feed_data({'lq': lq, 'lq_path': ['some/photo.png']})
+        model.test()
+    visuals = model.get_current_visuals()
+    assert visuals['result'].shape == (1, 3, 80, 88) and 'gt' not in visuals
+    assert 0 <= visuals['result'].min() and visuals['result'].max() <= 1 and visuals['kernel'].shape == (24, 24)
+    with pytest.raises(ValueError, match='one image at a time'):
+        model.feed_data({'lq': lq.expand(2, -1, -1, -1)})
+
+
+def test_registration_twice_changes_nothing():
+    from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+    before = MODEL_REGISTRY.get('KernelFusionModel'), ARCH_REGISTRY.get('PatchDiffusion')
+    register_archs()
+    register_models()
+    assert before == (MODEL_REGISTRY.get('KernelFusionModel'), ARCH_REGISTRY.get('PatchDiffusion'))
+
+
+@pytest.mark.parametrize(('kind', 'arguments'), [
+    ('PatchDiffusion', {'channels': 8}), ('RefineUNet', {'channels': [4, 8]}), ('SirenKernel', {'kernel_size': 8}),
+    ('DirectKernel', {'kernel_size': 8, 'activation': 'sigmoid'}), ('LinearCnnKernel', {'kernel_size': 24})])
+def test_toolbox_builds_our_networks(kind, arguments):
+    from basicsr.archs import build_network
+    assert sum(p.numel() for p in build_network({'type': kind, **arguments}).parameters()) > 0
