@@ -120,7 +120,7 @@ class Degradation:
             return x
         if self.border == 'zeros':
             return x[..., before:before + size[0], before:before + size[1]]
-        for dim, length in zip((-2, -1), size):
+        for dim, length in zip((-2, -1), size, strict=True):
             shape = list(x.shape)
             shape[dim] = length
             x = x.new_zeros(shape).index_add(dim, self._sources(length).to(x.device), x)

@@ -156,6 +156,14 @@ def test_resize_is_half_pixel_bilinear():
     torch.testing.assert_close(kernels.resize(k, 24), expected / expected.sum())
 
 
+def test_shrinking_skips_no_pixel():
+    for at in range(24):
+        k = torch.zeros(24, 24)
+        k[at, 11] = 1
+        rows = kernels.resize(k, 6).sum(1)
+        assert float(rows.sum()) == pytest.approx(1) and int(rows.argmax()) == at // 4
+
+
 def test_resize_carries_a_kernel_between_scales():
     """The blur of the same scene: x4 with K = 24 and x2 with K = 12 see a Gaussian alike."""
     coarse, fine = kernels.gaussian(12, sigmas=1.6), kernels.gaussian(24, sigmas=3.2)
