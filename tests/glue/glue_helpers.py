@@ -38,12 +38,13 @@ def texture(height: int, width: int, seed: int) -> np.ndarray:
     return blocks.repeat(12, axis=0).repeat(12, axis=1)[:height, :width]
 
 
-def write_pair(root: Path, name: str, seed: int, size: tuple[int, int] = (24, 24), scale: int = 4) -> None:
+def write_pair(root: Path, name: str, seed: int, size: tuple[int, int] = (24, 24), scale: int = 4,
+               kernel_size: int = 24) -> None:
     """HR, LR and kernel of one image in root/hr, root/lr, root/kernels."""
     hr = texture(size[0] * scale, size[1] * scale, seed)
-    k = motion(6 * scale, seed)
+    k = motion(kernel_size, seed)
     x = torch.from_numpy(hr).permute(2, 0, 1)[None].float()
-    y = Degradation(scale, 6 * scale, 'reflect').forward(x, k).clamp(0, 255).round()
+    y = Degradation(scale, kernel_size, 'reflect').forward(x, k).clamp(0, 255).round()
     for folder, picture in (('hr', hr), ('lr', y[0].permute(1, 2, 0).byte().numpy())):
         (root / folder).mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(root / folder / f'{name}.png')

@@ -1,0 +1,171 @@
+"""Bad input costs the image that it is in, one clear line, and the exit status; nothing else."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from glue_helpers import digests, run_toolbox, scores, texture, toolbox_log, toy_options, write_pair
+from PIL import Image
+
+from kernelfusion_plugin import runlog
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_pair(tmp_path, 'good', 1)
+    write_pair(tmp_path, 'bad', 2)
+    return tmp_path
+
+
+@pytest.fixture
+def log(caplog):
+    toolbox_log().addHandler(caplog.handler)
+    yield caplog
+    toolbox_log().removeHandler(caplog.handler)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def replace_by(height, width):
+    return lambda path: Image.fromarray(texture(height, width, 5)).save(path)
+
+
+CASES = {
+    'empty': ('lr', lambda path: path.write_bytes(b''), 'the file is empty'),
+    'no image': ('lr', lambda path: path.write_text('no image'), 'not an image'),
+    'cut off': ('lr', cut_off, 'damaged'),
+    'empty truth': ('hr', lambda path: path.write_bytes(b''), 'the file is empty'),
+    'truth too small': ('hr', replace_by(96, 90), r'90 x 96 .* 96 x 96'),
+    'truth too large': ('hr', replace_by(100, 96), r'96 x 100 .* 96 x 96.*crop_gt'),
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_one_bad_file(case, data, monkeypatch, log):
+    role, spoil, message = CASES[case]
+    run_toolbox(toy_options(data), data / 'whole', monkeypatch)
+    spoil(data / role / 'bad.png')
+    log.clear()
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
+    assert [row['image'] for row in scores(data / 'run')] == ['good']
+    assert digests(data / 'run') == {key: value for key, value in digests(data / 'whole').items() if 'good' in key}
+    errors = [record.getMessage() for record in log.records if record.levelname == 'ERROR']
+    assert len(errors) == len(runlog.failures) == 1 and '\n' not in errors[0]
+    assert f'{role}/bad.png' in errors[0] and re.search(message, errors[0])
+    assert 'mean of 1 image' in log.text and '1 failed' in log.text
+
+
+def test_larger_truth_is_cut_on_demand(data, monkeypatch):
+    replace_by(100, 99)(data / 'hr/bad.png')
+    assert run_toolbox(toy_options(data, kernelfusion__crop_gt=True), data / 'run', monkeypatch) == 0
+    assert len(scores(data / 'run')) == 2
+
+
+def test_small_image(data, monkeypatch):
+    replace_by(10, 24)(data / 'lr/bad.png')
+    replace_by(40, 96)(data / 'hr/bad.png')
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
+    assert len(scores(data / 'run')) == 1 and re.search(r'lr/bad\.png: .*24 x 10 .*15 x 15', runlog.failures[0])
+
+
+def test_only_bad_images(data, monkeypatch):
+    for name in ('good', 'bad'):
+        (data / f'lr/{name}.png').write_bytes(b'')
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
+    assert scores(data / 'run') == [] and len(runlog.failures) == 2
+
+
+def test_bad_image_of_a_folder_without_truth(data, monkeypatch):
+    (data / 'lr/notes.txt').write_text('shopping list')
+    opt = toy_options(data)
+    opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(data / 'lr'),
+                                 'io_backend': {'type': 'disk'}}
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    assert len(scores(data / 'run')) == 2 and 'notes.txt: not an image' in runlog.failures[0]
+
+
+def test_files_that_differ_in_the_ending_only_are_kept_apart(data, monkeypatch):
+    Image.fromarray(texture(24, 24, 9)).save(data / 'lr/good.bmp')
+    opt = toy_options(data)
+    opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(data / 'lr'),
+                                 'io_backend': {'type': 'disk'}}
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 0
+    assert [row['image'] for row in scores(data / 'run')] == ['bad', 'good_bmp', 'good_png']
+
+
+def test_bad_value_in_an_lmdb(data, monkeypatch, log):
+    import lmdb
+    for role in ('lr', 'hr'):
+        env = lmdb.open(str(data / f'{role}.lmdb'), map_size=2 ** 24)
+        with env.begin(write=True) as writer:
+            writer.put(b'good', (data / role / 'good.png').read_bytes())
+            if role == 'hr':
+                writer.put(b'bad', b'no image')
+                writer.put(b'gone', b'')
+        env.close()
+        lines = [f'{name}.png (96,96,3) 1\n' for name in ('bad', 'gone', 'good')]
+        (data / f'{role}.lmdb/meta_info.txt').write_text(''.join(lines))
+    opt = toy_options(data, datasets__test_1__dataroot_gt=str(data / 'hr.lmdb'),
+                      datasets__test_1__dataroot_lq=str(data / 'lr.lmdb'),
+                      datasets__test_1__io_backend={'type': 'lmdb'})
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    assert [row['image'] for row in scores(data / 'run')] == ['good']
+    assert all(re.search(r'lr\.lmdb:(bad|gone): no such key', line) for line in runlog.failures)
+
+
+def test_values_that_are_not_numbers(data, monkeypatch):
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+    read = PairedImageDataset.__getitem__
+
+    def with_nan(self, index):
+        item = read(self, index)
+        if 'bad' in item['lq_path']:
+            item['lq'] = torch.full_like(item['lq'], float('nan'))
+        return item
+
+    monkeypatch.setattr(PairedImageDataset, '__getitem__', with_nan)
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
+    assert [row['image'] for row in scores(data / 'run')] == ['good']
+    assert 'lr/bad.png: the image has NaN' in runlog.failures[0]
+
+
+@pytest.mark.parametrize('known', [False, True])
+def test_bad_kernel_file(known, data, monkeypatch):
+    np.save(data / 'kernels/bad.npy', np.full((24, 24), np.nan))
+    assert run_toolbox(toy_options(data, kernelfusion__known_kernel=known), data / 'run', monkeypatch) == 1
+    assert 'kernels/bad.npy' in runlog.failures[0]
+    done = {row['image']: row for row in scores(data / 'run')}
+    assert set(done) == ({'good'} if known else {'good', 'bad'})
+    assert known or (done['bad']['kernel_ncc'] == '' and done['bad']['psnr'] != '')
+
+
+def test_missing_folder_of_kernels_is_said_once(data, monkeypatch):
+    opt = toy_options(data, datasets__test_1__dataroot_kernel=str(data / 'nowhere'))
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    assert len(scores(data / 'run')) == 2 and len(runlog.failures) == 1
+
+
+def test_broken_weights_are_made_anew(data, monkeypatch, log):
+    priors = data / 'priors'
+    priors.mkdir()
+    (priors / 'bad_pd.pth').write_bytes(b'no weights')
+    opt = toy_options(data, kernelfusion__prior_dir=str(priors), kernelfusion__save_prior=True)
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 0
+    assert 'bad_pd.pth: not a file of weights' in log.text and len(list(priors.iterdir())) == 3
+
+
+def test_error_that_nobody_foresaw_keeps_its_traceback(data, monkeypatch, log):
+    from kernelfusion_plugin.models import kernelfusion_model
+    restore_steps = kernelfusion_model.restore_steps
+
+    def broken(y, config, *, name, **options):
+        if name == 'bad':
+            raise ZeroDivisionError('a bug')
+        return restore_steps(y, config, name=name, **options)
+
+    monkeypatch.setattr(kernelfusion_model, 'restore_steps', broken)
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
+    assert len(scores(data / 'run')) == 1 and 'Traceback' in log.text and 'ZeroDivisionError: a bug' in log.text

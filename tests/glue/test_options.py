@@ -1,0 +1,128 @@
+"""Every option file runs at toy size through the real toolbox; wrong options are refused with a useful word."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from glue_helpers import run_toolbox, scores, toy_options, write_pair
+
+from kernelfusion_plugin.models.options import check_metrics, network_factories, parse_section
+from kernelfusion_plugin.options import read_file
+
+OPTIONS = Path(__file__).resolve().parents[2] / 'options'
+TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:em:passes=1',
+        'kernelfusion:em:steps=2', 'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
+        'kernelfusion:sheet=false', 'kernelfusion:plot=false', 'num_gpu=0']
+
+
+def lay_out_datasets(root):
+    """The folders that the option files name, with one toy image in each."""
+    write_pair(root / 'made', '0801', 3)
+    write_pair(root / 'krk', '13', 4, kernel_size=31)
+    for base in ('datasets/DIV2KFK', 'demo'):
+        lr = 'lr' if base == 'demo' else 'LRx4'
+        hr = 'hr' if base == 'demo' else 'HR'
+        for source, target in (('lr', lr), ('hr', hr), ('kernels', 'kernels')):
+            shutil.copytree(root / 'made' / source, root / base / target)
+    blind = root / 'datasets/Blind144'
+    shutil.copytree(root / 'made/hr', blind / 'HR')
+    (blind / 'kernels').mkdir()
+    for n in range(12):
+        (blind / f'LRx4/k{n:02d}').mkdir(parents=True)
+        shutil.copy(root / 'made/lr/0801.png', blind / f'LRx4/k{n:02d}/0801_k{n:02d}.png')
+        shutil.copy(root / 'made/kernels/0801.npy', blind / f'kernels/k{n:02d}.npy')
+    krk = root / 'datasets/DIV2KRK'
+    for source, target in (('hr', 'HR'), ('lr', 'LRx4')):
+        (krk / target).mkdir(parents=True)
+        shutil.copy(root / 'krk' / source / '13.png', krk / target / 'im_13.png')
+    (krk / 'kernels').mkdir()
+    scipy.io.savemat(krk / 'kernels/kernel_13.mat', {'Kernel': np.load(root / 'krk/kernels/13.npy')})
+    shutil.copytree(root / 'made/lr', root / 'datasets/pictures')
+
+
+@pytest.fixture(scope='module')
+def datasets(tmp_path_factory):
+    root = tmp_path_factory.mktemp('datasets')
+    lay_out_datasets(root)
+    return root
+
+
+@pytest.mark.parametrize('file', sorted(OPTIONS.glob('*.yml')), ids=lambda path: path.stem)
+def test_option_file_runs(file, datasets, monkeypatch):
+    opt = read_file(file)
+    assert run_toolbox(opt, datasets, monkeypatch, '--force_yml', *TINY) == 0
+    rows = scores(datasets, opt['name'])
+    assert len(rows) == len(opt['datasets'])
+    if 'folder' not in file.stem:
+        assert all(row['psnr'] and row['kernel_ncc'] and row['val_psnr'] == row['psnr'] for row in rows)
+
+
+def test_there_is_a_file_per_experiment():
+    names = {path.stem.removeprefix('kernelfusion_') for path in OPTIONS.glob('kernelfusion_*.yml')}
+    assert names >= {'div2kfk', 'blind144', 'div2krk', 'folder', 'demo'}
+    for path in OPTIONS.glob('*.yml'):
+        assert read_file(path)['name'] == path.stem
+
+
+@pytest.mark.parametrize(('section', 'message'), [
+    ({'sede': 1}, "did you mean 'seed'"),
+    ({'save_piror': True}, "did you mean 'save_prior'"),
+    ({'known_kernl': True}, "did you mean 'known_kernel'"),
+    ({'prior': {'stepz': 1}}, 'prior.steps'),
+    ({'save_prior': 'yes'}, 'kernelfusion.save_prior must be bool'),
+    ({'scale': 2}, "'kernelfusion.scale' is 2"),
+    ({'kernel_size': 3}, 'kernel_size'),
+    ({'preset': 'fast'}, 'preset must be one of'),
+])
+def test_wrong_key_of_the_section_is_refused(section, message):
+    with pytest.raises(ValueError, match=message.replace('.', r'\.')):
+        parse_section({'scale': 4, 'kernelfusion': section})
+
+
+def test_section_maps_onto_the_configuration():
+    config, glue = parse_section({'scale': 2, 'kernelfusion': {
+        'preset': 'quick', 'seed': 7, 'prior': {'lr': '1e-4', 'steps': '12'}, 'em': None, 'prior_dir': 'weights'}})
+    assert (config.scale, config.kernel_size, config.seed, config.prior.lr, config.prior.steps) == (2, 12, 7, 1e-4, 12)
+    assert glue.prior_dir == 'weights' and not glue.save_prior
+    with pytest.raises(ValueError, match="needs 'scale: 4'"):
+        parse_section({'kernelfusion': {}})
+
+
+def test_networks_get_what_the_option_file_leaves_out():
+    opt = {'scale': 4, 'kernelfusion': {'preset': 'quick', 'prior': {'channels': 8}},
+           'network_g': {'type': 'PatchDiffusion'}, 'network_k': {'type': 'SirenKernel', 'width': 16}}
+    config, factories = network_factories(opt, parse_section(opt)[0])
+    assert factories['make_patch_net']().channels == 8 and factories['make_refine_net'] is None
+    assert factories['make_kernel_model']()().shape == (24, 24)
+    opt['network_g']['channels'] = 10
+    with pytest.raises(ValueError, match='leave one of them out'):
+        network_factories(opt, config)
+    del opt['kernelfusion']['prior']
+    config, factories = network_factories(opt, parse_section(opt)[0])
+    assert config.prior.channels == factories['make_patch_net']().channels == 10
+
+
+@pytest.mark.parametrize(('network', 'message'), [
+    ({'type': 'PatchDifusion'}, "did you mean 'PatchDiffusion'"),
+    ({'type': 'PatchDiffusion', 'chanels': 8}, 'chanels')])
+def test_wrong_network_is_refused(network, message):
+    opt = {'scale': 4, 'network_g': network}
+    with pytest.raises(ValueError, match=message):
+        network_factories(opt, parse_section(opt)[0])
+
+
+@pytest.mark.parametrize(('metric', 'message'), [
+    ({'type': 'calculate_psnr_bordr'}, "did you mean 'calculate_psnr_border'"),
+    ({'type': 'calculate_psnr_border', 'crop_border': 4}, "did you mean 'border'"),
+    ({'type': 'calculate_ssim_border', 'border': 'wide'}, 'border must be')])
+def test_wrong_metric_is_refused_before_the_work(metric, message):
+    with pytest.raises(ValueError, match=message):
+        check_metrics({'val': {'metrics': {'m': metric}}})
+
+
+def test_training_is_refused(tmp_path):
+    from kernelfusion_plugin.models import KernelFusionModel
+    with pytest.raises(ValueError, match='nothing to train'):
+        KernelFusionModel({**toy_options(tmp_path), 'is_train': True})
