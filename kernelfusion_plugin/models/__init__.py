@@ -1,8 +1,8 @@
-"""``KernelFusionModel`` in BasicSR's MODEL_REGISTRY; importing this also registers our archs and metrics."""
+"""``KernelFusionModel`` in BasicSR's MODEL_REGISTRY; importing this also registers our archs, data sets and metrics."""
 
-from .. import archs, metrics
+from .. import archs, data, metrics
 from .kernelfusion_model import KernelFusionModel, register
 
 register()
 
-__all__ = ['KernelFusionModel', 'archs', 'metrics', 'register']
+__all__ = ['KernelFusionModel', 'archs', 'data', 'metrics', 'register']

@@ -40,9 +40,12 @@ class Entry:
         Raises:
             BadImage: a file is missing, empty, damaged, or the two sizes do not fit.
         """
+        paths = getattr(self.dataset, 'paths', None)
+        if paths is not None and not isinstance(paths[self.index], str) and paths[self.index].get('fault'):
+            raise BadImage(paths[self.index]['fault'])  # TolerantPairedDataset: a picture without partner
         try:
             item = self.dataset[self.index]
-        except Exception as error:  # whatever BasicSR, OpenCV or LMDB throw at a bad file: TypeError, cv2.error, …
+        except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB throw anything: TypeError, cv2.error, …)
             raise BadImage(self._diagnosis() or f'{self.path}: {type(error).__name__}: {_first_line(error)}') from error
         fault = self._diagnosis()
         if fault:
@@ -120,8 +123,8 @@ def _fault(raw: bytes) -> str | None:
     try:
         with Image.open(io.BytesIO(raw)) as image:
             image.load()  # OpenCV fills up a file that was cut off, and says nothing
-    except UnidentifiedImageError:
-        pass  # perhaps a format that only OpenCV knows
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        pass  # perhaps a format that only OpenCV knows, or too large for PIL's taste
     except (OSError, SyntaxError, ValueError) as error:
         return f'the image is damaged: {_first_line(error)}'
     return None if _decode(raw) is not None else 'not an image'

@@ -6,6 +6,7 @@ import importlib.util
 import traceback
 from collections import OrderedDict
 from collections.abc import Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,9 @@ class KernelFusionModel(BaseModel):
         show = ProgressLog(self.logger, self.title or self.name)
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, **self.factories)
-        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with torch.enable_grad(), deterministic if self.glue.deterministic else torch.enable_grad():
+        repeatable = (torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+                      if self.glue.deterministic else nullcontext())
+        with torch.enable_grad(), repeatable:
             try:
                 self.result = _drain(steps, show, self.history.add)
             finally:

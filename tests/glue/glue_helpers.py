@@ -52,6 +52,14 @@ def write_pair(root: Path, name: str, seed: int, size: tuple[int, int] = (24, 24
     np.save(root / 'kernels' / f'{name}.npy', k.numpy())
 
 
+def make_lmdb(source: Path, target: Path) -> None:
+    """All pictures of a folder into an LMDB, by BasicSR's own tool."""
+    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+    names = sorted(path.name for path in source.iterdir())
+    make_lmdb_from_imgs(str(source), str(target), names, [name.split('.')[0] for name in names],
+                        map_size=2 ** 24)
+
+
 def toy_options(root: Path, **changes: object) -> dict:
     """Options of a toy run on what :func:`write_pair` wrote; ``section__key=value`` changes them."""
     opt = {

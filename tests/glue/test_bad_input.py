@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from glue_helpers import digests, run_toolbox, scores, texture, toolbox_log, toy_options, write_pair
+from glue_helpers import digests, make_lmdb, run_toolbox, scores, texture, toolbox_log, toy_options, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import runlog
@@ -169,3 +169,27 @@ def test_error_that_nobody_foresaw_keeps_its_traceback(data, monkeypatch, log):
     monkeypatch.setattr(kernelfusion_model, 'restore_steps', broken)
     assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
     assert len(scores(data / 'run')) == 1 and 'Traceback' in log.text and 'ZeroDivisionError: a bug' in log.text
+
+
+@pytest.mark.parametrize('backend', ['disk', 'lmdb'])
+def test_pictures_without_partner(backend, data, monkeypatch):
+    Image.fromarray(texture(24, 24, 5)).save(data / 'lr/lone.png')
+    (data / 'lr/bad.png').unlink()
+    opt = toy_options(data, datasets__test_1__type='TolerantPairedDataset')
+    if backend == 'lmdb':
+        for role, key in (('lr', 'lq'), ('hr', 'gt')):
+            make_lmdb(data / role, data / f'{role}.lmdb')
+            opt['datasets']['test_1'][f'dataroot_{key}'] = str(data / f'{role}.lmdb')
+        opt['datasets']['test_1']['io_backend'] = {'type': 'lmdb'}
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    assert [row['image'] for row in scores(data / 'run')] == ['good']
+    lone_hr, lone_lr = runlog.failures
+    assert 'bad' in lone_hr and 'no LR image' in lone_hr and 'lone' in lone_lr and 'no HR image' in lone_lr
+
+
+def test_tolerant_dataset_is_basicsrs_where_all_have_partners(data, monkeypatch):
+    opt = toy_options(data)
+    assert run_toolbox(opt, data / 'a', monkeypatch) == 0
+    opt['datasets']['test_1']['type'] = 'TolerantPairedDataset'
+    assert run_toolbox(opt, data / 'b', monkeypatch) == 0
+    assert digests(data / 'a') == digests(data / 'b')

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from glue_helpers import TINY_JOINT, digests, run_toolbox, scores, toy_options, write_pair
+from glue_helpers import TINY_JOINT, digests, make_lmdb, run_toolbox, scores, toy_options, write_pair
 from PIL import Image
 
 from kernelfusion_plugin.archs import register as register_archs
@@ -19,13 +19,6 @@ def data(tmp_path_factory):
     write_pair(root, 'one', 1)
     write_pair(root, 'two', 2, (26, 30))
     return root
-
-
-def make_lmdb(source, target):
-    from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-    names = sorted(path.name for path in source.iterdir())
-    make_lmdb_from_imgs(str(source), str(target), names, [name.split('.')[0] for name in names],
-                        map_size=2 ** 24)
 
 
 def make_model(tmp_path, data, **changes):
