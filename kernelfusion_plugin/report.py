@@ -83,7 +83,7 @@ def to_picture(x: Tensor) -> np.ndarray:
 
 def to_tensor(picture: np.ndarray) -> Tensor:
     """uint8 (H, W, 3) or (H, W) to float64 RGB (1, 3, H, W) in [-1, 1]."""
-    x = torch.from_numpy(np.ascontiguousarray(picture)).double() / 127.5 - 1
+    x = torch.from_numpy(np.array(picture)).double() / 127.5 - 1
     return (x if x.ndim == 3 else x[..., None].expand(-1, -1, 3)).permute(2, 0, 1)[None].contiguous()
 
 

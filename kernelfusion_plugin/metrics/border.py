@@ -71,7 +71,7 @@ def _pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, 
 
 def _tensor(img: np.ndarray, input_order: str) -> Tensor:
     """To float RGB (1, 3, H, W) in [-1, 1]; one channel becomes three equal ones."""
-    x = torch.from_numpy(np.ascontiguousarray(img)).double() / 127.5 - 1
+    x = torch.from_numpy(np.array(img)).double() / 127.5 - 1
     if x.ndim == 2:
         x = x[None]
     elif input_order == 'HWC':
