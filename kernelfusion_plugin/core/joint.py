@@ -42,6 +42,7 @@ class JointConfig:
         n_iter: gradient steps at each t (A.3: 20).
         n_iter_first: gradient steps at the first t, where both networks start from nothing (A.3: 100).
         lr, lr_final: Adam's rate, cosine-annealed from one to the other within each t (A.3: 1e-4, 1e-5).
+        lr_kernel: factor on the rate for the kernel network (A.4: 1).
         t_start: T_nd, the level that the bicubic guess is noised to, 0 … T - 1. Not in the paper.
         n_steps: number of reverse steps, at most t_start. Not in the paper.
         sigma_scale: factor on the ancestral σ_t of line 17. Not in the paper; 1 is DDPM.
@@ -58,6 +59,7 @@ class JointConfig:
     n_iter_first: int = 100
     lr: float = 1e-4
     lr_final: float = 1e-5
+    lr_kernel: float = 1.0
     t_start: int = 250
     n_steps: int = 12
     sigma_scale: float = 1.0
@@ -68,19 +70,19 @@ class JointConfig:
 
     def __post_init__(self) -> None:
         if self.n_iter < 1 or self.n_iter_first < 1:
-            raise ValueError('joint: n_iter and n_iter_first must be at least 1, '
+            raise ValueError('joint.n_iter and joint.n_iter_first must be at least 1, '
                              f'got {self.n_iter}, {self.n_iter_first}')
         if not 0 < self.lr_final <= self.lr:
-            raise ValueError(f'joint: the rates need 0 < lr_final <= lr, got {self.lr_final}, {self.lr}')
+            raise ValueError(f'joint.lr_final and joint.lr need 0 < lr_final <= lr, got {self.lr_final}, {self.lr}')
         if not 1 <= self.n_steps <= self.t_start:
-            raise ValueError(f'joint: n_steps must lie between 1 and t_start, got {self.n_steps}, {self.t_start}')
-        for name in ('sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
+            raise ValueError(f'joint.n_steps must lie between 1 and joint.t_start, got {self.n_steps}, {self.t_start}')
+        for name in ('lr_kernel', 'sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
             if not getattr(self, name) >= 0:
-                raise ValueError(f'joint: {name} must not be negative, got {getattr(self, name)}')
+                raise ValueError(f'joint.{name} must not be negative, got {getattr(self, name)}')
         if self.precision not in ('auto', 'fp32', 'bf16'):
-            raise ValueError(f'joint: precision must be auto, fp32 or bf16, got {self.precision!r}')
+            raise ValueError(f'joint.precision must be auto, fp32 or bf16, got {self.precision!r}')
         if self.weight_before + self.weight_after == 0:
-            raise ValueError('joint: weight_before and weight_after are both 0: nothing ties the image to y')
+            raise ValueError('joint.weight_before and joint.weight_after are both 0: nothing ties the image to y')
 
 
 def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
@@ -91,7 +93,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         y: LR image (B, 3, h, w) in [-1, 1].
         prior: frozen PD: ``predict_x0(x_t, t)``, differentiable in x_t, and ``schedule``.
         degradation: forward model; its canvas is where the image is estimated.
-        refine_net: R, (B, 3, H, W) to the same, trained in place.
+        refine_net: R, (B, 3, H, W) to the same, trained in place (in train mode, as deep image priors are).
         kernel_model: ``forward()`` gives the kernel (K, K), trained in place.
         config: options.
         generator: the only source of randomness (on any device).
@@ -106,14 +108,16 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
     """
     schedule = prior.schedule
     if config.t_start >= schedule.steps:
-        raise ValueError(f'joint: t_start must be below the {schedule.steps} levels of the prior, got {config.t_start}')
+        raise ValueError(f'joint.t_start must be below the {schedule.steps} levels of the prior, got {config.t_start}')
     levels = _levels(config)
     total = config.n_iter_first + (config.n_steps - 1) * config.n_iter
-    optimiser = torch.optim.Adam([*refine_net.parameters(), *kernel_model.parameters()], lr=config.lr)
+    optimiser = torch.optim.Adam([{'params': refine_net.parameters(), 'factor': 1.0},
+                                  {'params': kernel_model.parameters(), 'factor': config.lr_kernel}], lr=config.lr)
     x0_above = to_canvas(y, degradation).clamp(-1, 1)                                         # line 5
     x_above = schedule.q_sample(x0_above, levels[0], _noise(x0_above, generator))
+    refine_net.train().to(memory_format=torch.channels_last)
     step = 0
-    for t_above, t in pairwise(levels):                                                  # line 11
+    for t_above, t in pairwise(levels):                                                       # line 11
         eps = _noise(x0_above, generator)                                                     # line 12
         n_iter = config.n_iter_first if step == 0 else config.n_iter
         for i in range(n_iter):                                                               # line 13
@@ -158,4 +162,4 @@ def _set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_i
     """Cosine from lr at the first to lr_final at the last of ``n_iter`` steps."""
     share = (1 + math.cos(math.pi * i / max(n_iter - 1, 1))) / 2
     for group in optimiser.param_groups:
-        group['lr'] = config.lr_final + (config.lr - config.lr_final) * share
+        group['lr'] = group['factor'] * (config.lr_final + (config.lr - config.lr_final) * share)

@@ -142,7 +142,7 @@ class LinearCnnKernel(nn.Module):
         self.kernel_size = kernel_size
         sizes, channels = (7, 7, 5, 3, 1, scale), (1, 32, 32, 32, 32, 32, 1)
         self.layers = nn.ModuleList(nn.Conv2d(a, b, size, bias=False)
-                                    for a, b, size in zip(channels, channels[1:], sizes))
+                                    for (a, b), size in zip(pairwise(channels), sizes, strict=True))
         for layer in self.layers:
             nn.init.uniform_(layer.weight, 0, 2 / layer.weight[0].numel())
 
