@@ -3,6 +3,10 @@
     python -m pytest -m slow -s tests/core/test_joint_real.py
 
 ``KERNELFUSION_JOINT_CASE`` picks another file of div2k/LRx4 (default 0802_k00).
+
+R learns at 5e-4 here. At the paper's 1e-4 this cut ends at a correlation of 0.655, above the 0.6 asked for but
+no better than a featureless blob: the best centred Gaussian has 0.647 with this kernel. So the test asks for more
+than that blob.
 """
 
 import os
@@ -28,6 +32,13 @@ def central_cut(path, size=64):
     return image[:, top:top + size, left:left + size]
 
 
+def best_blob(truth):
+    """Correlation of the truth with the centred Gaussian that is most like it: what no shape at all would score."""
+    axis = torch.arange(len(truth)) - (len(truth) - 1) / 2
+    square = axis[:, None] ** 2 + axis[None] ** 2
+    return max(correlation(torch.exp(-square / (2 * sigma ** 2)), truth) for sigma in torch.arange(0.5, 9, 0.25))
+
+
 @pytest.mark.slow
 def test_consistency_falls_and_the_kernel_appears(shared_data):
     y = central_cut(shared_data / 'div2k' / 'LRx4' / f'{CASE}.png')
@@ -42,7 +53,9 @@ def test_consistency_falls_and_the_kernel_appears(shared_data):
             losses = ' '.join(f'{name} {value:.2e}' for name, value in progress.losses.items())
             print(f'{progress.step}/{progress.total} {losses} kernel {steps[-1][1]:.3f}', flush=True)
 
-    result = restore(y, KernelFusionConfig(solver='joint', preset='quick'), name=CASE, on_progress=watch)
+    config = KernelFusionConfig.from_dict({'solver': 'joint', 'preset': 'quick',
+                                           'joint': {'lr': 5e-4, 'lr_final': 5e-5}})
+    result = restore(y, config, name=CASE, on_progress=watch)
 
     first, last = steps[0][0], steps[-1][0]
     falls = {name: first[name] / last[name] for name in ('consistency_before', 'consistency_after')}
@@ -50,8 +63,10 @@ def test_consistency_falls_and_the_kernel_appears(shared_data):
             zip([row for row in result.trace if row['phase'] == 'joint'], steps, strict=True)]
     by_level = [list(group)[-1][1] for _, group in groupby(rows, key=lambda row: row[0])]
     print(f'losses fall by {falls}; kernel correlation at the start {steps[0][1]:.3f}, '
-          f'after each t {[round(share, 3) for share in by_level]}; seconds {result.seconds}')
+          f'after each t {[round(share, 3) for share in by_level]}; '
+          f'best blob {best_blob(truth):.3f}; seconds {result.seconds}')
     assert min(falls.values()) >= 10
     assert by_level[-1] >= 0.6
+    assert by_level[-1] > best_blob(truth) + 0.02
     assert by_level[-1] > by_level[0] + 0.02
     assert np.mean(np.diff(by_level) > -0.005) >= 0.8  # it rises over the reverse steps, not at once
