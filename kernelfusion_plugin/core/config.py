@@ -19,7 +19,7 @@ SOLVERS = ('em', 'joint')
 PRESETS: dict[str, dict[str, Any]] = {
     # What a processor without GPU does in a few minutes on an LR image of 128 x 128.
     'quick': {
-        'prior': PriorConfig(channels=64, steps=1500, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
+        'prior': PriorConfig(channels=64, steps=2000, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
         'em': EmConfig(),
         'joint': JointConfig(),
     },

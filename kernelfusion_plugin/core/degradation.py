@@ -12,6 +12,7 @@ Conventions (recovered from the published data of Heinimann et al., KernelFusion
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +89,25 @@ class Degradation:
         x = F.pixel_shuffle(phases, s)
         x = x[..., :x.shape[-2] - extra, :x.shape[-1] - extra]
         return self._unpad(x.reshape(batch, channels, *x.shape[-2:]), (h * s, w * s))
+
+    def normal_operator(self, k: Tensor) -> Callable[[Tensor], Tensor]:
+        """z ↦ A·Aᵀ·z on LR images (B, C, h, w), A = :meth:`forward` at fixed k.
+
+        On a canvas every LR pixel has its whole window, so A·Aᵀ is Toeplitz: a correlation of z, zero beyond
+        its frame, with the kernel's autocorrelation at multiples of s,
+        r[m] = Σ_u k[u] k[u + s·m]. At K = 24, s = 4 that is 11 x 11 taps of LR pixels instead of two passes
+        over the HR image. Other borders take the two passes.
+        """
+        if self.border != 'valid':
+            return lambda z: self.forward(self.adjoint(z, k), k)
+        reach = (self.kernel_size - 1) // self.scale
+        spread = F.pad(k, (reach * self.scale,) * 4)[None, None]
+        r = F.conv2d(spread, k[None, None], stride=self.scale)  # (1, 1, 2·reach + 1, 2·reach + 1)
+
+        def apply(z: Tensor) -> Tensor:
+            flat = z.reshape(-1, 1, *z.shape[-2:])
+            return F.conv2d(flat, r.to(z), padding=reach).reshape(z.shape)
+        return apply
 
     def windows(self, x: Tensor) -> Tensor:
         """The matrix U with y = U·vec(k): (B, C, H, W) to (B·C·h·w, K²); one row per LR value."""

@@ -8,8 +8,8 @@ a small scale, where the prior bridges the gap and the kernel has few unknowns, 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Generator as Iter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,10 +19,12 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import timesteps
-from .kernels import centre_by_pixels, gaussian
+from .kernels import centre_of_mass, gaussian, normalise, shift
 from .patch_prior import PatchPrior
 from .quadratic import data_step, fit_kernel, normal_equations
 from .state import Phase2State
+
+START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class EmConfig:
 
     Attributes:
         coarse_scale: scale at which the kernel is found, at most the scale asked for.
+        support: the coarse kernel's grid is this many times wider than the kernel asked for, so that a kernel that
+            comes out off centre is not cut; it is centred, then cut, at the full scale.
         start_width: standard deviation of the Gaussian that the kernel starts from, in LR pixels.
         passes: EM passes at the coarse scale.
         steps: reverse diffusion steps of a pass.
@@ -40,11 +44,14 @@ class EmConfig:
             pass; high while k is wrong, lest the image bend to it.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
+        centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
+            times its maximum left out.
         final_steps, final_t_start, final_noise: of the last pass, at the full scale with k fixed.
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
     coarse_scale: int = 2
+    support: float = 4 / 3
     start_width: float = 1.25
     passes: int = 9
     steps: int = 6
@@ -54,6 +61,8 @@ class EmConfig:
     noise_end: float = 0.07
     prior_weight: float = 2.0
     ridge: float = 1e-3
+    centre_power: float = 0.5
+    centre_floor: float = 0.03
     final_steps: int = 10
     final_t_start: int = 200
     final_noise: float = 0.012
@@ -63,9 +72,13 @@ class EmConfig:
         for name in ('coarse_scale', 'passes', 'steps', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
-        for name in ('start_width', 'noise_start', 'noise_end', 'final_noise', 'prior_weight', 'ridge'):
+        for name in ('start_width', 'noise_start', 'noise_end', 'final_noise', 'prior_weight', 'ridge',
+                     'centre_power'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'em.{name} must be positive, got {getattr(self, name)}')
+        if self.support < 1 or not 0 <= self.centre_floor < 1:
+            raise ValueError(f'em.support must be at least 1 and em.centre_floor in [0, 1), got {self.support}, '
+                             f'{self.centre_floor}')
         for steps, start in (('steps', 't_start'), ('final_steps', 'final_t_start')):
             if getattr(self, start) + 1 < getattr(self, steps):
                 raise ValueError(f'em.{start} = {getattr(self, start)} has no room for em.{steps} = '
@@ -84,56 +97,84 @@ def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmC
         generator: of all noise; on y's device.
         kernel: the known kernel (K, K); the coarse stage is left out then.
     """
-    coarse_passes = 0 if kernel is not None else config.passes
-    total = coarse_passes * config.steps + config.final_steps
-    step = 0
+    coarse_steps = 0 if kernel is not None else config.passes * config.steps
+    total = coarse_steps + config.final_steps
     if kernel is None:
-        for state in _find_kernel(y, prior, degradation, config, generator):
-            step += 1
-            yield Phase2State(step, total, *state)
-            kernel = state[2]
-    x = data_step(degradation, kernel, y, to_canvas(y, degradation), 0.02, config.cg_iterations)
-    for t, x, _, residual in reverse_pass(x, kernel, y, prior, degradation, config, generator,
-                                          config.final_t_start, config.final_steps, config.final_noise):
-        step += 1
-        yield Phase2State(step, total, t, x, kernel, {'residual': residual})
+        for step, (t, picture, kernel, residual) in enumerate(find_kernel(y, prior, degradation, config, generator), 1):
+            yield Phase2State(step, total, t, picture, kernel, {'residual': residual})
+    start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
+                        config.final_t_start, config.final_steps, config.final_noise)
+    for step, (t, x, _) in enumerate(walk, coarse_steps + 1):
+        yield Phase2State(step, total, t, x, kernel, {'residual': _residual(degradation, x, kernel, y)})
 
 
-def _find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
-                 generator: Generator) -> Iter[tuple, None, None]:
-    """EM at the coarse scale; yields (t, x0_hat, kernel, losses) at the full scale."""
+def find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
+                generator: Generator) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """EM at the coarse scale; yields (t, x0, k, residual), x0 and k carried over to the full scale."""
     scale = min(config.coarse_scale, degradation.scale)
-    size = max(math.ceil(degradation.kernel_size * scale / degradation.scale), scale)
+    size = 2 * math.ceil(degradation.kernel_size * scale / degradation.scale * config.support / 2)
     coarse = Degradation(scale, size, degradation.border)
     kernel = gaussian(size, sigmas=config.start_width * scale).to(y)
-    x = data_step(coarse, kernel, y, to_canvas(y, coarse), 0.05, config.cg_iterations)
+    x = data_step(coarse, kernel, y, to_canvas(y, coarse), START_RHO, config.cg_iterations)
     for i in range(config.passes):
         share = i / max(1, config.passes - 1)
         sigma = config.noise_start ** (1 - share) * config.noise_end ** share
-        for t, x, x0_hat, residual in reverse_pass(x, kernel, y, prior, coarse, config, generator,
-                                                   config.t_start, config.steps, sigma):
+        fitted, start = kernel, x
+        for t, x, x0_hat in reverse_pass(start, kernel, y, prior, coarse, config, generator,
+                                         config.t_start, config.steps, sigma):
             if t < config.t_kernel:
-                G, b = normal_equations(coarse, x0_hat, y)
-                kernel = centre_by_pixels(fit_kernel(G, b, kernel, config.ridge))
-            picture = F.interpolate(coarse.crop(x), scale_factor=degradation.scale / scale, mode='bicubic')
-            yield t, picture, resample_kernel(kernel, coarse, degradation), {'residual': residual}
+                fitted = fit_kernel(*normal_equations(coarse, x0_hat, y), fitted, config.ridge)
+            yield (t, _enlarge(x, coarse, degradation), _carry_over(fitted, coarse, degradation, config),
+                   _residual(coarse, x, fitted, y))
+        kernel = fitted
 
 
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, t_start: int, steps: int, sigma: float) -> Iter[tuple, None, None]:
-    """E step: from x noised to ``t_start`` down to a posterior sample; yields (t, x0, PD's x0_hat, residual)."""
-    schedule = prior.schedule
+                 generator: Generator, t_start: int, steps: int, sigma: float) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """E step: from x noised to ``t_start`` down to a sample of p(x | y, k).
+
+    At each level PD's estimate x0_hat is pulled towards y by the data step, and the next level is drawn from it
+    (ancestral noise). Yields (t, x0, x0_hat), the estimate after and before the data step.
+    """
     levels = timesteps(t_start, steps)
-    x_t = schedule.q_sample(x, levels[0], _noise(x, generator))
-    for t, t_next in zip(levels, levels[1:]):
+    x_t = prior.schedule.q_sample(x, levels[0], _noise(x, generator))
+    for t, t_next in itertools.pairwise(levels):
         x0_hat = prior.predict_x0(x_t, t)
-        a = float(schedule.alphas_cumprod[t])
-        x0 = data_step(degradation, kernel, y, x0_hat, config.prior_weight * sigma ** 2 * a / (1 - a),
-                       config.cg_iterations)
-        x_t = schedule.ddim_step(x_t, x0, t, t_next, _noise(x, generator), eta=1.0)
-        residual = float((degradation.forward(x0, kernel) - y).square().mean())
-        yield t, x0, x0_hat, residual
+        a = float(prior.schedule.alphas_cumprod[t])
+        rho = config.prior_weight * sigma ** 2 * a / (1 - a)
+        x0 = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+        x_t = prior.schedule.ddim_step(x_t, x0, t, t_next, _noise(x, generator), eta=1.0)
+        yield t, x0, x0_hat
+
+
+def _carry_over(kernel: Tensor, coarse: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
+    """The coarse kernel on the full scale's grid, centred there, cut to K x K.
+
+    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
+    EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
+    of √k undoes most of that (README, "What was tried").
+    """
+    extra = math.ceil((config.support - 1) * degradation.kernel_size / 2)
+    wide = Degradation(degradation.scale, degradation.kernel_size + 2 * extra, degradation.border)
+    k = resample_kernel(kernel, coarse, wide)
+    weight = torch.where(k > config.centre_floor * k.max(), k, 0) ** config.centre_power
+    offset = (wide.kernel_size - 1) / 2 - centre_of_mass(weight)
+    k = shift(k, (float(offset[0]), float(offset[1])))
+    return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
+
+
+def _enlarge(x: Tensor, coarse: Degradation, degradation: Degradation) -> Tensor:
+    """The coarse estimate on the full scale's canvas, for those who watch."""
+    before, after = degradation.margin if degradation.border == 'valid' else (0, 0)
+    frame = F.interpolate(coarse.crop(x), scale_factor=degradation.scale / coarse.scale, mode='bicubic')
+    return F.pad(frame, (before, after, before, after), mode='replicate')
+
+
+def _residual(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor) -> float:
+    """MSE(y, (x * k)↓s)."""
+    return float((degradation.forward(x, kernel) - y).square().mean())
 
 
 def _noise(x: Tensor, generator: Generator) -> Tensor:

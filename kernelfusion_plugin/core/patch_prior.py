@@ -60,7 +60,7 @@ class PriorConfig:
         if not 0 <= self.ema < 1:
             raise ValueError(f'prior.ema must be in [0, 1), got {self.ema}')
         if self.precision not in ('auto', 'fp32', 'bf16'):
-            raise ValueError(f"prior.precision must be auto, fp32 or bf16, got {self.precision!r}")
+            raise ValueError(f'prior.precision must be auto, fp32 or bf16, got {self.precision!r}')
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -24,13 +24,14 @@ def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: f
         rho: weight of the prior's estimate, > 0.
         iterations: at most this many; ends early once the residual is ``tolerance`` times the first.
     """
+    normal = degradation.normal_operator(k)
     r = y - degradation.forward(x0, k)
     z, p = torch.zeros_like(r), r
     norm = first = r.square().sum()
     for _ in range(iterations):
         if norm <= tolerance ** 2 * first:
             break
-        q = degradation.forward(degradation.adjoint(p, k), k) + rho * p
+        q = normal(p) + rho * p
         step = norm / (p * q).sum()
         z = z + step * p
         r = r - step * q
