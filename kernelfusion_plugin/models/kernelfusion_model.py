@@ -73,6 +73,7 @@ class KernelFusionModel(BaseModel):
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
+        self.finished = 0  # data sets; two may bear the same name
         self.title = ''
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
@@ -150,7 +151,8 @@ class KernelFusionModel(BaseModel):
         report.write_summary(self.results / 'summary.json', self._summary())
         self.logger.info(report.mean_line(name, done, len(failed)))
         self._toolbox_means(name, done, current_iter, tb_logger)
-        runlog.end_of_dataset(self.opt, len(self.datasets))
+        self.finished += 1
+        runlog.end_of_dataset(self.opt, self.finished)
 
     def _restore(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
