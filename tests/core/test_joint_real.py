@@ -4,8 +4,8 @@
 
 ``KERNELFUSION_JOINT_CASE`` picks another file of div2k/LRx4 (default 0802_k00).
 
-R learns at 5e-4 here. At the paper's 1e-4 this cut ends at a correlation of 0.655, above the 0.6 asked for but
-no better than a featureless blob: the best centred Gaussian has 0.647 with this kernel. So the test asks for more
+The preset lets R learn at 5e-4. At the paper's 1e-4 this cut ends at a correlation of 0.655, above the 0.6 asked for
+but no better than a featureless blob: the best centred Gaussian has 0.647 with this kernel. So the test asks for more
 than that blob.
 """
 
@@ -53,8 +53,7 @@ def test_consistency_falls_and_the_kernel_appears(shared_data):
             losses = ' '.join(f'{name} {value:.2e}' for name, value in progress.losses.items())
             print(f'{progress.step}/{progress.total} {losses} kernel {steps[-1][1]:.3f}', flush=True)
 
-    config = KernelFusionConfig.from_dict({'solver': 'joint', 'preset': 'quick',
-                                           'joint': {'lr': 5e-4, 'lr_final': 5e-5}})
+    config = KernelFusionConfig(solver='joint', preset='quick')
     result = restore(y, config, name=CASE, on_progress=watch)
 
     first, last = steps[0][0], steps[-1][0]
