@@ -39,7 +39,8 @@ class EmConfig:
         passes: EM passes at the coarse scale.
         steps: reverse diffusion steps of a pass.
         t_start: level that a pass starts from.
-        t_kernel: the kernel is fitted at levels below this, where PD's estimate is sharp.
+        t_kernel: the kernel is fitted at levels below this, where PD's estimate is sharp, and at a pass's last one
+            in any case.
         noise_start, noise_end: sigma, the noise assumed in y (range [-1, 1]), falls geometrically from pass to
             pass; high while k is wrong, lest the image bend to it.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
@@ -74,9 +75,9 @@ class EmConfig:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('start_width', 'noise_start', 'noise_end', 'final_noise', 'prior_weight', 'ridge',
                      'centre_power'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'em.{name} must be positive, got {getattr(self, name)}')
-        if self.support < 1 or not 0 <= self.centre_floor < 1:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
+        if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
             raise ValueError(f'em.support must be at least 1 and em.centre_floor in [0, 1), got {self.support}, '
                              f'{self.centre_floor}')
         for steps, start in (('steps', 't_start'), ('final_steps', 'final_t_start')):
@@ -96,7 +97,14 @@ def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmC
         config: see :class:`EmConfig`.
         generator: of all noise; on y's device.
         kernel: the known kernel (K, K); the coarse stage is left out then.
+
+    Raises:
+        ValueError: a pass starts at a level that the prior's schedule does not have.
     """
+    for name in ('t_start', 'final_t_start'):
+        if getattr(config, name) >= prior.schedule.steps:
+            raise ValueError(f'em.{name} must be below the {prior.schedule.steps} levels of the prior, got '
+                             f'{getattr(config, name)}')
     coarse_steps = 0 if kernel is not None else config.passes * config.steps
     total = coarse_steps + config.final_steps
     if kernel is None:
@@ -117,13 +125,14 @@ def find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: 
     coarse = Degradation(scale, size, degradation.border)
     kernel = gaussian(size, sigmas=config.start_width * scale).to(y)
     x = data_step(coarse, kernel, y, to_canvas(y, coarse), START_RHO, config.cg_iterations)
+    last = timesteps(config.t_start, config.steps)[-2]
     for i in range(config.passes):
         share = i / max(1, config.passes - 1)
         sigma = config.noise_start ** (1 - share) * config.noise_end ** share
         fitted, start = kernel, x
         for t, x, x0_hat in reverse_pass(start, kernel, y, prior, coarse, config, generator,
                                          config.t_start, config.steps, sigma):
-            if t < config.t_kernel:
+            if t < config.t_kernel or t == last:
                 fitted = fit_kernel(*normal_equations(coarse, x0_hat, y), fitted, config.ridge)
             yield (t, _enlarge(x, coarse, degradation), _carry_over(fitted, coarse, degradation, config),
                    _residual(coarse, x, fitted, y))
@@ -168,7 +177,9 @@ def _carry_over(kernel: Tensor, coarse: Degradation, degradation: Degradation, c
 def _enlarge(x: Tensor, coarse: Degradation, degradation: Degradation) -> Tensor:
     """The coarse estimate on the full scale's canvas, for those who watch."""
     before, after = degradation.margin if degradation.border == 'valid' else (0, 0)
-    frame = F.interpolate(coarse.crop(x), scale_factor=degradation.scale / coarse.scale, mode='bicubic')
+    frame = coarse.crop(x)
+    size = [n // coarse.scale * degradation.scale for n in frame.shape[-2:]]
+    frame = F.interpolate(frame, size=size, mode='bicubic')
     return F.pad(frame, (before, after, before, after), mode='replicate')
 
 

@@ -47,8 +47,8 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         for name in ('channels', 'steps', 'batch', 'timesteps', 'lr'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'prior.{name} must be positive, got {getattr(self, name)}')
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f'prior.{name} must be positive and finite, got {getattr(self, name)}')
         if self.channels % 2:
             raise ValueError(f'prior.channels must be even (sine and cosine of t), got {self.channels}')
         if self.crop < RECEPTIVE_FIELD:
