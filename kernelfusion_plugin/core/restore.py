@@ -112,7 +112,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
             called under the image's own seed.
     """
     config = config or KernelFusionConfig()
-    y = _checked(y, config)
+    y, kernel = _checked(y, config), _known(kernel, y, config)
     degradation = Degradation(config.scale, config.kernel_size, config.border)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
@@ -133,9 +133,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
 
     start = time.perf_counter()
     if config.solver == 'em':
-        states = solve_em(y, prior, degradation, config.em, seeds.generator('em'), kernel=_known(kernel, y, config))
-    elif kernel is not None:
-        raise ValueError("a known kernel needs solver 'em': 'joint' always estimates it")
+        states = solve_em(y, prior, degradation, config.em, seeds.generator('em'), kernel)
     else:
         refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
         kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
@@ -186,17 +184,19 @@ def _checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
         raise ValueError('the image has NaN or infinite values')
     if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
         raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
-    return y.float()
+    return y.detach().float()
 
 
 def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tensor | None:
     if kernel is None:
         return None
+    if config.solver != 'em':
+        raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
     size = (config.kernel_size, config.kernel_size)
     if kernel.shape != size or not torch.isfinite(kernel).all() or kernel.sum() <= 0:
         raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, finite, with a positive sum; got '
                          f'{tuple(kernel.shape)}: set kernel_size to its size')
-    return (kernel / kernel.sum()).to(y)
+    return (kernel / kernel.sum()).to(y.device, torch.float32)
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
