@@ -1,0 +1,202 @@
+"""Both quadratic problems of Phase 2 against dense solvers in float64."""
+
+import math
+
+import pytest
+import torch
+from scipy.optimize import nnls
+
+from kernelfusion_plugin.core import quadratic
+from kernelfusion_plugin.core.degradation import BORDERS, Degradation
+from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
+from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations
+
+SIZES = [(1, 3), (1, 4), (2, 5), (2, 6), (3, 7), (3, 8), (4, 8), (4, 9)]
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def random_kernel(size, seed=1):
+    k = random(size, size, seed=seed).abs()
+    return k / k.sum()
+
+
+def matrix(degradation, k, lr_size):
+    """A, one column per pixel of x, from the forward model alone."""
+    height, width = degradation.hr_size(lr_size)
+    eye = torch.eye(height * width, dtype=torch.float64).reshape(-1, 1, height, width)
+    return degradation.forward(eye, k).reshape(height * width, -1).T
+
+
+def normals(degradation, k_true, lr_size, seed=0):
+    """(G, b, x) of a random picture seen through k_true."""
+    x = random(1, 3, *degradation.hr_size(lr_size), seed=seed)
+    return *normal_equations(degradation, x, degradation.forward(x, k_true)), x
+
+
+@pytest.mark.parametrize('border', BORDERS)
+@pytest.mark.parametrize(('s', 'size'), SIZES)
+def test_data_step_against_a_dense_solve(s, size, border):
+    degradation, k = Degradation(s, size, border), random_kernel(size)
+    lr_size = (4, 5)
+    A = matrix(degradation, k, lr_size)
+    y, x0 = random(2, 1, *lr_size, seed=2), random(2, 1, *degradation.hr_size(lr_size), seed=3)
+    for rho in (0.01, 1.0):
+        expected = torch.linalg.solve(A.T @ A + rho * torch.eye(A.shape[1], dtype=torch.float64),
+                                      A.T @ y.reshape(2, -1).T + rho * x0.reshape(2, -1).T)
+        x = data_step(degradation, k, y, x0, rho, iterations=100, tolerance=1e-12)
+        torch.testing.assert_close(x.reshape(2, -1).T, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_data_step_of_an_image_that_fits_changes_nothing():
+    degradation, k = Degradation(4, 9), random_kernel(9)
+    x0 = random(1, 3, *degradation.hr_size((4, 4)))
+    for rho in (1e-9, 1.0):
+        assert torch.equal(data_step(degradation, k, degradation.forward(x0, k), x0, rho), x0)
+
+
+def test_data_step_at_extremes_of_rho():
+    """rho -> 0 interpolates y, rho -> infinity keeps x0."""
+    degradation, k = Degradation(2, 6), gaussian(6, sigmas=0.7)
+    y, x0 = random(1, 3, 6, 7).float(), random(1, 3, *degradation.hr_size((6, 7)), seed=1).float()
+    x = data_step(degradation, k, y, x0, 1e-8, iterations=100, tolerance=1e-7)
+    torch.testing.assert_close(degradation.forward(x, k), y, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(data_step(degradation, k, y, x0, 1e8), x0, rtol=1e-6, atol=1e-6)
+    start = (degradation.forward(x0, k) - y).norm()
+    errors = [(degradation.forward(data_step(degradation, k, y, x0, rho), k) - y).norm() / start
+              for rho in (1e-3, 1e-2, 1e-1, 1.0)]
+    assert errors == sorted(errors) and errors[0] < 0.1 and errors[-1] < 1
+
+
+def test_data_step_stops_at_its_tolerance_or_after_its_iterations(monkeypatch):
+    degradation, k = Degradation(2, 6), random_kernel(6)
+    y, x0 = random(1, 1, 8, 8), random(1, 1, *degradation.hr_size((8, 8)), seed=1)
+    calls = []
+    plain = Degradation.normal_operator
+
+    def counting(self, k):
+        normal = plain(self, k)
+        return lambda z: calls.append(1) or normal(z)
+
+    monkeypatch.setattr(Degradation, 'normal_operator', counting)
+    counts = []
+    for iterations, tolerance in [(3, 1e-9), (60, 0.3), (60, 1e-4)]:
+        calls.clear()
+        data_step(degradation, k, y, x0, 0.1, iterations, tolerance)
+        counts.append(len(calls))
+    assert counts[0] == 3 and 0 < counts[1] < counts[2] < 60
+
+
+@pytest.mark.parametrize('border', BORDERS)
+@pytest.mark.parametrize(('s', 'size'), [*SIZES, (4, 24), (4, 31), (1, 1), (3, 3)])
+def test_normal_operator_is_forward_of_adjoint(s, size, border):
+    degradation, k = Degradation(s, size, border), random(size, size, seed=1)
+    normal = degradation.normal_operator(k)
+    for lr_size in [(3, 4), (9, 8)]:
+        z = random(2, 3, *lr_size, seed=2)
+        torch.testing.assert_close(normal(z), degradation.forward(degradation.adjoint(z, k), k), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize('border', BORDERS)
+@pytest.mark.parametrize(('s', 'size'), [(1, 3), (2, 5), (3, 8), (4, 9)])
+def test_normal_equations_are_those_of_the_windows(s, size, border, monkeypatch):
+    degradation = Degradation(s, size, border)
+    x, y = random(2, 3, *degradation.hr_size((7, 5))), random(2, 3, 7, 5, seed=1)
+    U = degradation.windows(x)
+    heights = []
+    windows = Degradation.windows
+
+    def spy(self, x):
+        heights.append((x.shape[-2] - self.kernel_size) // self.scale + 1)
+        return windows(self, x)
+
+    monkeypatch.setattr(Degradation, 'windows', spy)
+    row = 4 * size ** 2 * y[..., 0, :].numel()  # bytes of one row of LR pixels
+    for budget, blocks in [(64 * 2 ** 20, [7]), (3 * row, [3, 3, 1]), (1, [1] * 7)]:
+        monkeypatch.setattr(quadratic, 'WINDOW_BYTES', budget)
+        heights.clear()
+        G, b = normal_equations(degradation, x, y)
+        assert heights == blocks
+        torch.testing.assert_close(G, U.T @ U / y.numel())
+        torch.testing.assert_close(b, U.T @ y.reshape(-1) / y.numel())
+
+
+def ridged(G, ridge):
+    return G + ridge * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
+
+
+@pytest.mark.parametrize(('s', 'size'), [(1, 3), (2, 5), (4, 8)])
+def test_fit_kernel_against_nnls(s, size):
+    """kᵀHk - 2bᵀk = ||Lᵀk - L⁻¹b||² + const with H = LLᵀ: scipy's active set finds the same minimum."""
+    degradation, ridge = Degradation(s, size), 0.05
+    x = random(1, 3, *degradation.hr_size((9, 8)))
+    y = degradation.forward(x, random_kernel(size)) + random(1, 3, 9, 8, seed=5)  # noise: some taps become 0
+    G, b = normal_equations(degradation, x, y)
+    L = torch.linalg.cholesky(ridged(G, ridge))
+    expected, _ = nnls(L.T.numpy(), torch.linalg.solve_triangular(L, b[:, None], upper=False)[:, 0].numpy())
+    assert (expected == 0).any() and (expected > 0).any()
+    k = fit_kernel(G, b, torch.full((size, size), 1 / size ** 2, dtype=torch.float64), ridge, iterations=3000)
+    torch.testing.assert_close(k.reshape(-1), torch.from_numpy(expected / expected.sum()), rtol=1e-5, atol=1e-7)
+
+
+def test_fit_kernel_satisfies_the_kkt_conditions():
+    """Gradient >= 0 where k = 0 and = 0 where k > 0, at the scale that the minimiser has before normalising."""
+    size, ridge = 7, 0.02
+    G, b, _ = normals(Degradation(2, size), random_kernel(size), (12, 12))
+    b = b + 0.05 * b.abs().max() * random(len(b), seed=4)
+    H = ridged(G, ridge)
+    k = fit_kernel(G, b, torch.full((size, size), 1 / size ** 2, dtype=torch.float64), ridge, iterations=3000)
+    k = k.reshape(-1)
+    k = k * (k @ b) / (k @ H @ k)  # the minimiser's own scale: kᵀ(Hk - b) = 0
+    gradient = H @ k - b
+    assert k.min() == 0 and (gradient[k == 0] > -1e-8).all() and gradient[k > 0].abs().max() < 1e-8
+
+
+@pytest.mark.parametrize(('s', 'k'), [(2, motion(9, 3)), (3, l_shape(12, 8, 2)), (4, gaussian(12, sigmas=(1, 3)))],
+                         ids=['motion', 'l', 'gaussian'])
+def test_the_true_image_gives_the_true_kernel(s, k):
+    degradation, k = Degradation(s, len(k)), k.double()
+    G, b, _ = normals(degradation, k, (24, 24))
+    for start in (torch.full_like(k, 1 / k.numel()), gaussian(len(k), sigmas=1.0).double()):
+        found = fit_kernel(G, b, start, ridge=1e-9, iterations=2000)
+        torch.testing.assert_close(found, k, rtol=1e-3, atol=1e-4)
+        assert found.min() >= 0 and float(found.sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_float32_and_the_default_iterations_suffice():
+    degradation, k = Degradation(2, 16), l_shape(16, 10, 3)
+    x = random(1, 3, *degradation.hr_size((40, 40))).float()
+    found = fit_kernel(*normal_equations(degradation, x, degradation.forward(x, k)), gaussian(16, sigmas=2.5), 1e-3)
+    assert found.dtype == torch.float32
+    assert (found - k).abs().max() < 0.02 * k.max()
+
+
+def test_the_ridge_is_a_share_of_the_normal_matrix():
+    degradation, start = Degradation(2, 8), gaussian(8, sigmas=1.0).double()
+    G, b, _ = normals(degradation, motion(8, 1).double(), (12, 12))
+    torch.testing.assert_close(fit_kernel(9 * G, 9 * b, start, 0.1), fit_kernel(G, b, start, 0.1))  # contrast of x
+    overwhelming = b.clamp_min(0).reshape(8, 8)  # H -> ridge · I
+    torch.testing.assert_close(fit_kernel(G, b, start, 1e6), overwhelming / overwhelming.sum(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize('level', [0.0, 0.5, -1.0])
+def test_a_flat_image_tells_nothing_but_breaks_nothing(level):
+    degradation, start = Degradation(4, 12), gaussian(12, sigmas=2.0)
+    y = torch.full((1, 3, 8, 8), level)
+    x = torch.full((1, 3, *degradation.hr_size((8, 8))), level)
+    k = fit_kernel(*normal_equations(degradation, x, y), start, 1e-3)
+    assert torch.isfinite(k).all() and k.min() >= 0 and math.isclose(float(k.sum()), 1, abs_tol=1e-5)
+    if level == 0:
+        assert torch.equal(k, start)  # no information at all
+    picture = data_step(degradation, k, y, x, 1e-6)
+    assert torch.isfinite(picture).all() and (picture - level).abs().max() < 1e-3
+
+
+def test_an_image_that_contradicts_y_leaves_the_start():
+    """x = -y's picture: no k >= 0 is better than none, and a sum of 0 cannot be normalised."""
+    degradation, start = Degradation(2, 6), gaussian(6, sigmas=1.0)
+    x = random(1, 1, *degradation.hr_size((8, 8))).float().abs()
+    assert torch.equal(fit_kernel(*normal_equations(degradation, x, -degradation.forward(x, start)), start, 1e-3),
+                       start)
