@@ -101,9 +101,12 @@ class KernelFusionConfig:
         Raises:
             ValueError: unknown key (the nearest known one is named), wrong type, value out of range.
         """
+        if not isinstance(options, Mapping):
+            raise ValueError(f'the settings must be a section of options, got {options!r}')
         options = dict(options)
         base = cls(preset=options.get('preset', cls.preset))
-        values = {key: value for key, value in options.items() if not isinstance(getattr(base, key, None), _SECTIONS)}
+        values = {key: value for key, value in options.items()
+                  if not isinstance(getattr(base, str(key), None), _SECTIONS)}
         sections = {key: _replace(getattr(base, key), value, f'{key}.') for key, value in options.items()
                     if key not in values}
         fresh = {'kernel_size': None} if 'kernel_size' not in values else {}
