@@ -1,0 +1,183 @@
+"""KernelFusionConfig: presets, option files, and errors that name what is wrong."""
+
+import dataclasses
+import json
+
+import pytest
+
+from kernelfusion_plugin.core.config import PRESETS, SOLVERS, KernelFusionConfig
+from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.joint import JointConfig
+from kernelfusion_plugin.core.patch_prior import PriorConfig
+
+read = KernelFusionConfig.from_dict
+
+
+def refused(options, *words):
+    with pytest.raises(ValueError) as error:
+        read(options)
+    message = str(error.value)
+    assert '\n' not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('solver', SOLVERS)
+def test_to_dict_and_back_is_the_identity(preset, solver):
+    config = KernelFusionConfig(preset=preset, solver=solver, scale=3, seed=7, border='reflect')
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert plain == config.to_dict() and read(plain) == config
+    assert {plain[key] for key in ('preset', 'solver', 'border')} == {preset, solver, 'reflect'}
+    assert (plain['scale'], plain['seed'], plain['kernel_size']) == (3, 7, 18)
+    changed = dataclasses.replace(config, em=EmConfig(passes=2), prior=PriorConfig(t_max=None, steps=5), kernel_size=31)
+    assert read(changed.to_dict()) == changed != config
+
+
+def test_nothing_given_is_the_default():
+    assert read({}) == KernelFusionConfig()
+    assert read({'prior': {}, 'em': {}}) == KernelFusionConfig()
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_a_preset_fills_what_is_not_given(preset):
+    config = read({'preset': preset})
+    assert config == KernelFusionConfig(preset=preset)
+    for section, value in PRESETS[preset].items():
+        assert getattr(config, section) == value
+    mine = PriorConfig(steps=3)
+    config = KernelFusionConfig(preset=preset, prior=mine)
+    assert config.prior is mine and config.em == PRESETS[preset]['em']
+
+
+def test_the_papers_preset_is_the_papers():
+    prior = KernelFusionConfig(preset='paper').prior
+    assert (prior.steps, prior.channels, prior.crop, prior.lr) == (600_000, 128, 64, 1e-4)
+    assert (prior.t_max, prior.ema, prior.timesteps) == (None, 0, 1000)
+    assert KernelFusionConfig(preset='paper-100k').prior == dataclasses.replace(prior, steps=100_000)
+    joint = KernelFusionConfig(preset='paper').joint
+    assert (joint.n_iter, joint.n_iter_first, joint.lr, joint.lr_final) == (20, 100, 1e-4, 1e-5)
+    assert KernelFusionConfig().kernel_size == 24
+
+
+def test_keys_go_over_the_preset_wherever_they_stand():
+    quick = PRESETS['quick']['prior']
+    for options in ({'preset': 'quick', 'prior': {'steps': 100}}, {'prior': {'steps': 100}, 'preset': 'quick'}):
+        config = read(options)
+        assert config.prior == dataclasses.replace(quick, steps=100)
+        assert config.em == PRESETS['quick']['em'] and config.preset == 'quick'
+    assert quick.steps != 100 and PRESETS['quick']['prior'] is quick
+    both = read({'em': {'passes': 3}, 'joint': {'n_iter': 5}, 'solver': 'joint'})
+    assert (both.em.passes, both.joint.n_iter, both.solver) == (3, 5, 'joint')
+
+
+def test_numbers_may_come_as_strings():
+    """YAML reads 1e-4 as a string."""
+    config = read({'scale': '3', 'seed': '12', 'preset': 'paper', 'kernel_size': '21',
+                   'prior': {'lr': '1e-4', 'steps': '600_000', 'lr_end': '1e-6'}, 'em': {'final_noise': ' 0.02 '}})
+    assert (config.scale, config.seed, config.kernel_size) == (3, 12, 21)
+    assert (config.prior.lr, config.prior.steps, config.prior.lr_end) == (1e-4, 600_000, 1e-6)
+    assert config.em.final_noise == 0.02
+    assert type(config.scale) is type(config.prior.steps) is int and type(config.prior.lr) is float
+    assert read({'prior': {'steps': '1e4'}}).prior.steps == 10_000
+    assert type(read({'prior': {'steps': 1e4}}).prior.steps) is int
+    assert type(read({'em': {'prior_weight': 2}}).em.prior_weight) is float
+
+
+def test_null_where_it_means_something():
+    for nothing in (None, 'None', 'null', '~'):
+        config = read({'scale': 2, 'kernel_size': nothing, 'preset': 'quick', 'prior': {'t_max': nothing}})
+        assert config.kernel_size == 12 and config.prior.t_max is None
+    refused({'scale': None}, "'scale'", 'whole number', 'None')
+    refused({'prior': {'lr': None}}, "'prior.lr'", 'a number')
+    refused({'solver': None}, "'solver'", 'word')
+    refused({'preset': None}, 'preset', 'quick')
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'prior': {'stepz': 1}}, ["'prior.stepz'", "'prior.steps'", 'known are', 'channels']),
+    ({'em': {'noise_strat': 1}}, ["'em.noise_strat'", "'em.noise_start'"]),
+    ({'joint': {'niter': 1}}, ["'joint.niter'", "'joint.n_iter'"]),
+    ({'kernal_size': 24}, ["'kernal_size'", "'kernel_size'"]),
+    ({'Scale': 4}, ["'Scale'", "'scale'"]),
+    ({4: 2}, ["'4'", 'known are']),
+    ({'kernel': 1}, ["'kernel'", "'kernel_size'"]),
+])
+def test_an_unknown_option_names_the_nearest(options, words):
+    refused(options, 'unknown option', *words)
+
+
+@pytest.mark.parametrize('options', [None, 'quick', ['scale'], 4])
+def test_the_whole_must_be_a_mapping(options):
+    refused(options, 'section of options', repr(options))
+
+
+def test_without_a_near_name_none_is_made_up():
+    with pytest.raises(ValueError, match="unknown option 'em.zzzzzz': known are coarse_scale"):
+        read({'em': {'zzzzzz': 1}})
+
+
+@pytest.mark.parametrize('section', ['prior', 'em', 'joint'])
+@pytest.mark.parametrize('value', [None, 5, 'quick', [('steps', 1)], True])
+def test_sections_must_be_mappings(section, value):
+    refused({section: value}, f"'{section}'", 'section', repr(value))
+
+
+@pytest.mark.parametrize(('options', 'name', 'word'), [
+    ({'scale': True}, 'scale', 'whole'), ({'seed': False}, 'seed', 'whole'),
+    ({'prior': {'lr': True}}, 'prior.lr', 'a number'), ({'prior': {'t_max': True}}, 'prior.t_max', 'whole'),
+    ({'scale': 2.5}, 'scale', 'whole'),
+    ({'scale': 'four'}, 'scale', 'whole'), ({'scale': '2.5'}, 'scale', 'whole'), ({'scale': [4]}, 'scale', 'whole'),
+    ({'seed': 'nan'}, 'seed', 'whole'), ({'seed': 'inf'}, 'seed', 'whole'), ({'seed': ''}, 'seed', 'whole'),
+    ({'em': {'ridge': 'much'}}, 'em.ridge', 'a number'), ({'em': {'passes': {}}}, 'em.passes', 'whole'),
+    ({'solver': 1}, 'solver', 'word'), ({'border': True}, 'border', 'word'),
+    ({'prior': {'precision': 32}}, 'prior.precision', 'word'),
+])
+def test_wrong_types_are_refused(options, name, word):
+    refused(options, f"'{name}'", f'must be {word}' if word == 'a number' else word)
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'preset': 'fast'}, ['preset', 'quick, balanced', "'fast'"]),
+    ({'preset': ['quick']}, ['preset', 'quick, balanced']),
+    ({'solver': 'adam'}, ['solver', 'em, joint', "'adam'"]),
+    ({'scale': 1}, ['scale', '2 and 8', '1']), ({'scale': 9}, ['scale', '2 and 8', '9']),
+    ({'kernel_size': 7}, ['kernel_size', '8', '64', '7']), ({'kernel_size': 65}, ['kernel_size', '64', '65']),
+    ({'kernel_size': 0}, ['kernel_size', '0']),
+    ({'scale': 8, 'kernel_size': 15}, ['kernel_size', '16', '15']),
+    ({'em': {'passes': 0}}, ['em.passes']), ({'em': {'noise_end': 'nan'}}, ['em.noise_end']),
+    ({'prior': {'channels': 7}}, ['prior.channels']), ({'joint': {'n_iter': 0}}, ['joint.n_iter']),
+])
+def test_values_out_of_range_are_refused(options, words):
+    refused(options, *words)
+
+
+def test_the_kernel_is_six_lr_pixels_wide_unless_told():
+    for scale in range(2, 9):
+        assert KernelFusionConfig(scale=scale).kernel_size == read({'scale': scale}).kernel_size == 6 * scale
+        for size in (2 * scale, 64):
+            assert read({'scale': scale, 'kernel_size': size}).kernel_size == size
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'prior': {'t_max': 300}}, ['em.t_start', 'prior.t_max = 300']),
+    ({'preset': 'quick', 'em': {'final_t_start': 400}}, ['em.final_t_start', 'prior.t_max = 400', '400']),
+    ({'prior': {'t_max': None, 'timesteps': 250}}, ['em.t_start', 'prior.timesteps = 250']),
+    ({'solver': 'joint', 'prior': {'t_max': 200}}, ['joint.t_start', 'prior.t_max = 200']),
+])
+def test_levels_that_the_prior_is_not_trained_on_are_refused(options, words):
+    refused(options, *words)
+
+
+def test_only_the_chosen_solver_must_fit_the_prior():
+    assert read({'prior': {'t_max': 200}, 'em': {'t_start': 199, 'final_t_start': 150}}).joint.t_start > 200
+    assert read({'prior': {'t_max': 301}}).em.t_start == 300  # the bound itself
+
+
+def test_the_input_is_not_changed_and_the_config_is_frozen():
+    options = {'preset': 'quick', 'prior': {'steps': '5'}}
+    config = read(options)
+    assert options == {'preset': 'quick', 'prior': {'steps': '5'}}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.scale = 2
+    assert isinstance(config.joint, JointConfig) and hash(config) == hash(read(options))

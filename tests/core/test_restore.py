@@ -1,0 +1,309 @@
+"""The contract of restore() and restore_steps() at toy size: neither nets nor pictures are any good here."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from kernelfusion_plugin import KernelFusionConfig, Progress, Result, restore, restore_steps
+from kernelfusion_plugin.core import restore as module
+from kernelfusion_plugin.core.degradation import Degradation, to_canvas
+from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.joint import JointConfig
+from kernelfusion_plugin.core.kernel_models import DirectKernel
+from kernelfusion_plugin.core.kernels import gaussian
+from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
+from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
+from kernelfusion_plugin.core.patch_prior import PriorConfig
+
+TOY = KernelFusionConfig(
+    scale=2, kernel_size=8, seed=3,
+    prior=PriorConfig(channels=4, steps=3, crop=16, lr=1e-3, ema=0.9, precision='fp32'),
+    em=EmConfig(passes=2, steps=2, final_steps=2, cg_iterations=3),
+    joint=JointConfig(n_iter=1, n_iter_first=2, n_steps=2, precision='fp32'))
+JOINT = dataclasses.replace(TOY, solver='joint')
+
+
+def tiny_unet():
+    return RefineUNet((4, 4, 4, 4, 4))
+
+
+def image(height=16, width=18, seed=0):
+    y = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return torch.nn.functional.avg_pool2d(y, 3, 1, 1)
+
+
+def same(a, b):
+    return torch.equal(a.sr, b.sr) and torch.equal(a.kernel, b.kernel)
+
+
+@pytest.fixture(scope='module')
+def full():
+    """One run with its progress, which several tests look at."""
+    seen = []
+    return restore(image(), TOY, name='a', on_progress=seen.append), seen
+
+
+def test_the_result(full):
+    result, _ = full
+    assert isinstance(result, Result) and result.config is TOY
+    assert result.sr.shape == (1, 3, 32, 36) and result.sr.dtype == torch.float32
+    assert result.sr.min() >= -1 and result.sr.max() <= 1 and torch.isfinite(result.sr).all()
+    assert result.kernel.shape == (8, 8) and result.kernel.dtype == torch.float32
+    assert float(result.kernel.sum()) == pytest.approx(1, abs=1e-5) and result.kernel.min() >= 0
+    assert result.seconds.keys() == {'phase1', 'phase2'} and all(value > 0 for value in result.seconds.values())
+    assert result.prior_state.keys() == PatchDiffusionNet(4).state_dict().keys()
+    assert not any(value.requires_grad for value in result.prior_state.values())
+    assert not result.sr.requires_grad and not result.kernel.requires_grad
+
+
+def test_progress_counts_the_steps_of_both_phases(full):
+    result, seen = full
+    assert [(p.phase, p.step, p.total) for p in seen] == ([('prior', i, 3) for i in (1, 2, 3)]
+                                                          + [('em', i, 6) for i in range(1, 7)])
+    for p in seen:
+        assert isinstance(p, Progress) and p.loss >= 0
+        if p.phase == 'prior':
+            assert p.x0_hat is None and p.kernel is None
+        else:
+            assert p.x0_hat.shape == (1, 3, 32, 36) and p.kernel.shape == (8, 8)
+            assert p.losses.keys() == {'residual'} and p.loss == p.losses['residual']
+    for phase in ('prior', 'em'):
+        seconds = [p.seconds for p in seen if p.phase == phase]
+        assert seconds == sorted(seconds) and seconds[0] > 0
+    assert torch.equal(seen[-1].x0_hat.clamp(-1, 1), result.sr) and torch.equal(seen[-1].kernel, result.kernel)
+
+
+def test_eta_is_what_is_left_at_the_mean_pace(full):
+    assert Progress('em', 3, 12, 0.1, 6.0).eta == pytest.approx(18)
+    for p in full[1]:
+        assert p.eta == pytest.approx(p.seconds * (p.total - p.step) / p.step)
+    assert full[1][-1].eta == 0
+
+
+def test_the_trace_is_numbers_of_every_step_of_phase_2(full):
+    result, seen = full
+    phase2 = [row for row in result.trace if row['phase'] == 'em']
+    assert [row['step'] for row in phase2] == list(range(1, 7)) and all(0 <= row['t'] < 1000 for row in phase2)
+    assert [row['residual'] for row in phase2] == [p.loss for p in seen if p.phase == 'em']
+    prior = [row for row in result.trace if row['phase'] == 'prior']
+    assert [(row['step'], row['loss']) for row in prior] == [(i, seen[i - 1].loss) for i in (1, 3)]
+
+
+def test_the_generator_gives_the_same(full):
+    steps, count = restore_steps(image(), TOY, name='a'), 0
+    while True:
+        try:
+            next(steps)
+            count += 1
+        except StopIteration as end:
+            assert same(end.value, full[0]) and count == len(full[1])
+            return
+
+
+def test_stopping_early_is_up_to_the_caller():
+    steps = restore_steps(image(), TOY)
+    assert [p.phase for p in itertools.islice(steps, 4)] == ['prior'] * 3 + ['em']
+    steps.close()
+
+
+def test_batch_axis_dtype_and_gradients_of_y_do_not_matter(full):
+    for y in (image()[None], image().double(), image().requires_grad_()):
+        result = restore(y, TOY, name='a')
+        assert same(result, full[0]) and not result.sr.requires_grad
+    y = image()
+    restore(y, TOY, name='a')
+    assert torch.equal(y, image())
+
+
+@pytest.mark.parametrize('config', [TOY, JOINT], ids=['em', 'joint'])
+def test_weights_at_hand_give_the_full_runs_result(config):
+    first = restore(image(), config, name='a', make_refine_net=tiny_unet)
+    seen = []
+    again = restore(image(), config, name='a', make_refine_net=tiny_unet, prior_state=first.prior_state,
+                    on_progress=seen.append)
+    assert same(first, again) and {p.phase for p in seen} == {config.solver}
+    assert again.seconds['phase1'] == 0 and again.trace == [row for row in first.trace if row['phase'] != 'prior']
+    assert all(torch.equal(first.prior_state[key], again.prior_state[key]) for key in first.prior_state)
+
+
+def test_seed_and_name_decide(full):
+    assert same(restore(image(), TOY, name='a'), full[0])
+    other_name = restore(image(), TOY, name='b')
+    other_seed = restore(image(), dataclasses.replace(TOY, seed=4), name='a')
+    for other in (other_name, other_seed):
+        assert not torch.equal(other.sr, full[0].sr) and not torch.equal(other.kernel, full[0].kernel)
+        assert any(not torch.equal(other.prior_state[key], full[0].prior_state[key]) for key in other.prior_state)
+    assert not same(other_name, other_seed)
+
+
+def test_seed_and_name_decide_phase_2_too(full):
+    state = full[0].prior_state
+    other = restore(image(), TOY, name='b', prior_state=state)
+    assert not torch.equal(other.sr, full[0].sr) and not torch.equal(other.kernel, full[0].kernel)
+
+
+@pytest.mark.parametrize('config', [TOY, JOINT], ids=['em', 'joint'])
+def test_neither_order_nor_global_random_state_matter(config):
+    def run(name, seed):
+        return restore(image(seed=seed), config, name=name, make_refine_net=tiny_unet)
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second = run('a', 0), run('b', 1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    torch.rand(5)
+    assert same(run('b', 1), second) and same(run('a', 0), first)
+
+
+def test_two_runs_may_take_turns(full):
+    """Generators in step with each other: no state is shared."""
+    runs, results = {name: restore_steps(image(), TOY, name=name) for name in 'ab'}, {}
+    while len(results) < 2:
+        for name in runs.keys() - results.keys():
+            try:
+                next(runs[name])
+            except StopIteration as end:
+                results[name] = end.value
+    assert same(results['a'], full[0]) and not same(results['b'], full[0])
+
+
+def test_the_known_kernel_is_used_and_returned_normalised(full):
+    k = gaussian(8, sigmas=1.2)
+    seen = []
+    config = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, cg_iterations=30))
+    result = restore(image(), config, name='a', kernel=3 * k.double(), on_progress=seen.append)
+    torch.testing.assert_close(result.kernel, k)
+    assert [(p.phase, p.total) for p in seen] == [('prior', 3)] * 3 + [('em', 2)] * 2
+    assert not torch.equal(result.sr, full[0].sr)
+    bicubic = Degradation(2, 8).forward(to_canvas(image()[None], Degradation(2, 8)), k)
+    assert seen[-1].loss < 0.05 * (bicubic - image()).square().mean()  # y is explained through this kernel
+
+
+@pytest.mark.parametrize('border', ['valid', 'reflect'])
+@pytest.mark.parametrize(('scale', 'size', 'shape'), [(2, 7, (15, 15)), (3, 18, (15, 20)), (4, 31, (17, 16))])
+def test_sizes(scale, size, shape, border):
+    config = dataclasses.replace(TOY, scale=scale, kernel_size=size, border=border)
+    result = restore(image(*shape), config)
+    assert result.sr.shape == (1, 3, scale * shape[0], scale * shape[1]) and result.kernel.shape == (size, size)
+    assert torch.isfinite(result.sr).all() and torch.isfinite(result.kernel).all()
+
+
+@pytest.mark.parametrize('level', [0.0, 1.0])
+def test_a_flat_picture_breaks_nothing(level):
+    result = restore(torch.full((3, 16, 16), level), TOY)
+    assert torch.isfinite(result.sr).all() and torch.isfinite(result.kernel).all()
+
+
+def test_a_little_beyond_the_range_is_rounding():
+    assert restore(image().clamp(-1, 1) * 0 + 1.00005, TOY).sr.max() <= 1
+
+
+def test_the_joint_solver():
+    seen = []
+    result = restore(image(), JOINT, on_progress=seen.append, make_refine_net=tiny_unet)
+    assert [(p.phase, p.step, p.total) for p in seen[3:]] == [('joint', i, 3) for i in (1, 2, 3)]
+    assert result.sr.shape == (1, 3, 32, 36) and -1 <= result.sr.min() and result.sr.max() <= 1
+    assert float(result.kernel.sum()) == pytest.approx(1, abs=1e-5)
+    assert all(p.loss == p.losses['total'] for p in seen[3:])
+    assert not seen[-1].x0_hat.requires_grad and not result.kernel.requires_grad
+
+
+def test_the_factories_are_used_under_the_images_seed():
+    made = {}
+
+    def watch(name, factory):
+        def make():
+            made.setdefault(name, []).append(factory())
+            return made[name][-1]
+        return make
+
+    class Wide(PatchDiffusionNet):
+        pass
+
+    factories = {'make_patch_net': watch('patch', lambda: Wide(6)), 'make_refine_net': watch('refine', tiny_unet),
+                 'make_kernel_model': watch('kernel', lambda: Jittered(8))}
+    before = torch.get_rng_state()
+    first = restore(image(), JOINT, **factories)
+    assert {name: len(nets) for name, nets in made.items()} == {'patch': 1, 'refine': 1, 'kernel': 1}
+    assert first.prior_state.keys() == Wide(6).state_dict().keys()
+    assert first.prior_state['head.weight'].shape == (3, 6, 1, 1)
+    torch.set_rng_state(before)
+    second, third = restore(image(), JOINT, **factories), restore(image(), JOINT, name='z', **factories)
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(first, second) and not same(first, third)
+    assert torch.equal(made['kernel'][0].start, made['kernel'][1].start)
+    assert not torch.equal(made['kernel'][0].start, made['kernel'][2].start)
+
+
+class Jittered(DirectKernel):
+    """A kernel model with random weights, and a copy of how it began."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        nn.init.uniform_(self.values, 0, 1)
+        self.start = self.values.detach().clone()
+
+
+def test_defaults_without_a_config(monkeypatch):
+    """The preset takes too long for a test: Phase 1 is stopped as soon as it has its settings."""
+    class Enough(Exception):
+        pass
+
+    def stop(net, y, schedule, config, generator):
+        raise Enough(net.channels, config)
+
+    monkeypatch.setattr(module, 'fit_patch_prior', stop)
+    with pytest.raises(Enough) as end:
+        next(restore_steps(image()))
+    default = KernelFusionConfig().prior
+    assert end.value.args == (default.channels, default)
+
+
+def weights(channels):
+    return PatchDiffusionNet(channels).state_dict()
+
+
+def spoilt(value):
+    y = image()
+    y[1, 3, 4] = value
+    return y
+
+
+@pytest.mark.parametrize(('y', 'words'), [
+    (spoilt(float('nan')), 'NaN or infinite'), (spoilt(float('inf')), 'NaN or infinite'),
+    (spoilt(-float('inf')), 'NaN or infinite'), (spoilt(1.01), r'\[-1, 1\].*1.01.*rescale'),
+    (spoilt(-3.0), r'\[-1, 1\], got \[-3'), (image()[0], r'one RGB image.*\(16, 18\)'),
+    (image()[None, None], 'one RGB image'), (image()[:1], r'one RGB image.*\(1, 1, 16, 18\)'),
+    (torch.stack([image(), image()]), r'one RGB image.*\(2, 3, 16, 18\)'), (image().permute(1, 2, 0), 'one RGB image'),
+    ((image() * 127).to(torch.uint8), 'floating point.*uint8.*127.5'), (image().long(), 'floating point.*int64'),
+    (image(14, 40), r'40 x 14 pixels \(width x height\): at least 15 x 15'), (image(40, 14), '14 x 40'),
+    (torch.zeros(3, 0, 20), '20 x 0')])
+def test_bad_pictures_are_one_line(y, words):
+    with pytest.raises(ValueError, match=words) as error:
+        next(restore_steps(y, TOY))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('config', 'options', 'words'), [
+    (TOY, {'kernel': torch.ones(9, 9)}, r'8 x 8.*\(9, 9\).*kernel_size'),
+    (TOY, {'kernel': torch.ones(1, 8, 8)}, r'8 x 8.*\(1, 8, 8\)'),
+    (TOY, {'kernel': torch.zeros(8, 8)}, 'positive sum'), (TOY, {'kernel': -torch.ones(8, 8)}, 'positive sum'),
+    (TOY, {'kernel': torch.full((8, 8), float('nan'))}, 'finite'),
+    (JOINT, {'kernel': torch.ones(8, 8)}, "solver 'em'"),
+    (dataclasses.replace(TOY, border='wrap'), {}, 'border must be one of'),
+    (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'), (TOY, {'prior_state': {}}, 'do not fit'),
+    (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more')])
+def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkeypatch):
+    monkeypatch.setattr(module, 'fit_patch_prior', lambda *_: pytest.fail('hours of Phase 1, then an error'))
+    with pytest.raises(ValueError, match=words) as error:
+        next(restore_steps(image(), config, **options))
+    assert '\n' not in str(error.value)
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(TypeError, match='prior_stat'):
+        restore(image(), TOY, prior_stat={})
