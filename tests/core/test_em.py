@@ -70,7 +70,7 @@ def gain(y, x, estimate, degradation):
 # What the coarse grid can tell: scale 2 has the kernel's own grid; at x4 a motion path two pixels wide is drawn
 # on a grid of half its resolution, so its correlation stays near 0.85.
 @pytest.mark.parametrize(('scale', 'k', 'ncc'), [
-    (2, l_shape(12, 8, 2), 0.97), (2, motion(13, 4), 0.97), (3, l_shape(18, 12, 4), 0.93), (3, motion(19, 5), 0.87),
+    (2, l_shape(12, 8, 2), 0.95), (2, motion(13, 4), 0.95), (3, l_shape(18, 12, 4), 0.93), (3, motion(19, 5), 0.87),
     (4, l_shape(24, 16, 4), 0.93), (4, motion(24, 3), 0.8), (4, motion(31, 2), 0.78)],
     ids=['l-x2', 'motion-x2-odd', 'l-x3', 'motion-x3-odd', 'l-x4', 'motion-x4', 'motion-x4-odd'])
 def test_oracle_prior_leads_to_the_kernel_and_the_picture(scale, k, ncc):
@@ -87,7 +87,7 @@ def test_oracle_prior_leads_to_the_kernel_and_the_picture(scale, k, ncc):
 def test_all_borders(border, scale, k):
     y, x, prior, degradation, _ = problem(scale, k, border)
     states = solve(y, prior, degradation)
-    assert kernel_ncc(states[-1].kernel, k) > 0.92
+    assert kernel_ncc(states[-1].kernel, k) > 0.9
     assert gain(y, x, states[-1].x0_hat, degradation) > 6
     for state in states:
         assert state.x0_hat.shape == (1, 3, *degradation.hr_size((20, 20)))
