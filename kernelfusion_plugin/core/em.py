@@ -2,8 +2,14 @@
 
 Model: p(x) from PD, y = (x * k)↓s + n with n ~ N(0, sigma²). Given k, an E step walks the reverse diffusion with
 a data step at every level (Zhu et al. 2023, DiffPIR); given x, an M step fits k (Laroche et al. 2024, fast
-diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless: first at
-a small scale, where the prior bridges the gap and the kernel has few unknowns, then at the scale asked for.
+diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless:
+
+1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6. Its prior is a PD of its own, fitted to y
+   at half size: there the blur is half as wide, so that it prefers patches sharper than y's (Michaeli & Irani 2013:
+   patches of a scene recur across scales, and the smaller ones are sharper). The prior of y itself takes y's ghosts
+   for content, and the kernel then falls into a dot.
+2. The coarse stage, at scale 2, from the sketch's kernel and with the prior of y.
+3. One pass at the full scale with the kernel fixed.
 """
 
 from __future__ import annotations
@@ -32,9 +38,13 @@ class EmConfig:
     """Phase 2 by diffusion EM. The defaults were found on the development images (see the README).
 
     Attributes:
-        coarse_scale: scale at which the kernel is found, at most the scale asked for.
-        support: the coarse kernel's grid is this many times wider than the kernel asked for, so that a kernel that
-            comes out off centre is not cut; it is centred, then cut, at the full scale.
+        sketch_passes: EM passes at scale 1; 0 leaves the sketch out.
+        sketch_noise_start, sketch_noise_end: as noise_start, noise_end below, for the sketch.
+        sketch_share: gradient steps of the sketch's prior in Phase 1, as a share of ``prior.steps``; its batch is
+            half of ``prior.batch``.
+        coarse_scale: scale of the coarse stage, at most the scale asked for.
+        support: the grid of both is this many times wider than the kernel asked for, so that a kernel that comes
+            out off centre is not cut; it is centred, then cut, at the full scale.
         start_width: standard deviation of the Gaussian that the kernel starts from, in LR pixels.
         passes: EM passes at the coarse scale.
         steps: reverse diffusion steps of a pass.
@@ -51,14 +61,18 @@ class EmConfig:
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
+    sketch_passes: int = 14
+    sketch_noise_start: float = 0.3
+    sketch_noise_end: float = 0.05
+    sketch_share: float = 0.5
     coarse_scale: int = 2
     support: float = 4 / 3
     start_width: float = 1.25
-    passes: int = 9
+    passes: int = 6
     steps: int = 6
     t_start: int = 300
     t_kernel: int = 120
-    noise_start: float = 0.3
+    noise_start: float = 0.1
     noise_end: float = 0.07
     prior_weight: float = 2.0
     ridge: float = 1e-3
@@ -73,8 +87,10 @@ class EmConfig:
         for name in ('coarse_scale', 'passes', 'steps', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
-        for name in ('start_width', 'noise_start', 'noise_end', 'final_noise', 'prior_weight', 'ridge',
-                     'centre_power'):
+        if self.sketch_passes < 0:
+            raise ValueError(f'em.sketch_passes must not be negative, got {self.sketch_passes}')
+        for name in ('sketch_noise_start', 'sketch_noise_end', 'sketch_share', 'start_width', 'noise_start',
+                     'noise_end', 'final_noise', 'prior_weight', 'ridge', 'centre_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
         if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
@@ -87,7 +103,7 @@ class EmConfig:
 
 
 def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig, generator: Generator,
-             kernel: Tensor | None = None) -> Iterator[Phase2State]:
+             kernel: Tensor | None = None, sketch_prior: PatchPrior | None = None) -> Iterator[Phase2State]:
     """Estimate x and k from y; yields after every reverse diffusion step, the last state is the result.
 
     Args:
@@ -96,7 +112,8 @@ def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmC
         degradation: the forward model at the full scale.
         config: see :class:`EmConfig`.
         generator: of all noise; on y's device.
-        kernel: the known kernel (K, K); the coarse stage is left out then.
+        kernel: the known kernel (K, K); only the last pass is done then.
+        sketch_prior: PD fitted to y at half size; None leaves the sketch out.
 
     Raises:
         ValueError: a pass starts at a level that the prior's schedule does not have.
@@ -105,37 +122,68 @@ def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmC
         if getattr(config, name) >= prior.schedule.steps:
             raise ValueError(f'em.{name} must be below the {prior.schedule.steps} levels of the prior, got '
                              f'{getattr(config, name)}')
-    coarse_steps = 0 if kernel is not None else config.passes * config.steps
-    total = coarse_steps + config.final_steps
+    sketch_passes = config.sketch_passes if sketch_prior is not None else 0
+    em_steps = 0 if kernel is not None else (sketch_passes + config.passes) * config.steps
+    total = em_steps + config.final_steps
     if kernel is None:
-        for step, (t, picture, kernel, residual) in enumerate(find_kernel(y, prior, degradation, config, generator), 1):
+        search = find_kernel(y, prior, degradation, config, generator, sketch_prior)
+        for step, (t, picture, kernel, residual) in enumerate(search, 1):
             yield Phase2State(step, total, t, picture, kernel, {'residual': residual})
     start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
     walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
                         config.final_t_start, config.final_steps, config.final_noise)
-    for step, (t, x, _) in enumerate(walk, coarse_steps + 1):
+    for step, (t, x, _) in enumerate(walk, em_steps + 1):
         yield Phase2State(step, total, t, x, kernel, {'residual': _residual(degradation, x, kernel, y)})
 
 
-def find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
-                generator: Generator) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """EM at the coarse scale; yields (t, x0, k, residual), x0 and k carried over to the full scale."""
-    scale = min(config.coarse_scale, degradation.scale)
-    size = 2 * math.ceil(degradation.kernel_size * scale / degradation.scale * config.support / 2)
-    coarse = Degradation(scale, size, degradation.border)
-    kernel = gaussian(size, sigmas=config.start_width * scale).to(y)
-    x = data_step(coarse, kernel, y, to_canvas(y, coarse), START_RHO, config.cg_iterations)
-    last = timesteps(config.t_start, config.steps)[-2]
-    for i in range(config.passes):
-        share = i / max(1, config.passes - 1)
-        sigma = config.noise_start ** (1 - share) * config.noise_end ** share
-        fitted, start = kernel, x
-        for t, x, x0_hat in reverse_pass(start, kernel, y, prior, coarse, config, generator,
-                                         config.t_start, config.steps, sigma):
-            if t < config.t_kernel or t == last:
-                fitted = fit_kernel(*normal_equations(coarse, x0_hat, y), fitted, config.ridge)
+def find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig, generator: Generator,
+                sketch_prior: PatchPrior | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """Sketch and coarse stage; yields (t, x0, k, residual), x0 and k carried over to the full scale."""
+    stages = [(min(config.coarse_scale, degradation.scale), prior, config.passes, config.noise_start, config.noise_end)]
+    if sketch_prior is not None and config.sketch_passes:
+        stages.insert(0, (1, sketch_prior, config.sketch_passes, config.sketch_noise_start, config.sketch_noise_end))
+    coarse = None
+    for scale, stage_prior, passes, noise_start, noise_end in stages:
+        finer = coarse_degradation(scale, degradation, config.support)
+        if coarse is None:
+            kernel = gaussian(finer.kernel_size, sigmas=config.start_width * scale).to(y)
+        else:
+            kernel = resample_kernel(kernel, coarse, finer)
+        coarse = finer
+        for t, x, fitted in em_passes(y, kernel, stage_prior, coarse, config, generator,
+                                      geometric(noise_start, noise_end, passes)):
             yield (t, _enlarge(x, coarse, degradation), _carry_over(fitted, coarse, degradation, config),
                    _residual(coarse, x, fitted, y))
+        kernel = fitted
+
+
+def coarse_degradation(scale: int, full: Degradation, support: float) -> Degradation:
+    """The forward model at a smaller scale, its kernel grid ``support`` times as wide, its centre on LR pixels'."""
+    size = full.kernel_size * scale / full.scale * support
+    return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2), full.border)
+
+
+def geometric(first: float, last: float, count: int) -> list[float]:
+    """``count`` values from ``first`` to ``last``, each the same multiple of the one before."""
+    return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
+
+
+def em_passes(y: Tensor, kernel: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
+              generator: Generator, sigmas: list[float]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """One EM pass for each assumed noise; yields (t, x0, k) after every reverse diffusion step.
+
+    E steps of a pass all use the kernel that it began with; the M steps' last fit goes to the next pass. They take
+    PD's estimate *before* the data step, since the one after confirms the kernel it was made with.
+    """
+    x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    last = timesteps(config.t_start, config.steps)[-2]
+    for sigma in sigmas:
+        fitted, start = kernel, x
+        for t, x, x0_hat in reverse_pass(start, kernel, y, prior, degradation, config, generator,
+                                         config.t_start, config.steps, sigma):
+            if t < config.t_kernel or t == last:
+                fitted = fit_kernel(*normal_equations(degradation, x0_hat, y), fitted, config.ridge)
+            yield t, x, fitted
         kernel = fitted
 
 

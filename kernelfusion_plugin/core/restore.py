@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import KernelFusionConfig
@@ -18,7 +20,7 @@ from .joint import solve_joint
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
-from .patch_prior import PatchPrior, fit_patch_prior
+from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
 
 Factory = Callable[[], nn.Module]
 
@@ -28,7 +30,7 @@ class Progress:
     """Where a run stands after one step.
 
     Attributes:
-        phase: ``prior`` (Phase 1), ``em`` or ``joint`` (Phase 2).
+        phase: ``prior`` and ``sketch`` (Phase 1: PD, and the prior of em's sketch), ``em`` or ``joint`` (Phase 2).
         step, total: number of this step, 1 … ``total``, within the phase.
         loss: the phase's loss at this step.
         seconds: since the phase began.
@@ -60,7 +62,8 @@ class Result:
         sr: the restored picture (1, 3, s·h, s·w) in [-1, 1], on y's device.
         kernel: (K, K) float32 on the CPU, sums to 1, as drawn: y = (x * k)↓s with ``*`` as in ``F.conv2d``.
         seconds: of ``phase1`` (0 with weights at hand) and ``phase2``.
-        prior_state: PD's weights, on the CPU; give them to :func:`restore` again to skip Phase 1.
+        prior_state: PD's weights, and those of em's sketch (``sketch.…``), on the CPU; give them to :func:`restore`
+            again to skip Phase 1.
         config: the settings used.
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
     """
@@ -107,7 +110,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
             which other images are restored, or in which order.
         kernel: the true kernel (K, K), if it is known: it is used as it is, and only x is estimated (``em``).
-        prior_state: PD's weights for this image, to skip Phase 1.
+        prior_state: PD's weights for this image, to skip Phase 1. Where em's sketch is not among them, only its
+            prior is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
     """
@@ -118,26 +122,36 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     seeds = _Seeds(config.seed, name, y.device)
     trace: list[dict[str, float | str]] = []
 
-    net = seeds.build('patch_net', make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels)))
-    start = time.perf_counter()
-    if prior_state is None:
-        for state in fit_patch_prior(net, y, schedule, config.prior, seeds.generator('prior')):
+    make_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
+    states = _split(prior_state)
+    jobs = [('prior', y, config.prior)]
+    if config.solver == 'em' and kernel is None and config.em.sketch_passes:
+        jobs.append(('sketch', half_size(y), _sketch_config(config)))
+    nets, phase1 = {}, 0.0
+    for phase, image, prior_config in jobs:
+        nets[phase] = seeds.build(f'{phase}_net', make_net)
+        if phase in states:
+            _load(nets[phase], states[phase])
+            continue
+        start = time.perf_counter()
+        for state in fit_patch_prior(nets[phase], image, schedule, prior_config, seeds.generator(phase)):
+            seconds = time.perf_counter() - start
             if state.step % 100 == 0 or state.step in (1, state.total):
-                trace.append({'phase': 'prior', 'step': state.step, 'loss': state.loss})
-            yield Progress('prior', state.step, state.total, state.loss, time.perf_counter() - start)
-        net = state.net
-    else:
-        _load(net, prior_state)
-    phase1 = time.perf_counter() - start if prior_state is None else 0.0
-    prior = PatchPrior(net, schedule, config.prior.precision)
+                trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
+            yield Progress(phase, state.step, state.total, state.loss, seconds)
+        nets[phase] = state.net
+        phase1 += seconds
+    priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
 
     start = time.perf_counter()
     if config.solver == 'em':
-        states = solve_em(y, prior, degradation, config.em, seeds.generator('em'), kernel)
+        states = solve_em(y, priors['prior'], degradation, config.em, seeds.generator('em'), kernel,
+                          priors.get('sketch'))
     else:
         refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
         kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
-        states = solve_joint(y, prior, degradation, refine_net, kernel_model, config.joint, seeds.generator('joint'))
+        states = solve_joint(y, priors['prior'], degradation, refine_net, kernel_model, config.joint,
+                             seeds.generator('joint'))
     for state in states:
         loss = sum(state.losses.values()) if 'total' not in state.losses else state.losses['total']
         trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
@@ -145,7 +159,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
                        degradation.crop(state.x0_hat), state.kernel, state.losses)
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': phase1, 'phase2': time.perf_counter() - start},
-                  {key: value.detach().cpu() for key, value in net.state_dict().items()}, config, trace)
+                  _join(nets), config, trace)
 
 
 class _Seeds:
@@ -197,6 +211,32 @@ def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tens
         raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, finite, with a positive sum; got '
                          f'{tuple(kernel.shape)}: set kernel_size to its size')
     return (kernel / kernel.sum()).to(y.device, torch.float32)
+
+
+def half_size(y: Tensor) -> Tensor:
+    """y at half its size, with antialiasing: what the sketch's prior is fitted to."""
+    size = [max(n // 2, 1) for n in y.shape[-2:]]
+    return F.interpolate(y, size=size, mode='bicubic', align_corners=False, antialias=True).clamp(-1, 1)
+
+
+def _sketch_config(config: KernelFusionConfig) -> PriorConfig:
+    return replace(config.prior, steps=math.ceil(config.prior.steps * config.em.sketch_share),
+                   batch=max(1, config.prior.batch // 2))
+
+
+def _join(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Weights of all nets as one state dict: PD's under their own names, the sketch's with ``sketch.`` before them."""
+    return {('' if phase == 'prior' else f'{phase}.') + key: value.detach().cpu()
+            for phase, net in nets.items() for key, value in net.state_dict().items()}
+
+
+def _split(state: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
+    """The inverse of :func:`_join`; what is not there is left out."""
+    parts: dict[str, dict[str, Tensor]] = {} if state is None else {'prior': {}}
+    for key, value in (state or {}).items():
+        phase, name = ('sketch', key.removeprefix('sketch.')) if key.startswith('sketch.') else ('prior', key)
+        parts.setdefault(phase, {})[name] = value
+    return parts
 
 
 def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:

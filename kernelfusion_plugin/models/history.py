@@ -27,7 +27,9 @@ class History:
         self._count = 0
 
     def add(self, progress: Progress) -> None:
-        """Take note of one step."""
+        """Take note of one step. The sketch's own prior is left out: the plot shows PD's."""
+        if progress.phase == 'sketch':
+            return
         if progress.phase == 'prior':
             self._sum += progress.loss
             self._count += 1

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from ..core.restore import Progress
 
-PHASES = {'prior': 'phase 1 (patch prior)', 'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}
+PHASES = {'prior': 'phase 1 (patch prior)', 'sketch': 'phase 1 (prior of the sketch)',
+          'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}
 
 
 class ProgressLog:

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from kernelfusion_plugin.core import em
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation, upscale_bicubic
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
-from kernelfusion_plugin.core.em import EmConfig, reverse_pass, solve_em
+from kernelfusion_plugin.core.em import EmConfig, coarse_degradation, reverse_pass, solve_em
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 
-SMALL = EmConfig(passes=3, steps=3, final_steps=3)
+SMALL = EmConfig(passes=3, steps=3, final_steps=3, noise_start=0.3)
 MARGIN = 7  # LR pixels of scene around the frame, more than any canvas needs
 
 
@@ -51,7 +51,7 @@ def problem(scale, k, border='valid', n=20, share=0.7, config=SMALL):
     """(y, x, prior, full, coarse): a picture seen through k, and the prior that knows it at both scales."""
     full = Degradation(scale, len(k), border)
     s = min(config.coarse_scale, scale)
-    coarse = Degradation(s, 2 * math.ceil(len(k) * s / scale * config.support / 2), border)
+    coarse = coarse_degradation(s, full, config.support)
     prior = OraclePrior([coarse, full], n, share)
     x = prior.truths[full.hr_size((n, n))[0]]
     return full.forward(x, k), x, prior, full, coarse
@@ -242,3 +242,27 @@ def test_a_start_beyond_the_schedule_is_refused(name):
     with pytest.raises(ValueError, match=rf'em\.{name} must be below the 1000 levels'):
         solve(y, prior, degradation, config)
     assert not prior.calls
+
+
+def test_the_sketch_comes_first_on_the_grid_of_y():
+    """Its steps are counted, its prior is asked on y's own grid only, and the coarse stage starts from its kernel."""
+    k = l_shape()
+    config = dataclasses.replace(SMALL, sketch_passes=2)
+    y, x, prior, full, coarse = problem(4, k, config=config)
+    ground = coarse_degradation(1, full, config.support)
+    sketch_prior = OraclePrior([ground], 20, 0.7)
+    sketch_prior.truths = {ground.hr_size((20, 20))[0]: F.interpolate(
+        F.pad(x, (2, 2, 2, 2), mode='replicate'), (ground.hr_size((20, 20))[0],) * 2, mode='bicubic', antialias=True)}
+    states = list(solve_em(y, prior, full, config, torch.Generator().manual_seed(0), None, sketch_prior))
+    assert [state.step for state in states] == list(range(1, 19)) and {state.total for state in states} == {18}
+    assert {size for _, size in sketch_prior.calls} == {ground.hr_size((20, 20))[0]} and len(sketch_prior.calls) == 6
+    assert len(prior.calls) == 12
+    assert kernel_ncc(states[-1].kernel, k) > 0.9 and gain(y, x, states[-1].x0_hat, full) > 6
+
+
+def test_coarse_grids_are_centred_on_lr_pixels():
+    for full in (Degradation(4, 24), Degradation(4, 31), Degradation(3, 18), Degradation(2, 12)):
+        for scale in (1, 2):
+            grid = coarse_degradation(scale, full, 4 / 3)
+            assert grid.margin[0] == grid.margin[1]
+            assert grid.kernel_size >= full.kernel_size * scale / full.scale * 4 / 3

@@ -21,7 +21,7 @@ from kernelfusion_plugin.core.patch_prior import PriorConfig
 TOY = KernelFusionConfig(
     scale=2, kernel_size=8, seed=3,
     prior=PriorConfig(channels=4, steps=3, crop=16, lr=1e-3, ema=0.9, precision='fp32'),
-    em=EmConfig(passes=2, steps=2, final_steps=2, cg_iterations=3),
+    em=EmConfig(sketch_passes=0, passes=2, steps=2, final_steps=2, cg_iterations=3),
     joint=JointConfig(n_iter=1, n_iter_first=2, n_steps=2, precision='fp32'))
 JOINT = dataclasses.replace(TOY, solver='joint')
 
@@ -307,3 +307,36 @@ def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkey
 def test_an_unknown_option_is_refused():
     with pytest.raises(TypeError, match='prior_stat'):
         restore(image(), TOY, prior_stat={})
+
+
+SKETCH = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, sketch_passes=2, sketch_share=0.5))
+
+
+def test_the_sketch_has_a_prior_of_its_own_on_the_half_image():
+    seen, nets = [], []
+
+    def make_net():
+        nets.append(PatchDiffusionNet(4))
+        return nets[-1]
+    result = restore(image(), SKETCH, name='a', make_patch_net=make_net, on_progress=seen.append)
+    assert [(p.phase, p.step, p.total) for p in seen] == (
+        [('prior', i, 3) for i in (1, 2, 3)] + [('sketch', i, 2) for i in (1, 2)]
+        + [('em', i, 10) for i in range(1, 11)])
+    assert len(nets) == 2 and not same(result, restore(image(), TOY, name='a'))
+    weights = PatchDiffusionNet(4).state_dict()
+    assert result.prior_state.keys() == {*weights, *(f'sketch.{key}' for key in weights)}
+
+
+def test_weights_of_the_sketch_are_reused_or_trained_if_they_are_missing():
+    first = restore(image(), SKETCH, name='a')
+    without = {key: value for key, value in first.prior_state.items() if not key.startswith('sketch.')}
+    for kept, phases in ((first.prior_state, {'em'}), (without, {'sketch', 'em'})):
+        seen = []
+        again = restore(image(), SKETCH, name='a', prior_state=kept, on_progress=seen.append)
+        assert same(first, again) and {p.phase for p in seen} == phases
+
+
+def test_half_size_is_the_mean_of_a_constant_and_keeps_to_the_range():
+    half = module.half_size(torch.full((1, 3, 15, 18), 0.25))
+    assert half.shape == (1, 3, 7, 9) and torch.allclose(half, torch.tensor(0.25), atol=1e-6)
+    assert module.half_size(torch.rand(1, 3, 16, 16).round() * 2 - 1).abs().max() <= 1

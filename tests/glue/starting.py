@@ -48,7 +48,8 @@ def toy_options(folder, name='toy', images=2, **changes):
         'datasets': {'test': {'name': 'Toy', 'type': 'SingleImageDataset', 'dataroot_lq': str(folder / 'lq'),
                               'io_backend': {'type': 'disk'}}},
         'kernelfusion': {'preset': 'quick', 'prior': {'channels': 4, 'steps': 1, 'batch': 1}, 'sheet': False,
-                         'plot': False, 'em': {'passes': 1, 'steps': 1, 'final_steps': 1, 'cg_iterations': 1}},
+                         'plot': False,
+                         'em': {'sketch_passes': 1, 'passes': 1, 'steps': 1, 'final_steps': 1, 'cg_iterations': 1}},
         'network_g': {'type': 'PatchDiffusion'}, 'path': {}, 'val': {'save_img': True},
     }
     opt.update(changes)

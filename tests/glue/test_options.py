@@ -13,7 +13,8 @@ from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:em:passes=1',
-        'kernelfusion:em:steps=2', 'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
+        'kernelfusion:em:sketch_passes=1', 'kernelfusion:em:steps=2',
+        'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
         'kernelfusion:sheet=false', 'kernelfusion:plot=false', 'num_gpu=0']
 
 
