@@ -19,7 +19,7 @@ from PIL import Image
 from kernelfusion_plugin.core.degradation import Degradation, synthesise
 from kernelfusion_plugin.core.kernels import motion
 
-PHOTO = 'astronaut'  # 512 x 512, by NASA, in the public domain; a file of scikit-image's
+PHOTO = 'coffee'  # 600 x 400, by Rachel Michetti, in the public domain (CC0); a file of scikit-image's
 SCALE = 4
 KERNEL_SIZE = 24
 KERNEL_SEED = 5
