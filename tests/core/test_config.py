@@ -113,7 +113,7 @@ def test_the_whole_must_be_a_mapping(options):
 
 
 def test_without_a_near_name_none_is_made_up():
-    with pytest.raises(ValueError, match="unknown option 'em.zzzzzz': known are coarse_scale"):
+    with pytest.raises(ValueError, match="unknown option 'em.zzzzzz': known are sketch_passes"):
         read({'em': {'zzzzzz': 1}})
 
 
