@@ -78,6 +78,11 @@ class Schedule:
         return a_s.sqrt() * x0 + (1 - a_s - sigma ** 2).clamp_min(0).sqrt() * eps + sigma * noise
 
 
+def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """ε ~ N(0, I) of x's shape and dtype, drawn on the generator's device and moved to x's."""
+    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
+
+
 def timesteps(start: int, count: int) -> list[int]:
     """``count`` distinct indices from ``start`` down, evenly spaced towards the final -1, which follows them."""
     if not 1 <= count <= start + 1:

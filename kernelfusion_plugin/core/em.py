@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
-from .diffusion import timesteps
+from .diffusion import noise_like, timesteps
 from .kernels import centre_of_mass, gaussian, normalise, shift
 from .patch_prior import PatchPrior
 from .quadratic import data_step, fit_kernel, normal_equations
@@ -196,13 +196,13 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: PatchPrior, degrad
     (ancestral noise). Yields (t, x0, x0_hat), the estimate after and before the data step.
     """
     levels = timesteps(t_start, steps)
-    x_t = prior.schedule.q_sample(x, levels[0], _noise(x, generator))
+    x_t = prior.schedule.q_sample(x, levels[0], noise_like(x, generator))
     for t, t_next in itertools.pairwise(levels):
         x0_hat = prior.predict_x0(x_t, t)
         a = float(prior.schedule.alphas_cumprod[t])
         rho = config.prior_weight * sigma ** 2 * a / (1 - a)
         x0 = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
-        x_t = prior.schedule.ddim_step(x_t, x0, t, t_next, _noise(x, generator), eta=1.0)
+        x_t = prior.schedule.ddim_step(x_t, x0, t, t_next, noise_like(x, generator), eta=1.0)
         yield t, x0, x0_hat
 
 
@@ -234,7 +234,3 @@ def _enlarge(x: Tensor, coarse: Degradation, degradation: Degradation) -> Tensor
 def _residual(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor) -> float:
     """MSE(y, (x * k)↓s)."""
     return float((degradation.forward(x, kernel) - y).square().mean())
-
-
-def _noise(x: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)

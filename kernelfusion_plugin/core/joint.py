@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
+from .diffusion import noise_like
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
@@ -119,11 +120,11 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
     optimiser = torch.optim.Adam([{'params': refine_net.parameters(), 'factor': 1.0},
                                   {'params': kernel_model.parameters(), 'factor': config.lr_kernel}], lr=config.lr)
     x0_above = to_canvas(y, degradation).clamp(-1, 1)                                         # line 5
-    x_above = schedule.q_sample(x0_above, levels[0], _noise(x0_above, generator))
+    x_above = schedule.q_sample(x0_above, levels[0], noise_like(x0_above, generator))
     refine_net.train().to(memory_format=torch.channels_last)
     step = 0
     for t_above, t in pairwise(levels):                                                       # line 11
-        eps = _noise(x0_above, generator)                                                     # line 12
+        eps = noise_like(x0_above, generator)                                                 # line 12
         n_iter = config.n_iter_first if step == 0 else config.n_iter
         for i in range(n_iter):                                                               # line 13
             k = kernel_model()                                                                # line 14
@@ -157,10 +158,6 @@ def _losses(y: Tensor, x0_refined_above: Tensor, x0_refined: Tensor, k: Tensor, 
 def _levels(config: JointConfig) -> list[int]:
     """T_nd + 1 of line 17's first pass, then the t of line 11: ``n_steps + 1`` indices from t_start down to 0."""
     return [round(float(t)) for t in torch.linspace(config.t_start, 0, config.n_steps + 1, dtype=torch.float64)]
-
-
-def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_iter: int) -> None:

@@ -122,25 +122,12 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     seeds = _Seeds(config.seed, name, y.device)
     trace: list[dict[str, float | str]] = []
 
-    make_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
-    states = _split(prior_state)
-    jobs = [('prior', y, config.prior)]
+    images = {'prior': (y, config.prior)}
     if config.solver == 'em' and kernel is None and config.em.sketch_passes:
-        jobs.append(('sketch', half_size(y), _sketch_config(config)))
-    nets, phase1 = {}, 0.0
-    for phase, image, prior_config in jobs:
-        nets[phase] = seeds.build(f'{phase}_net', make_net)
-        if phase in states:
-            _load(nets[phase], states[phase])
-            continue
-        start = time.perf_counter()
-        for state in fit_patch_prior(nets[phase], image, schedule, prior_config, seeds.generator(phase)):
-            seconds = time.perf_counter() - start
-            if state.step % 100 == 0 or state.step in (1, state.total):
-                trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
-            yield Progress(phase, state.step, state.total, state.loss, seconds)
-        nets[phase] = state.net
-        phase1 += seconds
+        images['sketch'] = half_size(y), _sketch_config(config)
+    nets = {phase: seeds.build(f'{phase}_net', make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels)))
+            for phase in images}
+    phase1 = yield from _fit_priors(nets, images, _split(prior_state), schedule, seeds, trace)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
 
     start = time.perf_counter()
@@ -153,13 +140,36 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         states = solve_joint(y, priors['prior'], degradation, refine_net, kernel_model, config.joint,
                              seeds.generator('joint'))
     for state in states:
-        loss = sum(state.losses.values()) if 'total' not in state.losses else state.losses['total']
+        loss = state.losses.get('total', sum(state.losses.values()))
         trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
         yield Progress(config.solver, state.step, state.total, loss, time.perf_counter() - start,
                        degradation.crop(state.x0_hat), state.kernel, state.losses)
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': phase1, 'phase2': time.perf_counter() - start},
                   _join(nets), config, trace)
+
+
+def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, PriorConfig]],
+                weights: Mapping[str, Mapping[str, Tensor]], schedule: Schedule, seeds: _Seeds,
+                trace: list[dict[str, float | str]]) -> Generator[Progress, None, float]:
+    """Phase 1: load the nets that have ``weights``, fit the others to their images; returns the seconds it took.
+
+    ``nets`` then holds the nets to use (the moving average, where there is one); ``trace`` gets some rows.
+    """
+    total = 0.0
+    for phase, (image, config) in images.items():
+        if phase in weights:
+            _load(nets[phase], weights[phase])
+            continue
+        start = time.perf_counter()
+        for state in fit_patch_prior(nets[phase], image, schedule, config, seeds.generator(phase)):
+            seconds = time.perf_counter() - start
+            if state.step % 100 == 0 or state.step in (1, state.total):
+                trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
+            yield Progress(phase, state.step, state.total, state.loss, seconds)
+        nets[phase] = state.net
+        total += seconds
+    return total
 
 
 class _Seeds:
