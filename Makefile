@@ -1,5 +1,6 @@
 # make demo   restore a real photograph            make test   the test suite
 # make lint   ruff                                 make clean  remove the environment and what the demo wrote
+# make benchmark   speed: each fast path beside the slow one (some 20 minutes without a GPU)
 #
 # All use an environment of their own, .venv, made at the first call with the first Python 3.10 to 3.12 that is found;
 # PYTHON=/path/to/python3.11 chooses one. Changing setup.py or pyproject.toml brings it up to date at the next call.
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 TESTFLAGS ?=
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint benchmark install clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -22,6 +23,9 @@ test: $(READY)
 
 lint: $(READY)
 	$(PY) -m ruff check .
+
+benchmark: $(READY)
+	$(PY) -m kernelfusion_plugin.bench.speed
 
 install: $(READY)
 

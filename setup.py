@@ -41,6 +41,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['kernelfusion_plugin', 'kernelfusion_plugin.*']),
+    package_data={'kernelfusion_plugin': ['weights/*.pt']},
     py_modules=['kernelfusion_hook'],
     python_requires='>=3.10,<3.13',
     # basicsr has no wheel: pip builds its sdist, whose setup.py wants torch, cython and numpy at build time. With

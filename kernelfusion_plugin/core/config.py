@@ -13,6 +13,7 @@ from typing import Any
 from .em import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
+from .texture_prior import T_MAX, TRAINING
 
 SOLVERS = ('em', 'joint')
 
@@ -23,7 +24,7 @@ _SHORT_JOINT = JointConfig(lr=5e-4, lr_final=5e-5)
 PRESETS: dict[str, dict[str, Any]] = {
     # What a processor without GPU does in a few minutes on an LR image of 128 x 128.
     'quick': {
-        'prior': PriorConfig(channels=64, steps=2000, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
+        'prior': PriorConfig(channels=64, steps=700, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
         'em': EmConfig(),
         'joint': _SHORT_JOINT,
     },
@@ -83,14 +84,26 @@ class KernelFusionConfig:
                 object.__setattr__(self, section, value)
         self._check_levels()
 
+    @property
+    def uses_textures(self) -> bool:
+        """Whether the texture prior takes part."""
+        return self.solver == 'em' and {self.em.kernel_prior, self.em.final_prior} != {'internal'}
+
     def _check_levels(self) -> None:
         """The solver must start at a level that Phase 1 trains; found here, not after hours of Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
-        levels, solver = getattr(self.prior, limit), getattr(self, self.solver)
+        limits = {f'prior.{limit}': getattr(self.prior, limit)}
+        if self.uses_textures:
+            limits["the texture prior's levels"] = T_MAX
+        solver = getattr(self, self.solver)
         for name in ('t_start', 'final_t_start'):
-            if getattr(solver, name, -1) >= levels:
-                raise ValueError(f'{self.solver}.{name} must be below prior.{limit} = {levels}, the levels that the '
-                                 f'prior is trained on, got {getattr(solver, name)}')
+            for owner, levels in limits.items():
+                if getattr(solver, name, -1) >= levels:
+                    raise ValueError(f'{self.solver}.{name} must be below {owner} = {levels}, the levels that the '
+                                     f'prior is trained on, got {getattr(solver, name)}')
+        if self.uses_textures and self.prior.timesteps != TRAINING.timesteps:
+            raise ValueError(f'prior.timesteps must be {TRAINING.timesteps}, as in the texture prior, got '
+                             f'{self.prior.timesteps}; or set em.kernel_prior and em.final_prior to internal')
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> KernelFusionConfig:

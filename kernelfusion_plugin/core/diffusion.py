@@ -83,8 +83,16 @@ def noise_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, device=generator.device, dtype=x.dtype).to(x.device)
 
 
-def timesteps(start: int, count: int) -> list[int]:
-    """``count`` distinct indices from ``start`` down, evenly spaced towards the final -1, which follows them."""
+def timesteps(start: int, count: int, power: float = 1.0) -> list[int]:
+    """``count`` distinct indices from ``start`` down towards the final -1, which follows them.
+
+    Index i is about start · (1 - i / count)^power: evenly spaced at 1, closer at the low levels above it.
+    """
     if not 1 <= count <= start + 1:
         raise ValueError(f'cannot place {count} steps between t = {start} and 0: ask for 1 to {start + 1}')
-    return [start - i * (start + 1) // count for i in range(count)] + [-1]
+    if power == 1:
+        return [start - i * (start + 1) // count for i in range(count)] + [-1]
+    levels = [min(start - i, round(start * (1 - i / count) ** power)) for i in range(count)]
+    for i in reversed(range(count)):  # the lowest may have met: each level at least one above the next
+        levels[i] = max(levels[i], levels[i + 1] + 1 if i + 1 < count else 0)
+    return levels + [-1]

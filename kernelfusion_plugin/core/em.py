@@ -1,15 +1,15 @@
 """Phase 2 by diffusion EM, coarse to fine: image and kernel in turn, no network is trained.
 
-Model: p(x) from PD, y = (x * k)↓s + n with n ~ N(0, sigma²). Given k, an E step walks the reverse diffusion with
-a data step at every level (Zhu et al. 2023, DiffPIR); given x, an M step fits k (Laroche et al. 2024, fast
-diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless:
+Model: p(x) from a diffusion prior, y = (x * k)↓s + n with n ~ N(0, sigma²). Given k, an E step walks the reverse
+diffusion with a data step at every level (Zhu et al. 2023, DiffPIR); given x, an M step fits k (Laroche et al. 2024,
+fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless:
 
-1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6. Its prior is a PD of its own, fitted to y
-   at half size: there the blur is half as wide, so that it prefers patches sharper than y's (Michaeli & Irani 2013:
-   patches of a scene recur across scales, and the smaller ones are sharper). The prior of y itself takes y's ghosts
-   for content, and the kernel then falls into a dot.
-2. The coarse stage, at scale 2, from the sketch's kernel and with the prior of y.
-3. One pass at the full scale with the kernel fixed.
+1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6.
+2. The coarse stage at scale 2, and the fine one at the full scale, each from the kernel before.
+3. The final passes with the kernel fixed: the mean of several samples of p(x | y, k) is the result.
+
+Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
+much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
 """
 
 from __future__ import annotations
@@ -18,19 +18,30 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
-from .diffusion import noise_like, timesteps
+from .diffusion import Schedule, noise_like, timesteps
 from .kernels import centre_of_mass, gaussian, normalise, shift
-from .patch_prior import PatchPrior
+from .noise import estimate_noise
 from .quadratic import data_step, fit_kernel, normal_equations
 from .state import Phase2State
 
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
+KERNEL_PRIORS = ('textures', 'internal')
+FINAL_PRIORS = ('both', 'textures', 'internal')
+
+
+class Prior(Protocol):
+    """What EM asks of a prior: its schedule, and x0_hat = E[x0 | x_t]."""
+
+    schedule: Schedule
+
+    def predict_x0(self, x_t: Tensor, t: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -38,59 +49,76 @@ class EmConfig:
     """Phase 2 by diffusion EM. The defaults were found on the development images (see the README).
 
     Attributes:
-        sketch_passes: EM passes at scale 1; 0 leaves the sketch out.
-        sketch_noise_start, sketch_noise_end: as noise_start, noise_end below, for the sketch.
-        sketch_share: gradient steps of the sketch's prior in Phase 1, as a share of ``prior.steps``; its batch is
-            half of ``prior.batch``.
-        coarse_scale: scale of the coarse stage, at most the scale asked for.
-        support: the grid of both is this many times wider than the kernel asked for, so that a kernel that comes
-            out off centre is not cut; it is centred, then cut, at the full scale.
+        kernel_prior: what the kernel is found with: ``textures``, the prior that ships with the package, or
+            ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
+        final_prior: of the final passes: ``internal`` (PD fitted to y), ``textures`` or ``both``, their mean.
+        kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
+            edges; 0 for all of y.
+        support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
+            kernel that comes out off centre is not cut; it is centred, then cut, at the end.
         start_width: standard deviation of the Gaussian that the kernel starts from, in LR pixels.
-        passes: EM passes at the coarse scale.
+        sketch_passes, coarse_passes, fine_passes: EM passes at scale 1, at scale 2 and at the full scale.
+        sketch_noise_start, sketch_noise_end, coarse_…, fine_…: sigma, the noise assumed in y (range [-1, 1]), falls
+            geometrically from pass to pass; high while k is wrong, lest the image bend to it.
         steps: reverse diffusion steps of a pass.
         t_start: level that a pass starts from.
-        t_kernel: the kernel is fitted at levels below this, where PD's estimate is sharp, and at a pass's last one
-            in any case.
-        noise_start, noise_end: sigma, the noise assumed in y (range [-1, 1]), falls geometrically from pass to
-            pass; high while k is wrong, lest the image bend to it.
+        t_power: how the levels gather at the low end, see :func:`~.diffusion.timesteps`.
+        kernel_levels: the M step takes PD's estimates at this many last levels of the pass.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
+        smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
             times its maximum left out.
-        final_steps, final_t_start, final_noise: of the last pass, at the full scale with k fixed.
+        final_samples: samples of p(x | y, k) whose mean is the result: one is the sharpest, the mean of many has
+            the least error.
+        final_steps, final_t_start, final_noise: of each final pass.
+        noise_floor: the noise found in y, times this, is added to every sigma (root of the sum of squares).
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
-    sketch_passes: int = 14
-    sketch_noise_start: float = 0.3
-    sketch_noise_end: float = 0.05
-    sketch_share: float = 0.5
-    coarse_scale: int = 2
+    kernel_prior: str = 'textures'
+    final_prior: str = 'both'
+    kernel_side: int = 192
     support: float = 4 / 3
     start_width: float = 1.25
-    passes: int = 6
+    sketch_passes: int = 12
+    sketch_noise_start: float = 0.3
+    sketch_noise_end: float = 0.03
+    coarse_passes: int = 10
+    coarse_noise_start: float = 0.1
+    coarse_noise_end: float = 0.02
+    fine_passes: int = 5
+    fine_noise_start: float = 0.05
+    fine_noise_end: float = 0.025
     steps: int = 6
     t_start: int = 300
-    t_kernel: int = 120
-    noise_start: float = 0.1
-    noise_end: float = 0.07
-    prior_weight: float = 2.0
+    t_power: float = 1.3
+    kernel_levels: int = 2
+    prior_weight: float = 1.0
     ridge: float = 1e-3
+    smoothness: float = 0.1
     centre_power: float = 0.5
     centre_floor: float = 0.03
-    final_steps: int = 10
+    final_samples: int = 4
+    final_steps: int = 8
     final_t_start: int = 200
-    final_noise: float = 0.012
+    final_noise: float = 0.006
+    noise_floor: float = 1.0
     cg_iterations: int = 15
 
     def __post_init__(self) -> None:
-        for name in ('coarse_scale', 'passes', 'steps', 'final_steps', 'cg_iterations'):
+        for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+        for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_samples', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
-        if self.sketch_passes < 0:
-            raise ValueError(f'em.sketch_passes must not be negative, got {self.sketch_passes}')
-        for name in ('sketch_noise_start', 'sketch_noise_end', 'sketch_share', 'start_width', 'noise_start',
-                     'noise_end', 'final_noise', 'prior_weight', 'ridge', 'centre_power'):
+        for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
+        for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
+                     'fine_noise_start', 'fine_noise_end', 'start_width', 'final_noise', 'prior_weight', 'ridge',
+                     'centre_power', 't_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
         if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
@@ -102,65 +130,73 @@ class EmConfig:
                                  f'{getattr(self, steps)} steps')
 
 
-def solve_em(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig, generator: Generator,
-             kernel: Tensor | None = None, sketch_prior: PatchPrior | None = None) -> Iterator[Phase2State]:
+@dataclass(frozen=True)
+class Stage:
+    """One scale of the search for the kernel: an EM pass for each of ``sigmas``."""
+
+    degradation: Degradation
+    sigmas: list[float]
+    smoothness: float
+    whole_shifts: bool = True  # False: between passes the kernel is centred to a fraction of a pixel
+
+
+def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
+             kernel: Tensor | None = None, kernel_prior: Prior | None = None) -> Iterator[Phase2State]:
     """Estimate x and k from y; yields after every reverse diffusion step, the last state is the result.
 
     Args:
         y: LR image (1, 3, h, w) in [-1, 1].
-        prior: PD with its schedule, fitted to y.
+        prior: that of the final passes.
         degradation: the forward model at the full scale.
         config: see :class:`EmConfig`.
         generator: of all noise; on y's device.
-        kernel: the known kernel (K, K); only the last pass is done then.
-        sketch_prior: PD fitted to y at half size; None leaves the sketch out.
+        kernel: the known kernel (K, K); only the final passes are done then.
+        kernel_prior: what the kernel is found with; default ``prior``.
 
     Raises:
         ValueError: a pass starts at a level that the prior's schedule does not have.
     """
-    for name in ('t_start', 'final_t_start'):
-        if getattr(config, name) >= prior.schedule.steps:
-            raise ValueError(f'em.{name} must be below the {prior.schedule.steps} levels of the prior, got '
+    kernel_prior = kernel_prior or prior
+    for name, used in (('t_start', kernel_prior), ('final_t_start', prior)):
+        if getattr(config, name) >= used.schedule.steps:
+            raise ValueError(f'em.{name} must be below the {used.schedule.steps} levels of the prior, got '
                              f'{getattr(config, name)}')
-    sketch_passes = config.sketch_passes if sketch_prior is not None else 0
-    em_steps = 0 if kernel is not None else (sketch_passes + config.passes) * config.steps
-    total = em_steps + config.final_steps
+    noise = config.noise_floor * estimate_noise(y)
+    search_steps = 0 if kernel is not None else config.steps * sum(
+        len(stage.sigmas) for stage in kernel_stages(degradation, config, noise))
+    total = search_steps + config.final_samples * config.final_steps
     if kernel is None:
-        search = find_kernel(y, prior, degradation, config, generator, sketch_prior)
+        search = find_kernel(y, kernel_prior, degradation, config, generator, noise)
         for step, (t, picture, kernel, residual) in enumerate(search, 1):
             yield Phase2State(step, total, t, picture, kernel, {'residual': residual})
     start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
-    walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
-                        config.final_t_start, config.final_steps, config.final_noise)
-    for step, (t, x, _) in enumerate(walk, em_steps + 1):
-        yield Phase2State(step, total, t, x, kernel, {'residual': _residual(degradation, x, kernel, y)})
+    before = torch.zeros_like(start)  # sum of the samples that are done
+    for sample in range(config.final_samples):
+        walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
+                            timesteps(config.final_t_start, config.final_steps, config.t_power),
+                            math.hypot(config.final_noise, noise))
+        for step, (t, x, _) in enumerate(walk, search_steps + sample * config.final_steps + 1):
+            mean = (before + x) / (sample + 1)
+            yield Phase2State(step, total, t, mean, kernel, {'residual': _residual(degradation, mean, kernel, y)})
+        before += x
 
 
-def find_kernel(y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig, generator: Generator,
-                sketch_prior: PatchPrior | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """Sketch and coarse stage; yields (t, x0, k, residual), x0 and k carried over to the full scale."""
-    stages = [(min(config.coarse_scale, degradation.scale), prior, config.passes, config.noise_start, config.noise_end)]
-    if sketch_prior is not None and config.sketch_passes:
-        stages.insert(0, (1, sketch_prior, config.sketch_passes, config.sketch_noise_start, config.sketch_noise_end))
-    coarse = None
-    for scale, stage_prior, passes, noise_start, noise_end in stages:
-        finer = coarse_degradation(scale, degradation, config.support)
-        if coarse is None:
-            kernel = gaussian(finer.kernel_size, sigmas=config.start_width * scale).to(y)
-        else:
-            kernel = resample_kernel(kernel, coarse, finer)
-        coarse = finer
-        for t, x, fitted in em_passes(y, kernel, stage_prior, coarse, config, generator,
-                                      geometric(noise_start, noise_end, passes)):
-            yield (t, _enlarge(x, coarse, degradation), _carry_over(fitted, coarse, degradation, config),
-                   _residual(coarse, x, fitted, y))
-        kernel = fitted
+def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
+    """Sketch, coarse and fine stage, those without passes left out."""
+    stages = []
+    for name, scale in (('sketch', 1), ('coarse', min(2, full.scale)), ('fine', full.scale)):
+        first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
+        sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
+        if sigmas:  # the same roughness costs less where a kernel has fewer pixels
+            stages.append(Stage(scaled(full, scale, config.support), sigmas,
+                                config.smoothness * (scale / full.scale) ** 4, scale < full.scale))
+    return stages
 
 
-def coarse_degradation(scale: int, full: Degradation, support: float) -> Degradation:
-    """The forward model at a smaller scale, its kernel grid ``support`` times as wide, its centre on LR pixels'."""
+def scaled(full: Degradation, scale: int, support: float) -> Degradation:
+    """The forward model at another scale, its kernel grid ``support`` times as wide, its centre on LR pixels'."""
     size = full.kernel_size * scale / full.scale * support
-    return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2), full.border)
+    return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2 - 1e-9), full.border)
 
 
 def geometric(first: float, last: float, count: int) -> list[float]:
@@ -168,34 +204,74 @@ def geometric(first: float, last: float, count: int) -> list[float]:
     return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
 
 
-def em_passes(y: Tensor, kernel: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
-              generator: Generator, sigmas: list[float]) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """One EM pass for each assumed noise; yields (t, x0, k) after every reverse diffusion step.
+def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
+                noise: float = 0.0) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """All stages on the most informative piece of y; yields (t, x0, k, residual) after every step.
 
-    E steps of a pass all use the kernel that it began with; the M steps' last fit goes to the next pass. They take
-    PD's estimate *before* the data step, since the one after confirms the kernel it was made with.
+    x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
+    scale.
     """
-    x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
-    last = timesteps(config.t_start, config.steps)[-2]
-    for sigma in sigmas:
-        fitted, start = kernel, x
-        for t, x, x0_hat in reverse_pass(start, kernel, y, prior, degradation, config, generator,
-                                         config.t_start, config.steps, sigma):
-            if t < config.t_kernel or t == last:
-                fitted = fit_kernel(*normal_equations(degradation, x0_hat, y), fitted, config.ridge)
-            yield t, x, fitted
+    top, left, height, width = informative_piece(y, config.kernel_side)
+    piece = y[..., top:top + height, left:left + width]
+    canvas = to_canvas(y, degradation)
+    stage = kernel = None
+    for following in kernel_stages(degradation, config, noise):
+        grid = following.degradation
+        if stage is None:
+            kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
+        else:
+            kernel, _ = _recentred(resample_kernel(kernel, stage.degradation, grid), canvas, config, whole=False)
+        stage = following
+        picture = canvas
+        for step, (t, x, fitted) in enumerate(em_passes(piece, kernel, prior, stage, config, generator), 1):
+            if step % config.steps == 0:
+                picture = _paste(x, grid, canvas, degradation, (top, left))
+            yield t, picture, _carry_over(fitted, grid, degradation, config), _residual(grid, x, fitted, piece)
         kernel = fitted
 
 
-@torch.no_grad()
-def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: PatchPrior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, t_start: int, steps: int, sigma: float) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """E step: from x noised to ``t_start`` down to a sample of p(x | y, k).
+def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy."""
+    height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
+    grey = y.mean(1, keepdim=True)
+    energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
+    mass = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
+    sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
+    best = int(sums.argmax())
+    return best // sums.shape[1], best % sums.shape[1], height, width
 
-    At each level PD's estimate x0_hat is pulled towards y by the data step, and the next level is drawn from it
+
+def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig,
+              generator: Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """One EM pass for each assumed noise of a stage; yields (t, x0, k) after every reverse diffusion step.
+
+    E steps of a pass all use the kernel that it began with; the M step fits the next one to the prior's estimates of
+    the last levels *before* the data step, since those after it confirm the kernel that they were made with.
+    """
+    degradation = stage.degradation
+    levels = timesteps(config.t_start, config.steps, config.t_power)
+    x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    for number, sigma in enumerate(stage.sigmas, 1):
+        G, b = 0, 0
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels, sigma)
+        for step, (t, x, x0_hat) in enumerate(walk, 1):
+            if step > config.steps - config.kernel_levels:
+                G, b = (sum(pair) for pair in zip((G, b), normal_equations(degradation, x0_hat, y)))
+            if step == config.steps:
+                kernel = fit_kernel(G, b, kernel, config.ridge, stage.smoothness)
+                if number < len(stage.sigmas):
+                    kernel, x = _recentred(kernel, x, config, stage.whole_shifts)
+            yield t, x, kernel
+
+
+@torch.no_grad()
+def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
+                 generator: Generator, levels: list[int], sigma: float) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """E step: from x noised to the first of ``levels`` down to a sample of p(x | y, k).
+
+    At each level the prior's estimate x0_hat is pulled towards y by the data step, and the next level is drawn from it
     (ancestral noise). Yields (t, x0, x0_hat), the estimate after and before the data step.
     """
-    levels = timesteps(t_start, steps)
     x_t = prior.schedule.q_sample(x, levels[0], noise_like(x, generator))
     for t, t_next in itertools.pairwise(levels):
         x0_hat = prior.predict_x0(x_t, t)
@@ -206,29 +282,57 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: PatchPrior, degrad
         yield t, x0, x0_hat
 
 
-def _carry_over(kernel: Tensor, coarse: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
-    """The coarse kernel on the full scale's grid, centred there, cut to K x K.
+def _recentred(kernel: Tensor, x: Tensor, config: EmConfig, whole: bool = True) -> tuple[Tensor, Tensor]:
+    """Kernel and picture moved together, so that the kernel stays in the middle of its grid and y as it is.
+
+    By whole pixels, or to a fraction of one, bilinearly: that blurs both a little, so it is for passes that others
+    follow.
+    """
+    by = [float(d) for d in (len(kernel) - 1) / 2 - _centre(kernel, config)]
+    if whole:
+        by = [float(round(d)) for d in by]
+    for dim, d in zip((-2, -1), by):
+        part = d - math.floor(d)
+        x = (1 - part) * x.roll(math.floor(d), dim) + part * x.roll(math.floor(d) + 1, dim)
+    return shift(kernel, (by[0], by[1])), x
+
+
+def _centre(kernel: Tensor, config: EmConfig) -> Tensor:
+    """The kernel's centre by our convention.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
     of √k undoes most of that (README, "What was tried").
     """
-    extra = math.ceil((config.support - 1) * degradation.kernel_size / 2)
-    wide = Degradation(degradation.scale, degradation.kernel_size + 2 * extra, degradation.border)
-    k = resample_kernel(kernel, coarse, wide)
-    weight = torch.where(k > config.centre_floor * k.max(), k, 0) ** config.centre_power
-    offset = (wide.kernel_size - 1) / 2 - centre_of_mass(weight)
-    k = shift(k, (float(offset[0]), float(offset[1])))
+    return centre_of_mass(torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power)
+
+
+def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
+    """The kernel of a stage on the full scale's grid, centred there, cut to K x K.
+
+    One that was found at the full scale is moved by whole pixels only: the rest is less than the centre is known by,
+    and interpolation would blur what was found.
+    """
+    wide = scaled(degradation, degradation.scale, config.support)
+    extra = (wide.kernel_size - degradation.kernel_size) // 2
+    k = resample_kernel(kernel, grid, wide)
+    by = [float(d) for d in extra + (degradation.kernel_size - 1) / 2 - _centre(k, config)]
+    if grid.scale == degradation.scale:
+        by = [float(round(d)) for d in by]
+    k = shift(k, (by[0], by[1]))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 
-def _enlarge(x: Tensor, coarse: Degradation, degradation: Degradation) -> Tensor:
-    """The coarse estimate on the full scale's canvas, for those who watch."""
-    before, after = degradation.margin if degradation.border == 'valid' else (0, 0)
-    frame = coarse.crop(x)
-    size = [n // coarse.scale * degradation.scale for n in frame.shape[-2:]]
-    frame = F.interpolate(frame, size=size, mode='bicubic')
-    return F.pad(frame, (before, after, before, after), mode='replicate')
+def _paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:
+    """``canvas`` with a stage's estimate x of the piece at LR pixel ``at`` put in, enlarged, for those who watch."""
+    frame = grid.crop(x)
+    s = degradation.scale
+    size = [n // grid.scale * s for n in frame.shape[-2:]]
+    before = degradation.margin[0] if degradation.border == 'valid' else 0
+    top, left = (n * s + before for n in at)
+    canvas = canvas.clone()
+    canvas[..., top:top + size[0], left:left + size[1]] = F.interpolate(frame, size=size, mode='bicubic')
+    return canvas
 
 
 def _residual(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Iter
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
+from .tiles import tiled
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class PriorConfig:
         timesteps: T (Sec. 4: 1000).
         t_max: train on t < t_max only; None for all T. A solver that starts below it never asks for more.
         ema: decay of the weights' moving average, whose result is used; 0 for none (not in the paper).
+        max_grad_norm: gradients of a larger norm are scaled down to it; None for never (not in the paper).
         precision: ``fp32`` or ``bf16`` (autocast), or ``auto``: bf16 where the processor computes in it.
     """
 
@@ -43,6 +46,7 @@ class PriorConfig:
     timesteps: int = 1000
     t_max: int | None = None
     ema: float = 0.0
+    max_grad_norm: float | None = None
     precision: str = 'auto'
 
     def __post_init__(self) -> None:
@@ -59,6 +63,8 @@ class PriorConfig:
             raise ValueError(f'prior.t_max must be between 1 and prior.timesteps = {self.timesteps}, got {self.t_max}')
         if not 0 <= self.ema < 1:
             raise ValueError(f'prior.ema must be in [0, 1), got {self.ema}')
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
+            raise ValueError(f'prior.max_grad_norm must be positive and finite, got {self.max_grad_norm}')
         if self.precision not in ('auto', 'fp32', 'bf16'):
             raise ValueError(f'prior.precision must be auto, fp32 or bf16, got {self.precision!r}')
 
@@ -78,19 +84,47 @@ class PatchPrior:
         net: maps (x_t, t) to v; frozen here (gradients flow through it, not into it).
         schedule: the one it was trained with.
         precision: as in :class:`PriorConfig`.
+        tile: larger pictures are done in tiles of this side, so that memory stays bounded; 0 for never. Needs a net
+            that names its ``reach`` (and its ``multiple``, if it has levels); without a gradient only.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto') -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto', tile: int = 1024) -> None:
         self.net = net.eval().requires_grad_(False)
         self.schedule = schedule
         self.precision = precision
+        self.tile = tile
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """x0_hat = √ᾱ_t · x_t - √(1 - ᾱ_t) · PD(x_t, t); (B, C, H, W), differentiable in x_t."""
         index = torch.full((x_t.shape[0],), t, device=x_t.device)
-        with autocast(x_t.device, self.precision):
-            v = self.net(x_t.contiguous(memory_format=torch.channels_last), index)
-        return self.schedule.x0_from_v(x_t, v.to(x_t.dtype), t)
+
+        def velocity(x: Tensor) -> Tensor:
+            with autocast(x.device, self.precision):
+                return self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
+
+        reach = getattr(self.net, 'reach', None)
+        if self.tile and reach is not None and not (torch.is_grad_enabled() and x_t.requires_grad):
+            v = tiled(velocity, x_t, self.tile, reach, getattr(self.net, 'multiple', 1))
+        else:
+            v = velocity(x_t)
+        return self.schedule.x0_from_v(x_t, v, t)
+
+
+class MeanPrior:
+    """Several priors as one: the mean of their estimates x0_hat. They must share a schedule.
+
+    Where the estimates err independently of each other, their mean errs less than either.
+    """
+
+    def __init__(self, priors: Sequence[PatchPrior]) -> None:
+        self.priors = list(priors)
+        self.schedule = self.priors[0].schedule
+        if any(not torch.equal(p.schedule.alphas_cumprod, self.schedule.alphas_cumprod) for p in self.priors):
+            raise ValueError('priors can only be averaged where they have the same schedule')
+
+    def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
+        """Mean of x0_hat over the priors, (B, C, H, W)."""
+        return torch.stack([prior.predict_x0(x_t, t) for prior in self.priors]).mean(0)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -119,10 +153,16 @@ def random_crops(y: Tensor, size: int, count: int, generator: Generator) -> Tens
 
 def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig,
                     generator: Generator) -> Iter[PriorState, None, None]:
-    """Train ``net`` in place on the image y (1, C, h, w) in [-1, 1]; yields after every step.
+    """:func:`fit_prior` on random crops of the image y (1, C, h, w) in [-1, 1]; ``generator`` on y's device."""
+    return fit_prior(net, lambda: random_crops(y, config.crop, config.batch, generator), schedule, config, generator)
+
+
+def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, config: PriorConfig,
+              generator: Generator) -> Iter[PriorState, None, None]:
+    """Train ``net`` in place on the batches (B, C, H, W) in [-1, 1] that ``draw`` gives; yields after every step.
 
     The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
-    ``generator`` must live on y's device.
+    ``generator``, of levels and noise, must live on the batches' device.
     """
     net.train().to(memory_format=torch.channels_last)
     shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
@@ -132,15 +172,17 @@ def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: Prior
                               * (1 + math.cos(math.pi * i / config.steps)) / 2) / config.lr)
     t_max = config.t_max or schedule.steps
     for step in range(1, config.steps + 1):
-        x0 = random_crops(y, config.crop, config.batch, generator)
-        t = torch.randint(t_max, (config.batch,), generator=generator, device=y.device)
-        eps = torch.randn(x0.shape, generator=generator, device=y.device, dtype=y.dtype)
+        x0 = draw()
+        t = torch.randint(t_max, (len(x0),), generator=generator, device=x0.device)
+        eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
         x_t = schedule.q_sample(x0, t, eps).contiguous(memory_format=torch.channels_last)
-        with autocast(y.device, config.precision):
+        with autocast(x0.device, config.precision):
             v = net(x_t, t)
-        loss = (v.to(y.dtype) - schedule.velocity(x0, eps, t)).square().mean()
+        loss = (v.to(x0.dtype) - schedule.velocity(x0, eps, t)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
         optimizer.step()
         anneal.step()
         if shadow is not None:

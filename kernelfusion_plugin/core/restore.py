@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,8 @@ from .joint import solve_joint
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
-from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
+from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
+from .texture_prior import load_texture_prior
 
 Factory = Callable[[], nn.Module]
 
@@ -30,7 +30,7 @@ class Progress:
     """Where a run stands after one step.
 
     Attributes:
-        phase: ``prior`` and ``sketch`` (Phase 1: PD, and the prior of em's sketch), ``em`` or ``joint`` (Phase 2).
+        phase: ``prior`` and ``half`` (Phase 1: PD, and PD of y at half size), ``em`` or ``joint`` (Phase 2).
         step, total: number of this step, 1 … ``total``, within the phase.
         loss: the phase's loss at this step.
         seconds: since the phase began.
@@ -62,8 +62,8 @@ class Result:
         sr: the restored picture (1, 3, s·h, s·w) in [-1, 1], on y's device.
         kernel: (K, K) float32 on the CPU, sums to 1, as drawn: y = (x * k)↓s with ``*`` as in ``F.conv2d``.
         seconds: of ``phase1`` (0 with weights at hand) and ``phase2``.
-        prior_state: PD's weights, and those of em's sketch (``sketch.…``), on the CPU; give them to :func:`restore`
-            again to skip Phase 1.
+        prior_state: PD's weights, and those of the half-size one (``half.…``), on the CPU; give them to
+            :func:`restore` again to skip Phase 1. Empty where there was none.
         config: the settings used.
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
     """
@@ -110,8 +110,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
             which other images are restored, or in which order.
         kernel: the true kernel (K, K), if it is known: it is used as it is, and only x is estimated (``em``).
-        prior_state: PD's weights for this image, to skip Phase 1. Where em's sketch is not among them, only its
-            prior is trained.
+        prior_state: PD's weights for this image, to skip Phase 1; what is needed and not among them is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
     """
@@ -122,18 +121,20 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     seeds = _Seeds(config.seed, name, y.device)
     trace: list[dict[str, float | str]] = []
 
-    images = {'prior': (y, config.prior)}
-    if config.solver == 'em' and kernel is None and config.em.sketch_passes:
-        images['sketch'] = half_size(y), _sketch_config(config)
+    images = _phase1_images(y, config, kernel is not None)
     nets = {phase: seeds.build(f'{phase}_net', make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels)))
             for phase in images}
     phase1 = yield from _fit_priors(nets, images, _split(prior_state), schedule, seeds, trace)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
+    if config.uses_textures:
+        priors['textures'] = load_texture_prior(y.device, config.prior.precision)
 
     start = time.perf_counter()
     if config.solver == 'em':
-        states = solve_em(y, priors['prior'], degradation, config.em, seeds.generator('em'), kernel,
-                          priors.get('sketch'))
+        final = [priors[name] for name in ('prior', 'textures')
+                 if config.em.final_prior in ('both', 'internal' if name == 'prior' else name)]
+        states = solve_em(y, final[0] if len(final) == 1 else MeanPrior(final), degradation, config.em,
+                          seeds.generator('em'), kernel, priors.get('half') or priors.get('textures'))
     else:
         refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
         kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
@@ -147,6 +148,16 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': phase1, 'phase2': time.perf_counter() - start},
                   _join(nets), config, trace)
+
+
+def _phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
+    """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
+    images = {}
+    if config.solver == 'joint' or config.em.final_prior != 'textures':
+        images['prior'] = y, config.prior
+    if config.solver == 'em' and config.em.kernel_prior == 'internal' and not kernel_known:
+        images['half'] = half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2))
+    return images
 
 
 def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, PriorConfig]],
@@ -224,27 +235,22 @@ def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tens
 
 
 def half_size(y: Tensor) -> Tensor:
-    """y at half its size, with antialiasing: what the sketch's prior is fitted to."""
+    """y at half its size, with antialiasing: what the prior that finds the kernel is fitted to in ``internal``."""
     size = [max(n // 2, 1) for n in y.shape[-2:]]
     return F.interpolate(y, size=size, mode='bicubic', align_corners=False, antialias=True).clamp(-1, 1)
 
 
-def _sketch_config(config: KernelFusionConfig) -> PriorConfig:
-    return replace(config.prior, steps=math.ceil(config.prior.steps * config.em.sketch_share),
-                   batch=max(1, config.prior.batch // 2))
-
-
 def _join(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Weights of all nets as one state dict: PD's under their own names, the sketch's with ``sketch.`` before them."""
+    """Weights of all nets as one state dict: PD's under their own names, others with ``half.`` before."""
     return {('' if phase == 'prior' else f'{phase}.') + key: value.detach().cpu()
             for phase, net in nets.items() for key, value in net.state_dict().items()}
 
 
 def _split(state: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
     """The inverse of :func:`_join`; what is not there is left out."""
-    parts: dict[str, dict[str, Tensor]] = {} if state is None else {'prior': {}}
+    parts: dict[str, dict[str, Tensor]] = {}
     for key, value in (state or {}).items():
-        phase, name = ('sketch', key.removeprefix('sketch.')) if key.startswith('sketch.') else ('prior', key)
+        phase, name = ('half', key.removeprefix('half.')) if key.startswith('half.') else ('prior', key)
         parts.setdefault(phase, {})[name] = value
     return parts
 

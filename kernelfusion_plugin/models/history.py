@@ -27,8 +27,8 @@ class History:
         self._count = 0
 
     def add(self, progress: Progress) -> None:
-        """Take note of one step. The sketch's own prior is left out: the plot shows PD's."""
-        if progress.phase == 'sketch':
+        """Take note of one step. PD at half size is left out: the plot shows that of y."""
+        if progress.phase == 'half':
             return
         if progress.phase == 'prior':
             self._sum += progress.loss

@@ -105,7 +105,7 @@ class KernelFusionModel(BaseModel):
                 self.result = _drain(steps, show, self.history.add)
             finally:
                 show.close()
-        if self.glue.save_prior and prior_state is None:
+        if self.glue.save_prior and prior_state is None and self.result.prior_state:
             self.priors.save(self.name, y, self.result.prior_state, config)
         sr = (self.result.sr + 1) / 2
         self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr

@@ -9,6 +9,7 @@ from kernelfusion_plugin.core.config import PRESETS, SOLVERS, KernelFusionConfig
 from kernelfusion_plugin.core.em import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.patch_prior import PriorConfig
+from kernelfusion_plugin.core.texture_prior import T_MAX
 
 read = KernelFusionConfig.from_dict
 
@@ -30,7 +31,8 @@ def test_to_dict_and_back_is_the_identity(preset, solver):
     assert plain == config.to_dict() and read(plain) == config
     assert {plain[key] for key in ('preset', 'solver', 'border')} == {preset, solver, 'reflect'}
     assert (plain['scale'], plain['seed'], plain['kernel_size']) == (3, 7, 18)
-    changed = dataclasses.replace(config, em=EmConfig(passes=2), prior=PriorConfig(t_max=None, steps=5), kernel_size=31)
+    changed = dataclasses.replace(config, em=EmConfig(sketch_passes=2), prior=PriorConfig(t_max=None, steps=5),
+                                  kernel_size=31)
     assert read(changed.to_dict()) == changed != config
 
 
@@ -67,8 +69,8 @@ def test_keys_go_over_the_preset_wherever_they_stand():
         assert config.prior == dataclasses.replace(quick, steps=100)
         assert config.em == PRESETS['quick']['em'] and config.preset == 'quick'
     assert quick.steps != 100 and PRESETS['quick']['prior'] is quick
-    both = read({'em': {'passes': 3}, 'joint': {'n_iter': 5}, 'solver': 'joint'})
-    assert (both.em.passes, both.joint.n_iter, both.solver) == (3, 5, 'joint')
+    both = read({'em': {'coarse_passes': 3}, 'joint': {'n_iter': 5}, 'solver': 'joint'})
+    assert (both.em.coarse_passes, both.joint.n_iter, both.solver) == (3, 5, 'joint')
 
 
 def test_numbers_may_come_as_strings():
@@ -96,7 +98,7 @@ def test_null_where_it_means_something():
 
 @pytest.mark.parametrize(('options', 'words'), [
     ({'prior': {'stepz': 1}}, ["'prior.stepz'", "'prior.steps'", 'known are', 'channels']),
-    ({'em': {'noise_strat': 1}}, ["'em.noise_strat'", "'em.noise_start'"]),
+    ({'em': {'fine_noise_strat': 1}}, ["'em.fine_noise_strat'", "'em.fine_noise_start'"]),
     ({'joint': {'niter': 1}}, ["'joint.niter'", "'joint.n_iter'"]),
     ({'kernal_size': 24}, ["'kernal_size'", "'kernel_size'"]),
     ({'Scale': 4}, ["'Scale'", "'scale'"]),
@@ -113,7 +115,7 @@ def test_the_whole_must_be_a_mapping(options):
 
 
 def test_without_a_near_name_none_is_made_up():
-    with pytest.raises(ValueError, match="unknown option 'em.zzzzzz': known are sketch_passes"):
+    with pytest.raises(ValueError, match="unknown option 'em.zzzzzz': known are kernel_prior"):
         read({'em': {'zzzzzz': 1}})
 
 
@@ -129,7 +131,8 @@ def test_sections_must_be_mappings(section, value):
     ({'scale': 2.5}, 'scale', 'whole'),
     ({'scale': 'four'}, 'scale', 'whole'), ({'scale': '2.5'}, 'scale', 'whole'), ({'scale': [4]}, 'scale', 'whole'),
     ({'seed': 'nan'}, 'seed', 'whole'), ({'seed': 'inf'}, 'seed', 'whole'), ({'seed': ''}, 'seed', 'whole'),
-    ({'em': {'ridge': 'much'}}, 'em.ridge', 'a number'), ({'em': {'passes': {}}}, 'em.passes', 'whole'),
+    ({'em': {'ridge': 'much'}}, 'em.ridge', 'a number'), ({'em': {'fine_passes': {}}}, 'em.fine_passes', 'whole'),
+    ({'em': {'kernel_prior': 1}}, 'em.kernel_prior', 'word'),
     ({'solver': 1}, 'solver', 'word'), ({'border': True}, 'border', 'word'),
     ({'prior': {'precision': 32}}, 'prior.precision', 'word'),
 ])
@@ -145,7 +148,9 @@ def test_wrong_types_are_refused(options, name, word):
     ({'kernel_size': 7}, ['kernel_size', '8', '64', '7']), ({'kernel_size': 65}, ['kernel_size', '64', '65']),
     ({'kernel_size': 0}, ['kernel_size', '0']),
     ({'scale': 8, 'kernel_size': 15}, ['kernel_size', '16', '15']),
-    ({'em': {'passes': 0}}, ['em.passes']), ({'em': {'noise_end': 'nan'}}, ['em.noise_end']),
+    ({'em': {'steps': 0}}, ['em.steps']), ({'em': {'fine_noise_end': 'nan'}}, ['em.fine_noise_end']),
+    ({'em': {'kernel_prior': 'both'}}, ['em.kernel_prior', 'textures, internal', "'both'"]),
+    ({'em': {'final_prior': 'none'}}, ['em.final_prior', 'both, textures, internal', "'none'"]),
     ({'prior': {'channels': 7}}, ['prior.channels']), ({'joint': {'n_iter': 0}}, ['joint.n_iter']),
 ])
 def test_values_out_of_range_are_refused(options, words):
@@ -167,6 +172,30 @@ def test_the_kernel_is_six_lr_pixels_wide_unless_told():
 ])
 def test_levels_that_the_prior_is_not_trained_on_are_refused(options, words):
     refused(options, *words)
+
+
+NO_TEXTURES = {'kernel_prior': 'internal', 'final_prior': 'internal'}
+
+
+@pytest.mark.parametrize('em', [{}, {'kernel_prior': 'internal'}, {'final_prior': 'internal'},
+                                {'final_prior': 'textures'}])
+def test_what_does_not_fit_the_texture_prior_is_refused(em):
+    """Its schedule and its levels are given; said before Phase 1."""
+    assert read({'em': em}).uses_textures
+    refused({'prior': {'timesteps': 500}, 'em': em}, 'prior.timesteps must be 1000', 'texture', '500', 'internal')
+    for name in ('t_start', 'final_t_start'):
+        for level in (T_MAX, 999):
+            refused({'prior': {'t_max': None}, 'em': {**em, name: level}}, f'em.{name}', 'texture', '400', str(level))
+        assert read({'prior': {'t_max': None}, 'em': {**em, name: T_MAX - 1}}).uses_textures
+
+
+def test_without_the_texture_prior_its_bounds_do_not_count():
+    config = read({'prior': {'t_max': None, 'timesteps': 500}, 'em': {**NO_TEXTURES, 't_start': 499}})
+    assert config.em.t_start == 499 and not config.uses_textures
+    refused({'prior': {'t_max': None, 'timesteps': 500}, 'em': {**NO_TEXTURES, 't_start': 500}},
+            'em.t_start', 'prior.timesteps = 500')
+    joint = read({'solver': 'joint', 'prior': {'timesteps': 500, 't_max': None}, 'joint': {'t_start': 450}})
+    assert not joint.uses_textures and joint.em.kernel_prior == 'textures'
 
 
 def test_only_the_chosen_solver_must_fit_the_prior():

@@ -133,10 +133,29 @@ def test_timesteps_are_distinct_and_even(start, count):
     assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
 
 
+@pytest.mark.parametrize('power', [0.5, 1.3, 2.0, 7.0])
+@pytest.mark.parametrize(('start', 'count'), [(999, 1000), (999, 50), (300, 6), (200, 8), (7, 8), (7, 3), (0, 1)])
+def test_timesteps_by_a_power_are_distinct_and_fall(start, count, power):
+    path = timesteps(start, count, power)
+    assert len(path) == count + 1 and path[0] == start and path[-1] == -1 and path[-2] >= 0
+    assert all(type(t) is int for t in path) and all(a > b for a, b in zip(path, path[1:]))
+
+
+def test_timesteps_gather_where_the_power_says():
+    """Index i at about start · (1 - i / count)^power; the gaps shrink towards the low levels above 1."""
+    assert timesteps(300, 6, 1.3)[:-1] == [round(300 * (1 - i / 6) ** 1.3) for i in range(6)]
+    path = timesteps(900, 30, 2.0)[:-1]
+    gaps = [a - b for a, b in zip(path, path[1:])]
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] > 5 * gaps[-1]
+    assert timesteps(300, 6, 1.0) == timesteps(300, 6) == [300, 250, 200, 150, 100, 50, -1]
+    assert timesteps(7, 8, 5.0) == timesteps(7, 8)  # no room for any other
+
+
 @pytest.mark.parametrize(('start', 'count'), [(10, 0), (10, 12)])
 def test_timesteps_that_do_not_fit(start, count):
-    with pytest.raises(ValueError, match='1 to 11'):
-        timesteps(start, count)
+    for power in (1.0, 1.3):
+        with pytest.raises(ValueError, match='1 to 11'):
+            timesteps(start, count, power)
 
 
 def test_a_bad_schedule_is_refused():

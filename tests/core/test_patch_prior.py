@@ -9,7 +9,15 @@ from torch import nn
 from kernelfusion_plugin.core import patch_prior
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
-from kernelfusion_plugin.core.patch_prior import PatchPrior, PriorConfig, autocast, fit_patch_prior, random_crops
+from kernelfusion_plugin.core.patch_prior import (
+    MeanPrior,
+    PatchPrior,
+    PriorConfig,
+    autocast,
+    fit_patch_prior,
+    fit_prior,
+    random_crops,
+)
 
 CPU = torch.device('cpu')
 TINY = {'channels': 8, 'crop': 16, 'precision': 'fp32'}
@@ -187,6 +195,64 @@ def test_predict_x0_is_the_formula_and_passes_gradients_through_frozen_weights(g
     assert all(w.grad is None for w in net.parameters())
 
 
+@pytest.mark.parametrize('size', [(40, 21), (20, 20), (20, 47)])
+def test_a_large_picture_is_done_in_tiles(size, generator):
+    net, seen = make_net(), []
+    net.head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-2:]))
+    x_t = torch.randn(1, 3, *size, generator=generator)
+    whole, tiles = (PatchPrior(net, Schedule(), 'fp32', tile).predict_x0(x_t, 100) for tile in (0, 20))
+    torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-5)
+    assert len(seen) == 1 + -(-size[0] // 20) * -(-size[1] // 20)
+    assert max(max(shape) for shape in seen[1:]) <= 20 + 2 * net.reach
+    seen.clear()
+    PatchPrior(net, Schedule(), 'fp32', 20).predict_x0(x_t.requires_grad_(), 100)
+    assert [tuple(shape) for shape in seen] == [size]  # with a gradient: whole
+
+
+def test_the_mean_of_priors_is_the_mean_of_their_estimates(generator):
+    x_t = torch.randn(1, 3, 16, 17, generator=generator)
+    nets = make_net(), make_net(4)
+    priors = [PatchPrior(net, Schedule(), 'fp32') for net in nets]
+    mean = MeanPrior(priors)
+    for t in (0, 300):
+        first, second = (prior.predict_x0(x_t, t) for prior in priors)
+        assert (first - second).abs().max() > 1e-3
+        torch.testing.assert_close(mean.predict_x0(x_t, t), (first + second) / 2)
+    assert mean.schedule is priors[0].schedule
+
+
+def test_priors_of_different_schedules_are_not_averaged():
+    for other in (Schedule(999), Schedule(beta_end=0.01)):
+        with pytest.raises(ValueError, match='same schedule'):
+            MeanPrior([PatchPrior(make_net(), Schedule()), PatchPrior(make_net(), other)])
+    MeanPrior([PatchPrior(make_net(), Schedule()), PatchPrior(make_net(), Schedule())])
+
+
+def test_fit_prior_takes_the_batches_it_is_given():
+    net, batches = Spy(), [torch.full((2, 3, 17, 19), 0.1 * i) for i in range(3)]
+    config = PriorConfig(channels=2, steps=3, t_max=2, precision='fp32')
+    states = list(fit_prior(net, iter(batches).__next__, Schedule(), config, torch.Generator().manual_seed(0)))
+    assert [(state.step, state.total) for state in states] == [(1, 3), (2, 3), (3, 3)]
+    assert net.shapes == [(2, 3, 17, 19)] * 3 and len(net.times) == 6 and max(net.times) <= 1
+
+
+@pytest.mark.parametrize(('most', 'expected'), [(None, None), (0.01, 0.01), (1e9, None)])
+def test_large_gradients_are_scaled_down(most, expected, monkeypatch):
+    norms = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, *args, **options):
+            grads = [w.grad for group in self.param_groups for w in group['params']]
+            norms.append(float(torch.stack([grad.norm() for grad in grads]).norm()))
+            return super().step(*args, **options)
+
+    monkeypatch.setattr(torch.optim, 'Adam', Watched)
+    fit(PriorConfig(**TINY, steps=2))
+    fit(PriorConfig(**TINY, steps=2, max_grad_norm=most))
+    assert min(norms[:2]) > 0.02
+    assert norms[2:] == pytest.approx(norms[:2] if expected is None else [expected] * 2, rel=1e-3)
+
+
 @pytest.mark.parametrize(('precision', 'supported', 'dtype'), [
     ('fp32', True, torch.float32), ('fp32', False, torch.float32), ('bf16', False, torch.bfloat16),
     ('auto', True, torch.bfloat16), ('auto', False, torch.float32)])
@@ -222,7 +288,8 @@ def test_auto_asks_the_processor(monkeypatch):
     ({'crop': 14}, 'crop'), ({'lr_end': 1e-3}, 'lr_end'), ({'lr_end': -1e-9}, 'lr_end'),
     ({'lr_end': math.nan}, 'lr_end'), ({'t_max': 0}, 't_max'), ({'t_max': 1001}, 't_max'),
     ({'timesteps': 50, 't_max': 51}, 't_max'), ({'ema': 1.0}, 'ema'), ({'ema': -0.1}, 'ema'),
-    ({'ema': math.nan}, 'ema'), ({'precision': 'fp16'}, 'precision')])
+    ({'ema': math.nan}, 'ema'), ({'precision': 'fp16'}, 'precision'),
+    ({'max_grad_norm': 0.0}, 'max_grad_norm'), ({'max_grad_norm': math.nan}, 'max_grad_norm')])
 def test_bad_options_are_refused_by_name(options, name):
     with pytest.raises(ValueError, match=rf'prior\.{name}\b') as error:
         PriorConfig(**options)

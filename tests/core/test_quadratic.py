@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from kernelfusion_plugin.core import quadratic
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation
 from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
-from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations
+from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations, roughness
 
 SIZES = [(1, 3), (1, 4), (2, 5), (2, 6), (3, 7), (3, 8), (4, 8), (4, 9)]
 
@@ -141,6 +141,102 @@ def test_fit_kernel_against_nnls(s, size):
     torch.testing.assert_close(k.reshape(-1), torch.from_numpy(expected / expected.sum()), rtol=1e-5, atol=1e-7)
 
 
+def plain_roughness(weights_of, floor=0.3):
+    """R of J(k) = Σ (k_i - k_j)² / (K² (w_i + w_j) / 2 + floor), pair by pair; zero beyond the grid."""
+    K = len(weights_of)
+    w = torch.zeros(K + 2, K + 2, dtype=torch.float64)
+    w[1:-1, 1:-1] = weights_of
+    R = torch.zeros(K * K, K * K, dtype=torch.float64)
+    for i in range(K + 2):
+        for j in range(K + 2):
+            for di, dj in ((0, 1), (1, 0)):
+                if i + di > K + 1 or j + dj > K + 1:
+                    continue
+                share = 1 / (K * K * (w[i, j] + w[i + di, j + dj]) / 2 + floor)
+                both = [(a - 1) * K + b - 1 for a, b in ((i, j), (i + di, j + dj)) if 1 <= a <= K and 1 <= b <= K]
+                for n in both:
+                    R[n, n] += share
+                if len(both) == 2:
+                    R[both[0], both[1]] -= share
+                    R[both[1], both[0]] -= share
+    return R
+
+
+@pytest.mark.parametrize('size', [1, 2, 5, 8])
+@pytest.mark.parametrize('floor', [0.3, 0.01])
+def test_roughness_is_the_sum_over_neighbours(size, floor):
+    k, other = random_kernel(size), random(size, size, seed=3)
+    R = roughness(k, floor)
+    torch.testing.assert_close(R, plain_roughness(k, floor), rtol=1e-12, atol=1e-12)
+    assert torch.equal(R, R.T) and torch.linalg.eigvalsh(R)[0] > 0  # zero beyond: not even a plateau is free
+    padded = torch.zeros(size + 2, size + 2, dtype=torch.float64)
+    padded[1:-1, 1:-1] = other
+    wide = torch.zeros_like(padded)
+    wide[1:-1, 1:-1] = k
+    J = sum((padded.diff(dim=d) ** 2 / (size ** 2 * (wide.narrow(d, 0, size + 1) + wide.narrow(d, 1, size + 1)) / 2
+                                        + floor)).sum() for d in (0, 1))
+    torch.testing.assert_close(other.reshape(-1) @ R @ other.reshape(-1), J)
+    if size > 2:  # not the neighbours across the end of a row
+        assert R[size - 1, size] == 0 and R[0, 1] < 0 and R[0, size] < 0
+
+
+@pytest.mark.parametrize('sigma', [2, 4])
+def test_roughness_is_the_fisher_information_of_a_smooth_kernel(sigma):
+    """4 Σ (√k_i - √k_j)² / K² for floor → 0, up to second order; 2 / σ² / K² for a Gaussian."""
+    size = 10 * sigma + 1
+    k = gaussian(size, sigmas=sigma).double()
+    J = float(k.reshape(-1) @ roughness(k, 1e-9) @ k.reshape(-1)) * size ** 2
+    root = torch.nn.functional.pad(k, (1, 1, 1, 1)).sqrt()
+    fisher = 4 * float(sum(root.diff(dim=d).square().sum() for d in (0, 1)))
+    assert J == pytest.approx(fisher, rel=0.2 / sigma ** 2)
+    assert J == pytest.approx(2 / sigma ** 2, rel=0.3 / sigma ** 2)
+
+
+def test_roughness_counts_differences_relative_to_what_is_there():
+    """A lattice on a plateau costs more than a bright line; noise on the ground more than on the line."""
+    def J(k):
+        k = k / k.sum()
+        return float(k.reshape(-1) @ roughness(k) @ k.reshape(-1))
+
+    line, plateau = torch.zeros(16, 16, dtype=torch.float64), torch.zeros(16, 16, dtype=torch.float64)
+    line[7:9, 3:13] = 1
+    plateau[3:13, 3:13] = 1
+    lattice = plateau.clone()
+    lattice[3:13:2, 3:13] = 0
+    assert J(lattice) > 1.5 * J(line) and J(plateau) < J(line)
+
+
+@pytest.mark.parametrize(('s', 'size'), [(2, 5), (4, 8)])
+def test_fit_kernel_with_smoothness_against_nnls(s, size):
+    """Two rounds: weights from the start, then from the first round's kernel, scaled to sum 1."""
+    degradation, ridge, smoothness = Degradation(s, size), 0.01, 0.2
+    x = random(1, 3, *degradation.hr_size((9, 8)))
+    y = degradation.forward(x, random_kernel(size) ** 4) * 30 + random(1, 3, 9, 8, seed=5)
+    G, b = normal_equations(degradation, x, y)
+    start = gaussian(size, sigmas=size / 5).double()
+    expected = start
+    for _ in range(2):
+        H = ridged(G, ridge) + smoothness * G.diagonal().mean() * plain_roughness(expected)
+        L = torch.linalg.cholesky(H)
+        k, _ = nnls(L.T.numpy(), torch.linalg.solve_triangular(L, b[:, None], upper=False)[:, 0].numpy())
+        expected = torch.from_numpy(k / k.sum()).reshape(size, size)
+    found = fit_kernel(G, b, start, ridge, smoothness, iterations=3000)
+    assert (expected == 0).any()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert (fit_kernel(G, b, start, ridge, iterations=3000) - found).abs().max() > 0.01  # it matters here
+
+
+def test_smoothness_takes_away_noise_more_than_the_kernel():
+    degradation, k = Degradation(2, 16), gaussian(16, sigmas=(1.5, 3)).double()
+    x = random(1, 3, *degradation.hr_size((24, 24)))
+    y = degradation.forward(x, k)
+    G, b = normal_equations(degradation, x, y + 0.1 * random(*y.shape, seed=7))
+    plain, smooth, flat = (fit_kernel(G, b, gaussian(16, sigmas=2.0).double(), 1e-3, smoothness)
+                           for smoothness in (0.0, 1.0, 1e4))
+    assert (smooth - k).norm() < 0.6 * min((plain - k).norm(), (flat - k).norm())
+    torch.testing.assert_close(fit_kernel(9 * G, 9 * b, smooth, 1e-3, 0.1), fit_kernel(G, b, smooth, 1e-3, 0.1))
+
+
 def test_fit_kernel_satisfies_the_kkt_conditions():
     """Gradient >= 0 where k = 0 and = 0 where k > 0, at the scale that the minimiser has before normalising."""
     size, ridge = 7, 0.02
@@ -198,5 +294,6 @@ def test_an_image_that_contradicts_y_leaves_the_start():
     """x = -y's picture: no k >= 0 is better than none, and a sum of 0 cannot be normalised."""
     degradation, start = Degradation(2, 6), gaussian(6, sigmas=1.0)
     x = random(1, 1, *degradation.hr_size((8, 8))).float().abs()
-    assert torch.equal(fit_kernel(*normal_equations(degradation, x, -degradation.forward(x, start)), start, 1e-3),
-                       start)
+    equations = normal_equations(degradation, x, -degradation.forward(x, start))
+    for smoothness in (0.0, 0.1):
+        assert torch.equal(fit_kernel(*equations, start, 1e-3, smoothness), start)

@@ -16,14 +16,21 @@ from kernelfusion_plugin.core.kernel_models import DirectKernel
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
-from kernelfusion_plugin.core.patch_prior import PriorConfig
+from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
+from kernelfusion_plugin.core.patch_prior import MeanPrior, PriorConfig
 
 TOY = KernelFusionConfig(
     scale=2, kernel_size=8, seed=3,
     prior=PriorConfig(channels=4, steps=3, crop=16, lr=1e-3, ema=0.9, precision='fp32'),
-    em=EmConfig(sketch_passes=0, passes=2, steps=2, final_steps=2, cg_iterations=3),
+    em=EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=2, kernel_levels=1, final_samples=1,
+                final_steps=2, cg_iterations=3, noise_floor=0),
     joint=JointConfig(n_iter=1, n_iter_first=2, n_steps=2, precision='fp32'))
 JOINT = dataclasses.replace(TOY, solver='joint')
+INTERNAL = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, kernel_prior='internal', final_prior='internal'))
+
+
+def with_em(**options):
+    return dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, **options))
 
 
 def tiny_unet():
@@ -186,7 +193,7 @@ def test_the_known_kernel_is_used_and_returned_normalised(full):
 @pytest.mark.parametrize('border', ['valid', 'reflect'])
 @pytest.mark.parametrize(('scale', 'size', 'shape'), [(2, 7, (15, 15)), (3, 18, (15, 20)), (4, 31, (17, 16))])
 def test_sizes(scale, size, shape, border):
-    config = dataclasses.replace(TOY, scale=scale, kernel_size=size, border=border)
+    config = dataclasses.replace(with_em(fine_passes=1), scale=scale, kernel_size=size, border=border)
     result = restore(image(*shape), config)
     assert result.sr.shape == (1, 3, scale * shape[0], scale * shape[1]) and result.kernel.shape == (size, size)
     assert torch.isfinite(result.sr).all() and torch.isfinite(result.kernel).all()
@@ -295,8 +302,9 @@ def test_bad_pictures_are_one_line(y, words):
     (TOY, {'kernel': torch.full((8, 8), float('nan'))}, 'finite'),
     (JOINT, {'kernel': torch.ones(8, 8)}, "solver 'em'"),
     (dataclasses.replace(TOY, border='wrap'), {}, 'border must be one of'),
-    (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'), (TOY, {'prior_state': {}}, 'do not fit'),
-    (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more')])
+    (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'),
+    (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more'),
+    (INTERNAL, {'prior_state': {**weights(4), 'half.more': torch.zeros(1)}}, 'do not fit.*')])
 def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkeypatch):
     monkeypatch.setattr(module, 'fit_patch_prior', lambda *_: pytest.fail('hours of Phase 1, then an error'))
     with pytest.raises(ValueError, match=words) as error:
@@ -309,31 +317,93 @@ def test_an_unknown_option_is_refused():
         restore(image(), TOY, prior_stat={})
 
 
-SKETCH = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, sketch_passes=2, sketch_share=0.5))
+def phases(seen):
+    """(phase, steps) in their order."""
+    return [(phase, len(list(group))) for phase, group in itertools.groupby(p.phase for p in seen)]
 
 
-def test_the_sketch_has_a_prior_of_its_own_on_the_half_image():
-    seen, nets = [], []
+@pytest.mark.parametrize('final', ['internal', 'both', 'textures'])
+def test_internal_finds_the_kernel_with_a_prior_of_the_half_image(final):
+    seen, nets, batches = [], [], []
 
     def make_net():
         nets.append(PatchDiffusionNet(4))
+        nets[-1].register_forward_pre_hook(lambda net, args: batches.append(args[0].shape) if net.training else None)
         return nets[-1]
-    result = restore(image(), SKETCH, name='a', make_patch_net=make_net, on_progress=seen.append)
-    assert [(p.phase, p.step, p.total) for p in seen] == (
-        [('prior', i, 3) for i in (1, 2, 3)] + [('sketch', i, 2) for i in (1, 2)]
-        + [('em', i, 10) for i in range(1, 11)])
-    assert len(nets) == 2 and not same(result, restore(image(), TOY, name='a'))
+
+    config = dataclasses.replace(with_em(kernel_prior='internal', final_prior=final),
+                                 prior=dataclasses.replace(TOY.prior, batch=5))
+    result = restore(image(), config, name='a', make_patch_net=make_net, on_progress=seen.append)
+    own = {'prior': 3} if final != 'textures' else {}
+    assert phases(seen) == [*own.items(), ('half', 3), ('em', 6)]
+    assert all(p.x0_hat is None and p.kernel is None and p.total == 3 for p in seen if p.phase != 'em')
+    assert len(nets) == 1 + len(own)
+    assert batches == [(5, 3, 16, 16)] * 3 * len(own) + [(2, 3, 8, 9)] * 3  # half the size, half the batch
     weights = PatchDiffusionNet(4).state_dict()
-    assert result.prior_state.keys() == {*weights, *(f'sketch.{key}' for key in weights)}
+    assert result.prior_state.keys() == {*(weights if own else ()), *(f'half.{key}' for key in weights)}
+    assert {row['phase'] for row in result.trace} == {'half', 'em', *own}
 
 
-def test_weights_of_the_sketch_are_reused_or_trained_if_they_are_missing():
-    first = restore(image(), SKETCH, name='a')
-    without = {key: value for key, value in first.prior_state.items() if not key.startswith('sketch.')}
-    for kept, phases in ((first.prior_state, {'em'}), (without, {'sketch', 'em'})):
+def test_weights_of_the_half_size_prior_are_reused_or_trained_if_they_are_missing():
+    first = restore(image(), INTERNAL, name='a')
+    for missing in ('half.', ''):
+        kept = {key: value for key, value in first.prior_state.items() if key.startswith('half.') == (missing == '')}
         seen = []
-        again = restore(image(), SKETCH, name='a', prior_state=kept, on_progress=seen.append)
-        assert same(first, again) and {p.phase for p in seen} == phases
+        again = restore(image(), INTERNAL, name='a', prior_state=kept, on_progress=seen.append)
+        assert same(first, again) and phases(seen) == [('half' if missing else 'prior', 3), ('em', 6)]
+        assert all(torch.equal(again.prior_state[key], value) for key, value in first.prior_state.items())
+    seen = []
+    again = restore(image(), INTERNAL, name='a', prior_state=first.prior_state, on_progress=seen.append)
+    assert same(first, again) and phases(seen) == [('em', 6)] and again.seconds['phase1'] == 0
+
+
+def test_empty_weights_are_trained(full):
+    assert same(restore(image(), TOY, name='a', prior_state={}), full[0])
+
+
+def test_a_known_kernel_needs_no_half_size_prior():
+    seen = []
+    result = restore(image(), INTERNAL, kernel=torch.ones(8, 8), on_progress=seen.append)
+    assert phases(seen) == [('prior', 3), ('em', 2)]
+    assert result.prior_state.keys() == PatchDiffusionNet(4).state_dict().keys()
+
+
+@pytest.mark.parametrize('kernel', [None, gaussian(8, sigmas=1.2)], ids=['blind', 'known'])
+def test_textures_alone_need_no_phase_1(kernel):
+    seen = []
+    result = restore(image(), with_em(final_prior='textures'), kernel=kernel, on_progress=seen.append,
+                     make_patch_net=lambda: pytest.fail('no net is to be made'))
+    assert phases(seen) == [('em', 6 if kernel is None else 2)]
+    assert result.prior_state == {} and result.seconds['phase1'] == 0 < result.seconds['phase2']
+    assert {row['phase'] for row in result.trace} == {'em'}
+
+
+@pytest.mark.parametrize('options', [{'solver': 'joint'}, {'em': INTERNAL.em}])
+def test_the_texture_prior_is_loaded_only_where_it_takes_part(options, monkeypatch):
+    monkeypatch.setattr(module, 'load_texture_prior', lambda *args: pytest.fail('not asked for'))
+    restore(image(), dataclasses.replace(TOY, **options), make_refine_net=tiny_unet)
+
+
+@pytest.mark.parametrize('kernel_prior', ['textures', 'internal'])
+@pytest.mark.parametrize('final_prior', ['textures', 'internal', 'both'])
+def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, monkeypatch):
+    given = {}
+
+    def stop(y, prior, degradation, config, generator, kernel, search):
+        given.update(final=prior, search=search)
+        raise StopIteration
+
+    monkeypatch.setattr(module, 'solve_em', stop)
+    with pytest.raises(RuntimeError, match='StopIteration'):
+        restore(image(), with_em(kernel_prior=kernel_prior, final_prior=final_prior),
+                make_patch_net=lambda: PatchDiffusionNet(4))
+    final = given['final'].priors if isinstance(given['final'], MeanPrior) else [given['final']]
+    kinds = [type(prior.net) for prior in final]
+    assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet],
+                     'both': [PatchDiffusionNet, TextureUNet]}[final_prior]
+    assert type(given['search'].net) is {'textures': TextureUNet, 'internal': PatchDiffusionNet}[kernel_prior]
+    if kernel_prior == 'internal':
+        assert all(given['search'].net is not prior.net for prior in final)
 
 
 def test_half_size_is_the_mean_of_a_constant_and_keeps_to_the_range():

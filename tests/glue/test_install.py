@@ -52,6 +52,9 @@ def test_wheel_holds_the_package_and_the_hook_and_nothing_else(wheel):
     assert ours == {'kernelfusion_plugin', 'kernelfusion_hook.py', PTH}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / 'kernelfusion_plugin').rglob('*.py')}
     assert sources <= set(names)
+    weights = 'kernelfusion_plugin/weights/texture_prior.pt'
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(weights) == (ROOT / weights).read_bytes()
     assert any(name.endswith('/LICENSE') for name in names)
 
 

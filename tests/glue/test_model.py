@@ -120,6 +120,29 @@ def test_weights_of_another_image_of_that_name_are_not_used(tmp_path, monkeypatc
     assert float(scores(tmp_path / 'again')[0]['seconds_phase1']) == 0
 
 
+def test_textures_alone_leave_no_weights_behind(data, tmp_path, monkeypatch):
+    priors = tmp_path / 'priors'
+    opt = toy_options(data, kernelfusion__save_prior=True, kernelfusion__prior_dir=str(priors),
+                      kernelfusion__em__final_prior='textures', kernelfusion__plot=True)
+    assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 0
+    assert not list(tmp_path.rglob('*_pd.pth'))
+    assert all(float(row['seconds_phase1']) == 0 and row['psnr'] for row in scores(tmp_path / 'run'))
+    assert (tmp_path / 'run/results/toy/visualization/Toy/one_run.png').exists()  # a plot without Phase 1
+
+
+def test_weights_of_the_half_size_prior_are_kept_too(data, tmp_path, monkeypatch):
+    priors = tmp_path / 'priors'
+    opt = toy_options(data, kernelfusion__save_prior=True, kernelfusion__prior_dir=str(priors),
+                      kernelfusion__em__kernel_prior='internal', kernelfusion__em__final_prior='internal')
+    assert run_toolbox(opt, tmp_path / 'first', monkeypatch) == 0
+    params = torch.load(priors / 'one_pd.pth', weights_only=True)['params']
+    own = {name for name in params if not name.startswith('half.')}
+    assert own and params.keys() == {*own, *(f'half.{name}' for name in own)}
+    assert run_toolbox(opt, tmp_path / 'second', monkeypatch) == 0
+    assert digests(tmp_path / 'first') == digests(tmp_path / 'second')
+    assert all(float(row['seconds_phase1']) == 0 for row in scores(tmp_path / 'second'))
+
+
 def test_known_kernel_is_used_as_it_is(data, tmp_path, monkeypatch):
     opt = toy_options(data, kernelfusion__known_kernel=True)
     assert run_toolbox(opt, tmp_path, monkeypatch) == 0

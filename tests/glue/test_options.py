@@ -12,9 +12,9 @@ from kernelfusion_plugin.models.options import check_metrics, network_factories,
 from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
-TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:em:passes=1',
-        'kernelfusion:em:sketch_passes=1', 'kernelfusion:em:steps=2',
-        'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
+TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:em:sketch_passes=1',
+        'kernelfusion:em:coarse_passes=1', 'kernelfusion:em:fine_passes=1', 'kernelfusion:em:steps=2',
+        'kernelfusion:em:final_samples=1', 'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
         'kernelfusion:sheet=false', 'kernelfusion:plot=false', 'num_gpu=0']
 
 
@@ -76,6 +76,8 @@ def test_there_is_a_file_per_experiment():
     ({'scale': 2}, "'kernelfusion.scale' is 2"),
     ({'kernel_size': 3}, 'kernel_size'),
     ({'preset': 'fast'}, 'preset must be one of'),
+    ({'em': {'final_prior': 'texture'}}, 'em.final_prior must be one of'),
+    ({'em': {'passes': 2}}, "unknown option 'em.passes'"),
 ])
 def test_wrong_key_of_the_section_is_refused(section, message):
     with pytest.raises(ValueError, match=message.replace('.', r'\.')):

@@ -57,6 +57,7 @@ class PatchDiffusionNet(nn.Module):
     def __init__(self, channels: int = 128, image_channels: int = 3) -> None:
         super().__init__()
         self.channels = channels
+        self.reach = RECEPTIVE_FIELD // 2
         embed_dim = 4 * channels
         self.embed = nn.Sequential(nn.Linear(channels, embed_dim), nn.SiLU(), nn.Linear(embed_dim, embed_dim),
                                    nn.SiLU())

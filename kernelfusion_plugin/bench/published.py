@@ -1,0 +1,171 @@
+"""``python -m kernelfusion_plugin.bench.published DATA``: ours beside what KernelFusion's authors published.
+
+DATA is a folder with ``div2k/HR/NNNN.png``, ``div2k/LRx4/NNNN_kKK.png``, ``kernels/blind144_gt.npy``,
+``kernels/official_recovered_0802.npy``, ``official_crops/`` (with ``crops.json``) and ``div2krk/`` (``lr_x4_im_N.png``,
+``kernel_N.mat``). Pictures: PSNR on Y of the authors' crop, 4 pixels of border off. Kernels: zero-shift correlation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..core.config import KernelFusionConfig
+from ..core.degradation import upscale_bicubic
+from ..core.kernel_files import load_kernel
+from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
+from ..core.restore import Progress, Result, restore
+from ..pictures import Panel, save_sheet
+from ..report import kernel_picture, to_picture
+
+CROPS = ('0813_k07', '0814_k10', '0827_k07')
+KERNELS = ('0802_k00', '0802_k01', '0802_k02', '0802_k05', '0802_k07')
+GAUSSIANS = ('krk_13', 'krk_14')
+BORDER = 4
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='python -m kernelfusion_plugin.bench.published', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', type=Path)
+    parser.add_argument('--out', type=Path, default=Path('results/published'), help='for rows.jsonl and the sheets')
+    parser.add_argument('--cases', nargs='+', default=[*CROPS, *KERNELS, *GAUSSIANS])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--preset', default='quick')
+    parser.add_argument('--options', type=json.loads, default={}, help='JSON over the preset, {"em": {"steps": 8}}')
+    parser.add_argument('--noise', type=float, default=0.0, help='white noise added to y, in per cent of the range')
+    parser.add_argument('--jpeg', type=int, help='quality of a JPEG that y goes through')
+    parser.add_argument('--device', default='cpu')
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    given.out.mkdir(parents=True, exist_ok=True)
+    for seed in given.seeds:
+        for case in given.cases:
+            row = run(case, seed, given)
+            log.info(json.dumps(row))
+            with open(given.out / 'rows.jsonl', 'a', encoding='utf-8') as file:
+                file.write(json.dumps(row) + '\n')
+
+
+def run(case: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Restore one case, write its sheet, return its row of the table."""
+    y, x, k_true = load(case, given.data)
+    y = degrade(y, given.noise, given.jpeg, seed)
+    config = KernelFusionConfig.from_dict({'preset': given.preset, 'seed': seed, 'kernel_size': len(k_true),
+                                           **given.options})
+    if case in KERNELS:  # the kernel does not depend on the final passes
+        brief = dataclasses.replace(config.em, final_prior='textures', final_samples=1, final_steps=2)
+        config = dataclasses.replace(config, em=brief)
+    start = time.perf_counter()
+    result = restore(y.to(given.device), config, name=case, on_progress=_Log(case))
+    row = {'case': case, 'seed': seed, 'preset': given.preset, **given.options, 'noise': given.noise,
+           'jpeg': given.jpeg, 'seconds': round(time.perf_counter() - start),
+           **{f'seconds_{key}': round(value) for key, value in result.seconds.items()},
+           'kernel_ncc': round(kernel_ncc(result.kernel, k_true), 4),
+           'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k_true)[0], 4)}
+    row.update(scores(case, y, x, result, given.data))
+    _sheet(given.out / f'{case}_{seed}.png', y, x, result, k_true, case, given.data)
+    return row
+
+
+def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, x, k) of a case, pictures in [-1, 1]."""
+    if case.startswith('krk_'):
+        number = int(case[4:])
+        y = read(data / 'div2krk' / f'lr_x4_im_{number}.png')
+        x = read(data / 'div2k' / 'HR' / f'{800 + number:04d}.png')
+        height, width = (min(a, 4 * b) // 4 * 4 for a, b in zip(x.shape[-2:], y.shape[-2:]))
+        return (y[..., :height // 4, :width // 4], x[..., :height, :width],
+                load_kernel(data / 'div2krk' / f'kernel_{number}.mat'))
+    image, number = case.split('_k')
+    k = torch.from_numpy(np.load(data / 'kernels' / 'blind144_gt.npy'))[int(number)]
+    return read(data / 'div2k' / 'LRx4' / f'{case}.png'), read(data / 'div2k' / 'HR' / f'{image}.png'), k
+
+
+def read(path: Path) -> Tensor:
+    """A picture as (1, 3, H, W) in [-1, 1]."""
+    pixels = np.array(Image.open(path).convert('RGB'))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def degrade(y: Tensor, noise: float, jpeg: int | None, seed: int) -> Tensor:
+    """y with white noise and after JPEG compression, in 8 bits."""
+    if not noise and jpeg is None:
+        return y
+    generator = torch.Generator().manual_seed(seed)
+    pixels = (y + 2 * noise / 100 * torch.randn(y.shape, generator=generator) + 1) * 127.5
+    picture = pixels.round().clamp(0, 255).byte()[0].permute(1, 2, 0).numpy()
+    if jpeg is not None:
+        import cv2
+        coded = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
+        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].copy()
+    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path) -> dict[str, float]:
+    """PSNR of ours, bicubic and, where they published it, the authors', on the same pixels; theirs for kernels."""
+    if case in KERNELS:
+        theirs = np.load(data / 'kernels' / 'official_recovered_0802.npy')[int(case[-2:])]
+        truth = load(case, data)[2]
+        return {'authors_ncc': round(kernel_ncc(torch.from_numpy(theirs).float(), truth), 4)}
+    sr, bicubic = result.sr.cpu(), upscale_bicubic(y, 4).clamp(-1, 1)
+    row = {'psnr_whole': psnr_y(sr, x), 'bicubic_whole': psnr_y(bicubic, x)}
+    crop = crops(data).get(case)
+    if crop:
+        there = (..., slice(crop['row'], crop['row'] + crop['size'][0]),
+                 slice(crop['col'], crop['col'] + crop['size'][1]))
+        authors = read(data / 'official_crops' / case[:4] / 'KernelFusion.png')
+        row.update({'psnr': psnr_y(sr[there], x[there], BORDER), 'bicubic': psnr_y(bicubic[there], x[there], BORDER),
+                    'authors': psnr_y(authors, x[there], BORDER)})
+    return {key: round(value, 3) for key, value in row.items()}
+
+
+def crops(data: Path) -> dict[str, dict[str, Any]]:
+    """The authors' crops by case: kernel, row and col of the top left corner in HR pixels, size."""
+    listed = json.loads((data / 'official_crops' / 'crops.json').read_text(encoding='utf-8'))
+    return {f'{image}_k{crop["kernel"]:02d}': crop for image, crop in listed.items()}
+
+
+def _sheet(path: Path, y: Tensor, x: Tensor, result: Result, k_true: Tensor, case: str, data: Path) -> None:
+    """bicubic | ours | truth, on the authors' crop (with theirs between) or a middle piece, and the kernels."""
+    crop = crops(data).get(case)
+    size = crop['size'] if crop else [min(384, n) for n in x.shape[-2:]]
+    top, left = (crop['row'], crop['col']) if crop else ((n - m) // 2 for n, m in zip(x.shape[-2:], size))
+    there = (..., slice(top, top + size[0]), slice(left, left + size[1]))
+    pictures = {'bicubic': upscale_bicubic(y, 4)[there], 'ours': result.sr.cpu()[there], 'truth': x[there]}
+    if crop:
+        pictures["the authors'"] = read(data / 'official_crops' / case[:4] / 'KernelFusion.png')
+    panels = [Panel(name, '' if name == 'truth' else f'{psnr_y(picture.clamp(-1, 1), x[there], BORDER):.2f} dB',
+                    to_picture(picture))
+              for name, picture in pictures.items()]
+    kernels = {f'kernel, {kernel_ncc(result.kernel, k_true):.3f}': result.kernel, 'true kernel': k_true}
+    panels += [Panel(name, '', kernel_picture(k.numpy()), whole=False) for name, k in kernels.items()]
+    save_sheet(path, panels, case)
+
+
+class _Log:
+    """A line every half minute: phase, step, seconds left."""
+
+    def __init__(self, case: str) -> None:
+        self.case, self.last = case, time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self.last > 30:
+            self.last = time.monotonic()
+            log.info(f'{self.case}: {progress.phase} {progress.step}/{progress.total}, {progress.eta:.0f} s left')
+
+
+if __name__ == '__main__':
+    main()

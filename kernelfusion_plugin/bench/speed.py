@@ -1,0 +1,171 @@
+"""``python -m kernelfusion_plugin.bench.speed``: what the fast paths are worth, each beside the slow one in one run.
+
+    work    a picture of scikit-image, 512 x 512 under a camera-shake kernel: the preset against four times its work
+    area    seconds of a run's two parts against the picture's area, with the exponent of their growth
+    prior   Phase 1: steps per second, as shipped against float32 in PyTorch's default memory layout
+    tiles   a large picture through the priors in tiles and whole: seconds and largest difference
+
+Ratios hold for the machine they were measured on; run it with nothing else going on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.config import KernelFusionConfig
+from ..core.degradation import synthesise, upscale_bicubic
+from ..core.diffusion import Schedule
+from ..core.em import EmConfig
+from ..core.kernels import motion
+from ..core.metrics import kernel_ncc, psnr_y
+from ..core.nets.patch_net import PatchDiffusionNet
+from ..core.patch_prior import PatchPrior, fit_patch_prior
+from ..core.restore import restore
+from ..core.texture_prior import load_texture_prior
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog='python -m kernelfusion_plugin.bench.speed', description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; default: all')
+    parser.add_argument('--preset', default='quick')
+    parser.add_argument('--sides', nargs='+', type=int, default=[64, 128, 256], help='area: sides of LR pictures')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', type=Path, help='write the figures here as JSON too')
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
+    device = torch.device(given.device)
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    log.info(f'torch {torch.__version__}, {name}')
+    figures: dict[str, Any] = {'torch': torch.__version__, 'device': name}
+    for part in given.parts or PARTS:
+        figures[part] = PARTS[part](given, device)
+        log.info(f'{part}: {json.dumps(figures[part])}')
+    if given.out:
+        given.out.write_text(json.dumps(figures, indent=1), encoding='utf-8')
+
+
+def work(given: argparse.Namespace, device: torch.device) -> list[dict[str, float]]:
+    """The preset, and four times its passes, samples and steps of Phase 1, on the same picture."""
+    x, k = photograph(), motion(24, 5)
+    y = synthesise(x, k, 4, 'reflect').float() / 127.5 - 1
+    x = x.float() / 127.5 - 1
+    bicubic = psnr_y(upscale_bicubic(y, 4).clamp(-1, 1), x)
+    base = KernelFusionConfig(preset=given.preset)
+    rows = []
+    for factor in (1, 4):
+        more = {name: factor * getattr(base.em, name)
+                for name in ('sketch_passes', 'coarse_passes', 'fine_passes', 'final_samples')}
+        config = dataclasses.replace(
+            base, prior=dataclasses.replace(base.prior, steps=factor * base.prior.steps),
+            em=dataclasses.replace(base.em, **more))
+        result, seconds = timed(lambda config=config: restore(y.to(device), config, name='speed'), device)
+        rows.append({'work': factor, 'seconds': round(seconds, 1), 'psnr': round(psnr_y(result.sr.cpu(), x), 2),
+                     'bicubic': round(bicubic, 2), 'kernel_ncc': round(kernel_ncc(result.kernel, k), 3)})
+        log.info(f'  {rows[-1]}')
+    return rows
+
+
+def area(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Seconds of the kernel's search and of the final passes, with the texture prior, on pictures of several sizes."""
+    brief = EmConfig(final_prior='textures', sketch_passes=1, coarse_passes=1, fine_passes=1, final_samples=1,
+                     final_steps=4)
+    picture = upscale_bicubic(photograph().float() / 127.5 - 1, 2)
+    rows = []
+    for side in given.sides:
+        y = picture[..., :side, :side].clamp(-1, 1).to(device)
+        pair = []
+        for kernel in (motion(24, 5), None):
+            config = KernelFusionConfig(em=dataclasses.replace(brief, kernel_side=0))
+            def run(config: KernelFusionConfig = config, kernel: Tensor | None = kernel, y: Tensor = y) -> None:
+                restore(y, config, kernel=kernel)
+            pair.append(min(timed(run, device)[1] for _ in range(2)))
+        rows.append({'hr_mpx': round(16 * side ** 2 / 1e6, 3), 'final': round(pair[0], 3),
+                     'search': round(pair[1] - pair[0], 3)})
+        log.info(f'  {rows[-1]}')
+    first, last = rows[0], rows[-1]
+    growth = math.log(last['hr_mpx'] / first['hr_mpx'])
+    return {'rows': rows, 'exponent': {part: round(math.log(last[part] / first[part]) / growth, 3)
+                                       for part in ('final', 'search')}}
+
+
+def prior(given: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Steps per second of Phase 1 as shipped, and of the plain loop: float32, default memory layout."""
+    y = (photograph().float() / 127.5 - 1)[..., :256, :256].to(device)
+    config = KernelFusionConfig(preset=given.preset).prior
+    count = 30 if device.type == 'cpu' else 500
+
+    def shipped() -> None:
+        steps = fit_patch_prior(PatchDiffusionNet(config.channels).to(device), y, Schedule(), config,
+                                torch.Generator(device).manual_seed(0))
+        for _ in itertools.islice(steps, count):
+            pass
+
+    def plain() -> None:
+        net, schedule = PatchDiffusionNet(config.channels).to(device), Schedule()
+        optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
+        for _ in range(count):
+            top, left = torch.randint(256 - config.crop, (2,)).tolist()
+            x0 = y[..., top:top + config.crop, left:left + config.crop].repeat(config.batch, 1, 1, 1)
+            t, eps = torch.randint(400, (config.batch,), device=device), torch.randn_like(x0)
+            loss = (net(schedule.q_sample(x0, t, eps), t) - schedule.velocity(x0, eps, t)).square().mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    rates = {}
+    for name, loop in (('shipped', shipped), ('plain', plain)):
+        loop()
+        rates[name] = round(count / timed(loop, device)[1], 2)
+    return {'steps_per_second': rates, 'ratio': round(rates['shipped'] / rates['plain'], 2)}
+
+
+def tiles(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Each prior, in float32, on 1024 x 1024 pixels: whole, and in tiles of 256."""
+    x = upscale_bicubic(photograph().float() / 127.5 - 1, 2).to(device)
+    pd = PatchPrior(PatchDiffusionNet(64).to(device), Schedule(), 'fp32')
+    rows = {}
+    for name, net in (('pd', pd), ('textures', load_texture_prior(device, 'fp32'))):
+        outputs, seconds = {}, {}
+        for tile in (0, 256):
+            net.tile = tile
+            with torch.no_grad():
+                outputs[tile], seconds[tile] = timed(lambda net=net: net.predict_x0(x, 100), device)
+        rows[name] = {'whole': round(seconds[0], 3), 'tiled': round(seconds[256], 3),
+                      'largest_difference': float((outputs[0] - outputs[256]).abs().max())}
+    return rows
+
+
+def photograph() -> Tensor:
+    """The astronaut of scikit-image (NASA, public domain), (1, 3, 512, 512) uint8."""
+    from skimage import data
+    return torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].contiguous()
+
+
+def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
+    """The function's result and its seconds, the device's queue included."""
+    start = time.perf_counter()
+    result = function()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return result, time.perf_counter() - start
+
+
+PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles}
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,86 @@
+"""The denoising U-Net of the texture prior: small, without normalisation or attention, so of finite reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .patch_net import sinusoidal_embedding
+
+EMBED_IN, EMBED_DIM = 64, 128
+
+
+class _Block(nn.Module):
+    """x + conv(silu(conv(x) · (1 + scale) + shift)), scale and shift from the time step; starts as identity."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(EMBED_DIM, 2 * channels)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)  # (B, C, 1, 1) each
+        return x + self.conv2(F.silu(self.conv1(x) * (1 + scale) + shift))
+
+
+class TextureUNet(nn.Module):
+    """Velocity v(x_t, t) of a diffusion over pictures.
+
+    Levels of ``channels`` filters, each half the size of the one before: 2 x 2 convolutions with stride 2 lead
+    down, their transposes up, skips are added. Two residual blocks per level on the way down, two on the way up.
+
+    Args:
+        channels: filters per level, finest first.
+        image_channels: 3 for RGB.
+
+    Shapes: x_t (B, 3, H, W) in about [-1, 1] plus noise, t (B,) int64; v (B, 3, H, W). Any H and W: inside, the
+    picture is continued at its lower right edges to a multiple of 2^(levels - 1).
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128), image_channels: int = 3) -> None:
+        super().__init__()
+        first, last = channels[0], channels[-1]
+        self.multiple = 2 ** (len(channels) - 1)
+        # Head and tail; per level four convolutions down and four up; the bottom's four; a pixel of its grid.
+        self.reach = 2 + 8 * (self.multiple - 1) + 4 * self.multiple + self.multiple
+        self.embed = nn.Sequential(nn.Linear(EMBED_IN, EMBED_DIM), nn.SiLU(), nn.Linear(EMBED_DIM, EMBED_DIM),
+                                   nn.SiLU())
+        self.head = nn.Conv2d(image_channels, first, 3, padding=1)
+        self.encoder = nn.ModuleList(nn.ModuleList([_Block(c), _Block(c)]) for c in channels[:-1])
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels))
+        self.bottom = nn.ModuleList([_Block(last), _Block(last)])
+        self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(channels))
+        self.decoder = nn.ModuleList(nn.ModuleList([_Block(c), _Block(c)]) for c in channels[:-1])
+        self.tail = nn.Conv2d(first, image_channels, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(self.tail.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        embedding = self.embed(sinusoidal_embedding(t, EMBED_IN).to(x_t.dtype))  # (B, 128)
+        height, width = x_t.shape[-2:]
+        missing = (0, -width % self.multiple, 0, -height % self.multiple)
+        if any(missing):  # padding by nothing would still cost the memory layout, and with it all speed
+            x_t = F.pad(x_t, missing, mode='replicate').contiguous(memory_format=torch.channels_last)
+        h = self.head(x_t)
+        skips = []
+        for blocks, down in zip(self.encoder, self.down):
+            h = _through(blocks, h, embedding)
+            skips.append(h)
+            h = down(h)  # (B, C_i+1, H / 2^i+1, W / 2^i+1)
+        h = _through(self.bottom, h, embedding)
+        for blocks, up in zip(reversed(self.decoder), reversed(self.up)):
+            h = _through(blocks, up(h) + skips.pop(), embedding)
+        return self.tail(h)[..., :height, :width]
+
+
+def _through(blocks: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
+    for block in blocks:
+        h = block(h, embedding)
+    return h
