@@ -87,7 +87,7 @@ class EmConfig:
     coarse_passes: int = 10
     coarse_noise_start: float = 0.1
     coarse_noise_end: float = 0.02
-    fine_passes: int = 5
+    fine_passes: int = 4
     fine_noise_start: float = 0.05
     fine_noise_end: float = 0.025
     steps: int = 6
@@ -96,9 +96,9 @@ class EmConfig:
     kernel_levels: int = 2
     prior_weight: float = 1.0
     ridge: float = 1e-3
-    smoothness: float = 0.1
+    smoothness: float = 0.2
     centre_power: float = 0.5
-    centre_floor: float = 0.03
+    centre_floor: float = 0.01
     final_samples: int = 4
     final_steps: int = 8
     final_t_start: int = 200
