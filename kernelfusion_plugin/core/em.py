@@ -96,9 +96,9 @@ class EmConfig:
     kernel_levels: int = 2
     prior_weight: float = 1.0
     ridge: float = 1e-3
-    smoothness: float = 0.2
-    centre_power: float = 0.5
-    centre_floor: float = 0.01
+    smoothness: float = 0.1
+    centre_power: float = 0.75
+    centre_floor: float = 0.03
     final_samples: int = 4
     final_steps: int = 8
     final_t_start: int = 200
@@ -302,7 +302,7 @@ def _centre(kernel: Tensor, config: EmConfig) -> Tensor:
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
-    of √k undoes most of that (README, "What was tried").
+    of a power of k below 1 undoes some of that (README, "What was tried").
     """
     return centre_of_mass(torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power)
 
