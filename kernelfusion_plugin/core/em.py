@@ -194,7 +194,13 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
 
 
 def scaled(full: Degradation, scale: int, support: float) -> Degradation:
-    """The forward model at another scale, its kernel grid ``support`` times as wide, its centre on LR pixels'."""
+    """The forward model at another scale, its kernel grid ``support`` times as wide.
+
+    Its centre lies on the LR pixel's; at the full scale where ``full`` has it, so that a kernel can be cut to its size.
+    """
+    if scale == full.scale:
+        return Degradation(scale, full.kernel_size + 2 * math.ceil((support - 1) * full.kernel_size / 2 - 1e-9),
+                           full.border)
     size = full.kernel_size * scale / full.scale * support
     return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2 - 1e-9), full.border)
 
