@@ -440,7 +440,7 @@ def test_grids_of_the_search_are_centred_on_lr_pixels():
             for support in (1, 4 / 3, 1.7):
                 grid = scaled(full, scale, support)
                 assert (grid.scale, grid.border) == (scale, full.border)
-                    lean = full.margin[1] - full.margin[0] if scale == full.scale else 0  # as the kernel asked for has
-                    assert grid.margin[1] - grid.margin[0] == lean
+                lean = full.margin[1] - full.margin[0] if scale == full.scale else 0  # as the kernel asked for has
+                assert grid.margin[1] - grid.margin[0] == lean
                 width = full.kernel_size * scale / full.scale * support
                 assert width - 1e-6 <= grid.kernel_size < width + 2
