@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from .core.nets.texture_unet import TextureUNet
 from .core.texture_prior import TRAINING, fit_texture_prior
+from .report import write_atomically
 from .textures import generate_pictures
 
 
@@ -45,10 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def save(net: torch.nn.Module, path: Path) -> None:
-    """The weights in float16, written to a temporary file first."""
-    part = path.with_suffix('.part')
-    torch.save({name: value.half() for name, value in net.state_dict().items()}, part)
-    os.replace(part, path)
+    """The weights in float16."""
+    weights = {name: value.half() for name, value in net.state_dict().items()}
+    write_atomically(path, lambda file: torch.save(weights, file))
 
 
 if __name__ == '__main__':

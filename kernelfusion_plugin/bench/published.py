@@ -75,7 +75,7 @@ def run(case: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
            **{f'seconds_{key}': round(value) for key, value in result.seconds.items()},
            'kernel_ncc': round(kernel_ncc(result.kernel, k_true), 4),
            'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k_true)[0], 4)}
-    row.update(scores(case, y, x, result, given.data))
+    row.update(scores(case, y, x, k_true, result, given.data))
     _sheet(given.out / f'{case}_{seed}.png', y, x, result, k_true, case, given.data)
     return row
 
@@ -114,12 +114,11 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, seed: int) -> Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path) -> dict[str, float]:
+def scores(case: str, y: Tensor, x: Tensor, k_true: Tensor, result: Result, data: Path) -> dict[str, float]:
     """PSNR of ours, bicubic and, where they published it, the authors', on the same pixels; theirs for kernels."""
     if case in KERNELS:
         theirs = np.load(data / 'kernels' / 'official_recovered_0802.npy')[int(case[-2:])]
-        truth = load(case, data)[2]
-        return {'authors_ncc': round(kernel_ncc(torch.from_numpy(theirs).float(), truth), 4)}
+        return {'authors_ncc': round(kernel_ncc(torch.from_numpy(theirs).float(), k_true), 4)}
     sr, bicubic = result.sr.cpu(), upscale_bicubic(y, 4).clamp(-1, 1)
     row = {'psnr_whole': psnr_y(sr, x), 'bicubic_whole': psnr_y(bicubic, x)}
     crop = crops(data).get(case)

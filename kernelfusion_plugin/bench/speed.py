@@ -34,6 +34,7 @@ from ..core.nets.patch_net import PatchDiffusionNet
 from ..core.patch_prior import PatchPrior, fit_patch_prior
 from ..core.restore import restore
 from ..core.texture_prior import load_texture_prior
+from ..demo import load_photo
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +153,7 @@ def tiles(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
 
 def photograph() -> Tensor:
     """The astronaut of scikit-image (NASA, public domain), (1, 3, 512, 512) uint8."""
-    from skimage import data
-    return torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].contiguous()
+    return torch.from_numpy(load_photo('astronaut')).permute(2, 0, 1)[None].contiguous()
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

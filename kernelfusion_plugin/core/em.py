@@ -226,7 +226,8 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
         if stage is None:
             kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
         else:
-            kernel, _ = _recentred(resample_kernel(kernel, stage.degradation, grid), canvas, config, whole=False)
+            kernel = resample_kernel(kernel, stage.degradation, grid)
+            kernel = shift(kernel, _way_to((grid.kernel_size - 1) / 2, kernel, config, whole=False))
         stage = following
         picture = canvas
         for step, (t, x, fitted) in enumerate(em_passes(piece, kernel, prior, stage, config, generator), 1):
@@ -294,23 +295,23 @@ def _recentred(kernel: Tensor, x: Tensor, config: EmConfig, whole: bool = True) 
     By whole pixels, or to a fraction of one, bilinearly: that blurs both a little, so it is for passes that others
     follow.
     """
-    by = [float(d) for d in (len(kernel) - 1) / 2 - _centre(kernel, config)]
-    if whole:
-        by = [float(round(d)) for d in by]
+    by = _way_to((len(kernel) - 1) / 2, kernel, config, whole)
     for dim, d in zip((-2, -1), by):
         part = d - math.floor(d)
         x = (1 - part) * x.roll(math.floor(d), dim) + part * x.roll(math.floor(d) + 1, dim)
-    return shift(kernel, (by[0], by[1])), x
+    return shift(kernel, by), x
 
 
-def _centre(kernel: Tensor, config: EmConfig) -> Tensor:
-    """The kernel's centre by our convention.
+def _way_to(middle: float, kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
+    """(dy, dx) that brings the kernel's centre to ``middle`` on both axes; in whole pixels if asked for.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
     of a power of k below 1 undoes some of that (README, "What was tried").
     """
-    return centre_of_mass(torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power)
+    weight = torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power
+    dy, dx = (float(d) for d in middle - centre_of_mass(weight))
+    return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
 
 
 def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
@@ -322,10 +323,7 @@ def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, con
     wide = scaled(degradation, degradation.scale, config.support)
     extra = (wide.kernel_size - degradation.kernel_size) // 2
     k = resample_kernel(kernel, grid, wide)
-    by = [float(d) for d in extra + (degradation.kernel_size - 1) / 2 - _centre(k, config)]
-    if grid.scale == degradation.scale:
-        by = [float(round(d)) for d in by]
-    k = shift(k, (by[0], by[1]))
+    k = shift(k, _way_to(extra + (degradation.kernel_size - 1) / 2, k, config, grid.scale == degradation.scale))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 
