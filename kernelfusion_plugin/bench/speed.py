@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def work(given: argparse.Namespace, device: torch.device) -> list[dict[str, float]]:
-    """The preset, and four times its passes, samples and steps of Phase 1, on the same picture."""
+    """The preset, and four times its passes, final steps and steps of Phase 1, on the same picture."""
     x, k = photograph(), motion(24, 5)
     y = synthesise(x, k, 4, 'reflect').float() / 127.5 - 1
     x = x.float() / 127.5 - 1
@@ -70,7 +70,7 @@ def work(given: argparse.Namespace, device: torch.device) -> list[dict[str, floa
     rows = []
     for factor in (1, 4):
         more = {name: factor * getattr(base.em, name)
-                for name in ('sketch_passes', 'coarse_passes', 'fine_passes', 'final_samples')}
+                for name in ('sketch_passes', 'coarse_passes', 'fine_passes', 'final_steps')}
         config = dataclasses.replace(
             base, prior=dataclasses.replace(base.prior, steps=factor * base.prior.steps),
             em=dataclasses.replace(base.em, **more))

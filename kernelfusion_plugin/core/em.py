@@ -6,7 +6,13 @@ fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the st
 
 1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6.
 2. The coarse stage at scale 2, and the fine one at the full scale, each from the kernel before.
-3. The final passes with the kernel fixed: the mean of several samples of p(x | y, k) is the result.
+3. The final pass with the kernel fixed: plug-and-play, half-quadratic splitting without noise (Zhang et al. 2021,
+   DPIR), which comes near the mean of many samples of p(x | y, k) at the price of one; or that mean itself.
+
+EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
+Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
+et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
+those of fine texture.
 
 Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
 much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
@@ -17,7 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -63,14 +69,20 @@ class EmConfig:
         steps: reverse diffusion steps of a pass.
         t_start: level that a pass starts from.
         t_power: how the levels gather at the low end, see :func:`~.diffusion.timesteps`.
-        kernel_levels: the M step takes PD's estimates at this many last levels of the pass.
+        kernel_levels: the M step takes the prior's estimates of the pass's result, noised anew to this many last
+            levels of the pass.
+        over_relaxation: the kernel goes this many times as far as the M step's fit is away, but in a stage's last
+            pass.
+        memory: at the full scale, weight of the last pass's normal equations in those of the next.
+        outlier: at the full scale, the residual (range [-1, 1]) above which an LR pixel counts less in the M step; 0:
+            all count alike.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
             times its maximum left out.
-        final_samples: samples of p(x | y, k) whose mean is the result: one is the sharpest, the mean of many has
-            the least error.
+        final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
+            p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
         noise_floor: the noise found in y, times this, is added to every sigma (root of the sum of squares).
         cg_iterations: conjugate-gradient iterations of a data step.
@@ -84,23 +96,26 @@ class EmConfig:
     sketch_passes: int = 12
     sketch_noise_start: float = 0.3
     sketch_noise_end: float = 0.03
-    coarse_passes: int = 10
+    coarse_passes: int = 12
     coarse_noise_start: float = 0.1
     coarse_noise_end: float = 0.02
-    fine_passes: int = 4
-    fine_noise_start: float = 0.05
-    fine_noise_end: float = 0.025
+    fine_passes: int = 5
+    fine_noise_start: float = 0.03
+    fine_noise_end: float = 0.006
     steps: int = 6
     t_start: int = 300
     t_power: float = 1.3
     kernel_levels: int = 2
+    over_relaxation: float = 2.0
+    memory: float = 0.5
+    outlier: float = 0.02
     prior_weight: float = 1.0
     ridge: float = 1e-3
-    smoothness: float = 0.1
+    smoothness: float = 0.01
     centre_power: float = 0.75
     centre_floor: float = 0.03
-    final_samples: int = 4
-    final_steps: int = 8
+    final_samples: int = 0
+    final_steps: int = 16
     final_t_start: int = 200
     final_noise: float = 0.006
     noise_floor: float = 1.0
@@ -110,10 +125,11 @@ class EmConfig:
         for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
             if getattr(self, name) not in known:
                 raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
-        for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_samples', 'final_steps', 'cg_iterations'):
+        for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
-        for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor'):
+        for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
+                     'final_samples'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
@@ -124,6 +140,9 @@ class EmConfig:
         if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
             raise ValueError(f'em.support must be at least 1 and em.centre_floor in [0, 1), got {self.support}, '
                              f'{self.centre_floor}')
+        if not 1 <= self.over_relaxation < math.inf or not 0 <= self.memory < 1:
+            raise ValueError(f'em.over_relaxation must be at least 1 and em.memory in [0, 1), got '
+                             f'{self.over_relaxation}, {self.memory}')
         for steps, start in (('steps', 't_start'), ('final_steps', 'final_t_start')):
             if getattr(self, start) + 1 < getattr(self, steps):
                 raise ValueError(f'em.{start} = {getattr(self, start)} has no room for em.{steps} = '
@@ -137,7 +156,9 @@ class Stage:
     degradation: Degradation
     sigmas: list[float]
     smoothness: float
-    whole_shifts: bool = True  # False: between passes the kernel is centred to a fraction of a pixel
+    outlier: float = 0.0
+    memory: float = 0.0
+    whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -164,17 +185,18 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     noise = config.noise_floor * estimate_noise(y)
     search_steps = 0 if kernel is not None else config.steps * sum(
         len(stage.sigmas) for stage in kernel_stages(degradation, config, noise))
-    total = search_steps + config.final_samples * config.final_steps
+    samples = config.final_samples or 1
+    total = search_steps + samples * config.final_steps
     if kernel is None:
         search = find_kernel(y, kernel_prior, degradation, config, generator, noise)
         for step, (t, picture, kernel, residual) in enumerate(search, 1):
             yield Phase2State(step, total, t, picture, kernel, {'residual': residual})
     start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
     before = torch.zeros_like(start)  # sum of the samples that are done
-    for sample in range(config.final_samples):
+    for sample in range(samples):
         walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
                             timesteps(config.final_t_start, config.final_steps, config.t_power),
-                            math.hypot(config.final_noise, noise))
+                            math.hypot(config.final_noise, noise), 'ancestral' if config.final_samples else 'none')
         for step, (t, x, _) in enumerate(walk, search_steps + sample * config.final_steps + 1):
             mean = (before + x) / (sample + 1)
             yield Phase2State(step, total, t, mean, kernel, {'residual': _residual(degradation, mean, kernel, y)})
@@ -188,8 +210,11 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
         if sigmas:  # the same roughness costs less where a kernel has fewer pixels
-            stages.append(Stage(scaled(full, scale, config.support), sigmas,
-                                config.smoothness * (scale / full.scale) ** 4, scale < full.scale))
+            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4)
+            if name == 'fine':
+                outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
+                stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
+            stages.append(stage)
     return stages
 
 
@@ -248,58 +273,80 @@ def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
     return best // sums.shape[1], best % sums.shape[1], height, width
 
 
+@torch.no_grad()
 def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig,
               generator: Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
     """One EM pass for each assumed noise of a stage; yields (t, x0, k) after every reverse diffusion step.
 
-    E steps of a pass all use the kernel that it began with; the M step fits the next one to the prior's estimates of
-    the last levels *before* the data step, since those after it confirm the kernel that they were made with.
+    E steps of a pass all use the kernel that it began with; the M step fits the next one to what the prior makes of the
+    pass's result. That itself would confirm the kernel that it was made with: it fits y.
     """
     degradation = stage.degradation
     levels = timesteps(config.t_start, config.steps, config.t_power)
     x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    remembered = 0, 0  # normal equations of the passes before, as long as the picture has not been moved since
     for number, sigma in enumerate(stage.sigmas, 1):
-        G, b = 0, 0
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels, sigma)
-        for step, (t, x, x0_hat) in enumerate(walk, 1):
-            if step > config.steps - config.kernel_levels:
-                G, b = (sum(pair) for pair in zip((G, b), normal_equations(degradation, x0_hat, y)))
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels, sigma, 'fresh')
+        for step, (t, x, _) in enumerate(walk, 1):
             if step == config.steps:
-                kernel = fit_kernel(G, b, kernel, config.ridge, stage.smoothness)
-                if number < len(stage.sigmas):
-                    kernel, x = _recentred(kernel, x, config, stage.whole_shifts)
+                G, b = (stage.memory * part for part in remembered)
+                for again in levels[-1 - config.kernel_levels:-1]:
+                    x0_hat = prior.predict_x0(prior.schedule.q_sample(x, again, noise_like(x, generator)), again)
+                    weights = robust_weights(degradation.forward(x0_hat, kernel) - y, stage.outlier)
+                    G, b = (sum(pair) for pair in zip((G, b), normal_equations(degradation, x0_hat, y, weights)))
+                remembered = G, b
+                fitted = fit_kernel(G, b, kernel, config.ridge, stage.smoothness)
+                if number == len(stage.sigmas):  # a stage ends with the fit itself
+                    kernel = fitted
+                else:
+                    kernel = normalise((kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0))
+                    way = _way_to((len(kernel) - 1) / 2, kernel, config, stage.whole_shifts)
+                    if any(way):
+                        kernel, x = shift(kernel, way), _moved(x, way)
+                        remembered = 0, 0
             yield t, x, kernel
+
+
+def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
+    """Student's t (one degree of freedom): 1 / (1 + r² / scale²) of (B, C, h, w), r² the mean over C, as (B, 1, h, w).
+
+    None at scale 0: all pixels count alike.
+    """
+    return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
 
 
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, levels: list[int], sigma: float) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """E step: from x noised to the first of ``levels`` down to a sample of p(x | y, k).
+                 generator: Generator, levels: list[int], sigma: float,
+                 noise: str = 'ancestral') -> Iterator[tuple[int, Tensor, Tensor]]:
+    """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
-    At each level the prior's estimate x0_hat is pulled towards y by the data step, and the next level is drawn from it
-    (ancestral noise). Yields (t, x0, x0_hat), the estimate after and before the data step.
+    At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
+    ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
+    takes for noise then is the estimate's own error. Yields (t, x0, x0_hat), after and before the data step.
     """
-    x_t = prior.schedule.q_sample(x, levels[0], noise_like(x, generator))
+    x_t = None
     for t, t_next in itertools.pairwise(levels):
+        if x_t is None or noise != 'ancestral':
+            x_t = prior.schedule.q_sample(x, t, torch.zeros_like(x) if noise == 'none' else noise_like(x, generator))
         x0_hat = prior.predict_x0(x_t, t)
         a = float(prior.schedule.alphas_cumprod[t])
         rho = config.prior_weight * sigma ** 2 * a / (1 - a)
-        x0 = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
-        x_t = prior.schedule.ddim_step(x_t, x0, t, t_next, noise_like(x, generator), eta=1.0)
-        yield t, x0, x0_hat
+        x = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+        if noise == 'ancestral':
+            x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
+        yield t, x, x0_hat
 
 
-def _recentred(kernel: Tensor, x: Tensor, config: EmConfig, whole: bool = True) -> tuple[Tensor, Tensor]:
-    """Kernel and picture moved together, so that the kernel stays in the middle of its grid and y as it is.
+def _moved(x: Tensor, way: tuple[float, float]) -> Tensor:
+    """x moved by (dy, dx): the kernel moves likewise, then y stays as it is.
 
-    By whole pixels, or to a fraction of one, bilinearly: that blurs both a little, so it is for passes that others
-    follow.
+    By a fraction of a pixel it is bilinear: that blurs a little, so it is for passes that others follow.
     """
-    by = _way_to((len(kernel) - 1) / 2, kernel, config, whole)
-    for dim, d in zip((-2, -1), by):
+    for dim, d in zip((-2, -1), way):
         part = d - math.floor(d)
         x = (1 - part) * x.roll(math.floor(d), dim) + part * x.roll(math.floor(d) + 1, dim)
-    return shift(kernel, by), x
+    return x
 
 
 def _way_to(middle: float, kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:

@@ -41,8 +41,11 @@ def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: f
     return x0 + degradation.adjoint(z, k)
 
 
-def normal_equations(degradation: Degradation, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def normal_equations(degradation: Degradation, x: Tensor, y: Tensor,
+                     weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """G = UᵀU / n and b = Uᵀy / n, U the windows of x, n their number: ||y - U·k||² / n = kᵀGk - 2bᵀk + const.
+
+    With ``weights`` W (B, 1, h, w), one per LR pixel, scaled to mean 1: G = UᵀWU / n, b = UᵀWy / n.
 
     Every further step on k costs K⁴ or less, whatever the image's size. Rows of LR pixels are taken in blocks,
     so that memory does not grow with the image.
@@ -56,11 +59,16 @@ def normal_equations(degradation: Degradation, x: Tensor, y: Tensor) -> tuple[Te
     rows = max(1, WINDOW_BYTES // (4 * K * K * w * y.shape[0] * y.shape[1]))
     inside = Degradation(s, K, 'valid')
     G, b = x.new_zeros(K * K, K * K), x.new_zeros(K * K)
+    roots = None if weights is None else (weights / weights.mean()).sqrt().expand(y.shape)
     for top in range(0, h, rows):
         bottom = min(top + rows, h)
         U = inside.windows(x[..., top * s:(bottom - 1) * s + K, :(w - 1) * s + K])
+        values = y[..., top:bottom, :].reshape(-1)
+        if roots is not None:
+            root = roots[..., top:bottom, :].reshape(-1)
+            U, values = U * root[:, None], values * root
         G.addmm_(U.T, U)
-        b.addmv_(U.T, y[..., top:bottom, :].reshape(-1))
+        b.addmv_(U.T, values)
     return G / y.numel(), b / y.numel()
 
 

@@ -19,9 +19,9 @@ from kernelfusion_plugin.core.em import (
     scaled,
     solve_em,
 )
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion
+from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
-from kernelfusion_plugin.core.quadratic import normal_equations
+from kernelfusion_plugin.core.quadratic import data_step, normal_equations
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
                  noise_floor=0)  # the pictures here are too small for a flat part to measure noise in
@@ -120,10 +120,11 @@ def test_states_count_the_steps(scale, size):
     y, _, prior, _ = problem(scale, gaussian(size, sigmas=size / 8), n=16, config=config)
     states = solve(y, prior, degradation, config)
     assert [state.step for state in states] == list(range(1, 21)) and {state.total for state in states} == {20}
-    expected = 4 * timesteps(300, 3, config.t_power)[:-1] + 2 * timesteps(200, 4, config.t_power)[:-1]
-    assert [state.t for state in states] == expected == [t for t, _ in prior.calls]
+    levels, final = timesteps(300, 3, config.t_power)[:-1], 2 * timesteps(200, 4, config.t_power)[:-1]
+    assert [state.t for state in states] == 4 * levels + final
+    assert [t for t, _ in prior.calls] == 4 * (levels + levels[-2:]) + final  # two more for the M step
     sketch, coarse, fine = grids(degradation, config)
-    canvases = 6 * [sketch] + 3 * [coarse] + 3 * [fine] + 8 * [degradation]
+    canvases = 10 * [sketch] + 5 * [coarse] + 5 * [fine] + 8 * [degradation]
     assert [size for _, size in prior.calls] == [d.hr_size((16, 16))[0] for d in canvases]
     for state in states:
         assert state.kernel.shape == (size, size) and state.kernel.min() >= 0
@@ -177,12 +178,12 @@ def test_same_seed_same_result_and_the_global_state_is_left_alone():
 def test_the_kernel_comes_out_centred():
     """The truth is drawn off centre; its image is the centred kernel's, shifted, so the centred one is found."""
     k = torch.zeros(24, 24)
-    k[2:14, 4:7] = 1 / 36  # a bar of 12 x 3, its centre 4 pixels up and 6.5 to the left
+    k[2:14, 4:8] = 1 / 48  # a bar of 12 x 4, its centre 4 pixels up and 6 to the left
     y, _, prior, degradation = problem(4, k, share=1.0)
     found = solve(y, prior, degradation)[-1].kernel
     assert (centre_of_mass(found) - 11.5).abs().max() < 0.6
     bar = torch.zeros(24, 24)
-    bar[6:18, 10:13] = 1 / 36
+    bar[6:18, 10:14] = 1 / 48
     assert kernel_ncc(found, bar) > 0.8 > kernel_ncc(found, k) + 0.4
 
 
@@ -206,30 +207,86 @@ def test_a_kernel_is_centred_on_its_way_to_the_full_scale(stage, size):
 def test_kernel_and_picture_are_moved_against_each_other():
     k = motion(24, 3).roll((5, -3), (0, 1))
     x = blocks(80)
-    moved, picture = em._recentred(k, x, SMALL)
+    way = em._way_to(11.5, k, SMALL, whole=True)
+    moved, picture = shift(k, way), em._moved(x, way)
     assert (centre_of_mass(moved) - 11.5).abs().max() < 1 < (centre_of_mass(k) - 11.5).abs().min()
     before, after = (F.conv2d(a[:, :1], b[None, None]) for a, b in ((x, k), (picture, moved)))
     inner = (..., slice(8, -8), slice(8, -8))  # what has come in at the other side is out of sight
     torch.testing.assert_close(after[inner], before[inner], rtol=0, atol=1e-3)
     centred = gaussian(24, sigmas=3.0)
-    moved, picture = em._recentred(centred, x, SMALL)
-    assert torch.equal(moved, centred) and torch.equal(picture, x)
+    assert em._way_to(11.5, centred, SMALL, whole=True) == (0, 0)
+    assert torch.equal(em._moved(x, (0.0, 0.0)), x)
 
 
-@pytest.mark.parametrize(('levels', 'expected'), [(1, [4]), (3, [2, 3, 4]), (9, [1, 2, 3, 4])])
-def test_the_kernel_is_fitted_once_a_pass_to_the_priors_last_estimates(levels, expected, monkeypatch):
-    """Before the data step: those after it confirm the kernel that they were made with."""
+@pytest.mark.parametrize(('levels', 'count'), [(1, 1), (3, 3), (9, 4)])
+def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(levels, count, monkeypatch):
+    """Noised anew to the last levels; the result itself would confirm the kernel that it was made with."""
     config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels, final_steps=1)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     fits, fit = [], em.fit_kernel
     monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
     solve(y, prior, degradation, config)
     (grid,) = grids(degradation, config)
-    assert len(fits) == 2
+    times = timesteps(config.t_start, 4, config.t_power)[:-1]
+    assert [t for t, _ in prior.calls[:-1]] == 2 * (times + times[-count:]) and len(fits) == 2
     for number, (G, b, *_) in enumerate(fits):
-        seen = [normal_equations(grid, prior.answers[4 * number + step - 1], y) for step in expected]
+        first = (4 + count) * number + 4
+        seen = [normal_equations(grid, x0_hat, y) for x0_hat in prior.answers[first:first + count]]
         torch.testing.assert_close(G, sum(G for G, _ in seen))
         torch.testing.assert_close(b, sum(b for _, b in seen))
+
+
+def test_the_kernel_goes_further_than_the_fit(monkeypatch):
+    """k + 2 (fit - k), negative values cut off, sum 1; in the last pass the fit itself."""
+    seen, fit = [], em.fit_kernel
+    monkeypatch.setattr(em, 'fit_kernel', lambda *args: seen.append((args[2], fit(*args))) or seen[-1][1])
+    config = EmConfig(sketch_passes=3, coarse_passes=0, fine_passes=0, steps=3, over_relaxation=2.0)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    (stage,) = em.kernel_stages(degradation, config)
+    start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
+    walk = list(em.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    (before, fitted), *_, (_, last) = seen
+    expected = (before + 2 * (fitted - before)).clamp_min(0)
+    expected = expected / expected.sum()
+    way = em._way_to((len(expected) - 1) / 2, expected, config, stage.whole_shifts)
+    torch.testing.assert_close(walk[2][2], shift(expected, way))
+    assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
+
+
+def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
+    """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
+    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
+                      outlier=0.05, over_relaxation=1.0, noise_floor=0)
+    y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
+    fits, kernels, fit = [], [], em.fit_kernel
+    monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    kernels = [state.kernel for state in solve(y, prior, degradation, config)]
+    sketch, fine = grids(degradation, config)
+    assert len(fits) == 4 and len(kernels) == 12 + config.final_steps
+    for number in (0, 1):  # the sketch
+        torch.testing.assert_close(fits[number][0], normal_equations(sketch, prior.answers[4 * number + 3], y)[0])
+    own = []
+    for number in (2, 3):
+        x0_hat, kernel = prior.answers[4 * number + 3], fits[number][2]
+        r = (fine.forward(x0_hat, kernel) - y).square().mean(1, keepdim=True)
+        own.append(normal_equations(fine, x0_hat, y, 1 / (1 + r / 0.05 ** 2)))
+        assert not torch.allclose(own[-1][0], normal_equations(fine, x0_hat, y)[0], rtol=1e-3)
+    for index in (0, 1):
+        torch.testing.assert_close(fits[2][index], own[0][index])
+        torch.testing.assert_close(fits[3][index], own[1][index] + 0.5 * own[0][index])
+
+
+def test_a_pass_without_noise_draws_none():
+    y, _, prior, degradation = problem(4, l_shape())
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    config = dataclasses.replace(SMALL, final_samples=0)
+    first, second = (solve(y, prior, degradation, config, kernel=l_shape())[-1].x0_hat for _ in range(2))
+    start = data_step(degradation, l_shape(), y, to_canvas(y, degradation), em.START_RHO, config.cg_iterations)
+    walk = list(em.reverse_pass(start, l_shape(), y, prior, degradation, config, generator,
+                                timesteps(200, 3, config.t_power), config.final_noise, 'none'))
+    assert torch.equal(generator.get_state(), before)
+    assert torch.equal(first, second) and torch.equal(walk[-1][1], first) and len(walk) == 3
 
 
 class GaussianPrior:
@@ -315,7 +372,7 @@ def test_kernel_side_takes_a_piece_and_leaves_the_rest_bicubic():
     prior = OraclePrior(grids(full), side, 0.7, whole=n, at=(top, left))
     states = list(find_kernel(y, prior, full, config, torch.Generator().manual_seed(0)))
     assert len(states) == SEARCH
-    assert [size for _, size in prior.calls[::3]] == [d.hr_size((side,) * 2)[0] for d in
+    assert [size for _, size in prior.calls[::5]] == [d.hr_size((side,) * 2)[0] for d in
                                                       (grids(full)[i] for i in (0, 1, 1, 2))]
     canvas, margin = to_canvas(y, full), full.margin[0]
     rows, cols = (slice(4 * at + margin, 4 * (at + side) + margin) for at in (top, left))
@@ -357,7 +414,7 @@ def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch):
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     sigmas, walk = [], em.reverse_pass
     monkeypatch.setattr(em, 'estimate_noise', lambda picture: 0.03 if picture is y else pytest.fail('of all of y'))
-    monkeypatch.setattr(em, 'reverse_pass', lambda *args: sigmas.append(args[-1]) or walk(*args))
+    monkeypatch.setattr(em, 'reverse_pass', lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
     solve(y, prior, degradation, config)
     assert sigmas == pytest.approx([math.hypot(sigma, 0.06) for sigma in (0.4, 0.1, 0.025, 0.05, 0.01)])
 
@@ -384,21 +441,23 @@ def test_each_half_asks_its_own_prior():
     y, x, prior, full = problem(4, k)
     search = OraclePrior(grids(full), 20, 0.7)
     states = list(solve_em(y, prior, full, SMALL, torch.Generator().manual_seed(0), None, search))
-    assert len(search.calls) == SEARCH and [size for _, size in prior.calls] == [x.shape[-1]] * 3
+    assert len(search.calls) == SEARCH // 3 * 5 and [size for _, size in prior.calls] == [x.shape[-1]] * 3
     alone = solve(y, problem(4, k)[2], full)
     assert all(torch.equal(a.x0_hat, b.x0_hat) and torch.equal(a.kernel, b.kernel) for a, b in zip(states, alone))
 
 
 @pytest.mark.parametrize(('options', 'name'), [
-    *(({name: 0}, name) for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_samples', 'cg_iterations')),
+    *(({name: 0}, name) for name in ('sketch_passes', 'steps', 'kernel_levels', 'cg_iterations')),
     *(({name: -1}, name) for name in ('coarse_passes', 'fine_passes', 'final_steps', 'kernel_side', 'smoothness',
-                                      'noise_floor', 't_start')),
+                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory')),
     *(({name: 0.0}, name) for name in ('start_width', 'sketch_noise_start', 'sketch_noise_end', 'coarse_noise_end',
                                        'fine_noise_end', 'ridge', 'centre_power', 't_power')),
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
     ({'final_noise': math.nan}, 'final_noise'), ({'prior_weight': math.inf}, 'prior_weight'),
     ({'smoothness': math.nan}, 'smoothness'), ({'noise_floor': math.inf}, 'noise_floor'),
     ({'centre_floor': 1.0}, 'centre_floor'), ({'centre_floor': math.nan}, 'centre_floor'),
+    ({'over_relaxation': 0.5}, 'over_relaxation'), ({'over_relaxation': math.inf}, 'over_relaxation'),
+    ({'memory': 1.0}, 'memory'), ({'outlier': math.nan}, 'outlier'),
     ({'support': 0.9}, 'support'), ({'support': math.nan}, 'support'),
     ({'steps': 11, 't_start': 9}, 't_start'), ({'final_steps': 11, 'final_t_start': 9}, 'final_t_start'),
     ({'kernel_prior': 'both'}, 'kernel_prior'), ({'final_prior': 'texture'}, 'final_prior')])
@@ -410,6 +469,7 @@ def test_bad_options_are_refused_by_name(options, name):
 
 @pytest.mark.parametrize('options', [
     {'coarse_passes': 0, 'fine_passes': 0, 'kernel_side': 0, 'smoothness': 0, 'noise_floor': 0, 'centre_floor': 0},
+    {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0},
     {'steps': 10, 't_start': 9}, {'support': 1}, {'kernel_prior': 'internal', 'final_prior': 'internal'}])
 def test_the_bounds_themselves_are_allowed(options):
     EmConfig(**options)

@@ -123,6 +123,22 @@ def test_normal_equations_are_those_of_the_windows(s, size, border, monkeypatch)
         torch.testing.assert_close(b, U.T @ y.reshape(-1) / y.numel())
 
 
+def test_weighted_normal_equations_in_plain_form(monkeypatch):
+    """Σ w_i u_i u_iᵀ / n and Σ w_i u_i y_i / n over all values, each pixel's weight for its channels, mean 1."""
+    degradation = Degradation(2, 5)
+    x, y = random(2, 3, *degradation.hr_size((6, 4))), random(2, 3, 6, 4, seed=1)
+    weights = random(2, 1, 6, 4, seed=2).abs() + 0.1
+    U = degradation.windows(x)
+    w = (weights / weights.mean()).expand(y.shape).reshape(-1)
+    G, b = normal_equations(degradation, x, y, 7 * weights)
+    torch.testing.assert_close(G, U.T @ torch.diag(w) @ U / len(w))
+    torch.testing.assert_close(b, U.T @ (w * y.reshape(-1)) / len(w))
+    monkeypatch.setattr(quadratic, 'WINDOW_BYTES', 1)  # one row at a time
+    torch.testing.assert_close(normal_equations(degradation, x, y, weights), (G, b))
+    equal = normal_equations(degradation, x, y, torch.full_like(weights, 0.3))
+    torch.testing.assert_close(equal, normal_equations(degradation, x, y))
+
+
 def ridged(G, ridge):
     return G + ridge * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
 
