@@ -112,8 +112,8 @@ class EmConfig:
     prior_weight: float = 1.0
     ridge: float = 1e-3
     smoothness: float = 0.01
-    centre_power: float = 0.75
-    centre_floor: float = 0.03
+    centre_power: float = 0.9
+    centre_floor: float = 0.04
     final_samples: int = 0
     final_steps: int = 16
     final_t_start: int = 200
@@ -362,15 +362,11 @@ def _way_to(middle: float, kernel: Tensor, config: EmConfig, whole: bool) -> tup
 
 
 def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
-    """The kernel of a stage on the full scale's grid, centred there, cut to K x K.
-
-    One that was found at the full scale is moved by whole pixels only: the rest is less than the centre is known by,
-    and interpolation would blur what was found.
-    """
+    """The kernel of a stage on the full scale's grid, centred there, cut to K x K."""
     wide = scaled(degradation, degradation.scale, config.support)
     extra = (wide.kernel_size - degradation.kernel_size) // 2
     k = resample_kernel(kernel, grid, wide)
-    k = shift(k, _way_to(extra + (degradation.kernel_size - 1) / 2, k, config, grid.scale == degradation.scale))
+    k = shift(k, _way_to(extra + (degradation.kernel_size - 1) / 2, k, config, whole=False))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 
