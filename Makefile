@@ -25,7 +25,7 @@ lint: $(READY)
 	$(PY) -m ruff check .
 
 benchmark: $(READY)
-	$(PY) -m kernelfusion_plugin.bench.speed
+	$(PY) -m kernelfusion_plugin benchmark
 
 install: $(READY)
 

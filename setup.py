@@ -43,12 +43,14 @@ setup(
     packages=find_packages(include=['kernelfusion_plugin', 'kernelfusion_plugin.*']),
     package_data={'kernelfusion_plugin': ['weights/*.pt']},
     py_modules=['kernelfusion_hook'],
+    entry_points={'console_scripts': ['kernelfusion = kernelfusion_plugin.cli:main']},
     python_requires='>=3.10,<3.13',
     # basicsr has no wheel: pip builds its sdist, whose setup.py wants torch, cython and numpy at build time. With
     # build isolation (pip's default) pip fetches a second torch for that, which takes long but works. The Makefile
     # saves it: it installs torch first and then basicsr with --no-build-isolation.
     install_requires=[
         'basicsr>=1.4.2',
+        'click>=8',
         'lmdb',
         'matplotlib',
         'numpy',

@@ -1,4 +1,4 @@
-"""``python -m kernelfusion_plugin.bench.published DATA``: ours beside what KernelFusion's authors published.
+"""Ours beside what KernelFusion's authors published.
 
 DATA is a folder with ``div2k/HR/NNNN.png``, ``div2k/LRx4/NNNN_kKK.png``, ``kernels/blind144_gt.npy``,
 ``kernels/official_recovered_0802.npy``, ``official_crops/`` (with ``crops.json``) and ``div2krk/`` (``lr_x4_im_N.png``,
@@ -7,7 +7,6 @@ DATA is a folder with ``div2k/HR/NNNN.png``, ``div2k/LRx4/NNNN_kKK.png``, ``kern
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from PIL import Image
@@ -36,47 +36,61 @@ BORDER = 4
 log = logging.getLogger(__name__)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m kernelfusion_plugin.bench.published', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('data', type=Path)
-    parser.add_argument('--out', type=Path, default=Path('results/published'), help='for rows.jsonl and the sheets')
-    parser.add_argument('--cases', nargs='+', default=[*CROPS, *KERNELS, *GAUSSIANS])
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--preset', default='quick')
-    parser.add_argument('--options', type=json.loads, default={}, help='JSON over the preset, {"em": {"steps": 8}}')
-    parser.add_argument('--noise', type=float, default=0.0, help='white noise added to y, in per cent of the range')
-    parser.add_argument('--jpeg', type=int, help='quality of a JPEG that y goes through')
-    parser.add_argument('--device', default='cpu')
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-    given.out.mkdir(parents=True, exist_ok=True)
-    for seed in given.seeds:
-        for case in given.cases:
-            row = run(case, seed, given)
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the cases are run with: data and output folders, preset, options over it, device, what is done to y."""
+
+    data: Path
+    out: Path
+    preset: str
+    options: dict[str, Any]
+    device: str
+    noise: float
+    jpeg: int | None
+
+
+@click.command(help=__doc__)
+@click.argument('data', type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option('--out', type=click.Path(path_type=Path), default=Path('results/published'), show_default=True,
+              help='For rows.jsonl and the sheets.')
+@click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
+              help='To be given several times; default: all.')
+@click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='To be given several times; default: 0.')
+@click.option('--preset', default='quick', show_default=True)
+@click.option('--options', default='{}', help='JSON over the preset, e.g. {"em": {"steps": 8}}.')
+@click.option('--noise', default=0.0, help='White noise added to y, in per cent of the range.')
+@click.option('--jpeg', type=click.IntRange(1, 100), help='Quality of a JPEG that y goes through.')
+@click.option('--device', default='cpu', show_default=True)
+def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...], preset: str, options: str,
+            noise: float, jpeg: int | None, device: str) -> None:
+    setting = Setting(data, out, preset, json.loads(options), device, noise, jpeg)
+    out.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for case in cases:
+            row = run(case, seed, setting)
             log.info(json.dumps(row))
-            with open(given.out / 'rows.jsonl', 'a', encoding='utf-8') as file:
+            with open(out / 'rows.jsonl', 'a', encoding='utf-8') as file:
                 file.write(json.dumps(row) + '\n')
 
 
-def run(case: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
+def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
     """Restore one case, write its sheet, return its row of the table."""
-    y, x, k_true = load(case, given.data)
-    y = degrade(y, given.noise, given.jpeg, seed)
-    config = KernelFusionConfig.from_dict({'preset': given.preset, 'seed': seed, 'kernel_size': len(k_true),
-                                           **given.options})
+    y, x, k_true = load(case, setting.data)
+    y = degrade(y, setting.noise, setting.jpeg, seed)
+    config = KernelFusionConfig.from_dict({'preset': setting.preset, 'seed': seed, 'kernel_size': len(k_true),
+                                           **setting.options})
     if case in KERNELS:  # the kernel does not depend on the final passes
         brief = dataclasses.replace(config.em, final_prior='textures', final_samples=1, final_steps=2)
         config = dataclasses.replace(config, em=brief)
     start = time.perf_counter()
-    result = restore(y.to(given.device), config, name=case, on_progress=_Log(case))
-    row = {'case': case, 'seed': seed, 'preset': given.preset, **given.options, 'noise': given.noise,
-           'jpeg': given.jpeg, 'seconds': round(time.perf_counter() - start),
+    result = restore(y.to(setting.device), config, name=case, on_progress=_Log(case))
+    row = {'case': case, 'seed': seed, 'preset': setting.preset, **setting.options, 'noise': setting.noise,
+           'jpeg': setting.jpeg, 'seconds': round(time.perf_counter() - start),
            **{f'seconds_{key}': round(value) for key, value in result.seconds.items()},
            'kernel_ncc': round(kernel_ncc(result.kernel, k_true), 4),
            'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k_true)[0], 4)}
-    row.update(scores(case, y, x, k_true, result, given.data))
-    _sheet(given.out / f'{case}_{seed}.png', y, x, result, k_true, case, given.data)
+    row.update(scores(case, y, x, k_true, result, setting.data))
+    _sheet(setting.out / f'{case}_{seed}.png', y, x, result, k_true, case, setting.data)
     return row
 
 
@@ -164,7 +178,3 @@ class _Log:
         if time.monotonic() - self.last > 30:
             self.last = time.monotonic()
             log.info(f'{self.case}: {progress.phase} {progress.step}/{progress.total}, {progress.eta:.0f} s left')
-
-
-if __name__ == '__main__':
-    main()

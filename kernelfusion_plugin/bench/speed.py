@@ -1,5 +1,6 @@
-"""``python -m kernelfusion_plugin.bench.speed``: what the fast paths are worth, each beside the slow one in one run.
+"""What the fast paths are worth, each beside the slow one in one run. PARTS are, by default all:
 
+\b
     work    a picture of scikit-image, 512 x 512 under a camera-shake kernel: the preset against four times its work
     area    seconds of a run's two parts against the picture's area, with the exponent of their growth
     prior   Phase 1: steps per second, as shipped against float32 in PyTorch's default memory layout
@@ -10,7 +11,6 @@ Ratios hold for the machine they were measured on; run it with nothing else goin
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
 import json
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
@@ -39,34 +40,45 @@ from ..demo import load_photo
 log = logging.getLogger(__name__)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog='python -m kernelfusion_plugin.bench.speed', description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; default: all')
-    parser.add_argument('--preset', default='quick')
-    parser.add_argument('--sides', nargs='+', type=int, default=[64, 128, 256], help='area: sides of LR pictures')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', type=Path, help='write the figures here as JSON too')
-    given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format='%(message)s')
-    device = torch.device(given.device)
-    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the parts are measured with: preset, sides of ``area``'s LR pictures, device."""
+
+    preset: str
+    sides: list[int]
+    device: torch.device
+
+
+@click.command(help=__doc__)
+@click.argument('parts', nargs=-1)
+@click.option('--preset', default='quick', show_default=True)
+@click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
+              help='Of area: side of an LR picture; to be given several times.')
+@click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
+@click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too.')
+def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], device: str, out: Path | None) -> None:
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise ValueError(f'benchmark has no part {unknown[0]!r}; it has {", ".join(PARTS)}')
+    setting = Setting(preset, sorted(sides), torch.device(device))
+    cuda = setting.device.type == 'cuda'
+    name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')
     figures: dict[str, Any] = {'torch': torch.__version__, 'device': name}
-    for part in given.parts or PARTS:
-        figures[part] = PARTS[part](given, device)
+    for part in parts or PARTS:
+        figures[part] = PARTS[part](setting)
         log.info(f'{part}: {json.dumps(figures[part])}')
-    if given.out:
-        given.out.write_text(json.dumps(figures, indent=1), encoding='utf-8')
+    if out:
+        out.write_text(json.dumps(figures, indent=1), encoding='utf-8')
 
 
-def work(given: argparse.Namespace, device: torch.device) -> list[dict[str, float]]:
+def work(setting: Setting) -> list[dict[str, float]]:
     """The preset, and four times its passes, final steps and steps of Phase 1, on the same picture."""
     x, k = photograph(), motion(24, 5)
-    y = synthesise(x, k, 4, 'reflect').float() / 127.5 - 1
+    y = (synthesise(x, k, 4, 'reflect').float() / 127.5 - 1).to(setting.device)
     x = x.float() / 127.5 - 1
-    bicubic = psnr_y(upscale_bicubic(y, 4).clamp(-1, 1), x)
-    base = KernelFusionConfig(preset=given.preset)
+    bicubic = psnr_y(upscale_bicubic(y.cpu(), 4).clamp(-1, 1), x)
+    base = KernelFusionConfig(preset=setting.preset)
     rows = []
     for factor in (1, 4):
         more = {name: factor * getattr(base.em, name)
@@ -74,27 +86,27 @@ def work(given: argparse.Namespace, device: torch.device) -> list[dict[str, floa
         config = dataclasses.replace(
             base, prior=dataclasses.replace(base.prior, steps=factor * base.prior.steps),
             em=dataclasses.replace(base.em, **more))
-        result, seconds = timed(lambda config=config: restore(y.to(device), config, name='speed'), device)
+        result, seconds = timed(lambda config=config: restore(y, config, name='speed'), setting.device)
         rows.append({'work': factor, 'seconds': round(seconds, 1), 'psnr': round(psnr_y(result.sr.cpu(), x), 2),
                      'bicubic': round(bicubic, 2), 'kernel_ncc': round(kernel_ncc(result.kernel, k), 3)})
         log.info(f'  {rows[-1]}')
     return rows
 
 
-def area(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def area(setting: Setting) -> dict[str, Any]:
     """Seconds of the kernel's search and of the final passes, with the texture prior, on pictures of several sizes."""
     brief = EmConfig(final_prior='textures', sketch_passes=1, coarse_passes=1, fine_passes=1, final_samples=1,
                      final_steps=4)
     picture = upscale_bicubic(photograph().float() / 127.5 - 1, 2)
     rows = []
-    for side in given.sides:
-        y = picture[..., :side, :side].clamp(-1, 1).to(device)
+    for side in setting.sides:
+        y = picture[..., :side, :side].clamp(-1, 1).to(setting.device)
         pair = []
         for kernel in (motion(24, 5), None):
             config = KernelFusionConfig(em=dataclasses.replace(brief, kernel_side=0))
             def run(config: KernelFusionConfig = config, kernel: Tensor | None = kernel, y: Tensor = y) -> None:
                 restore(y, config, kernel=kernel)
-            pair.append(min(timed(run, device)[1] for _ in range(2)))
+            pair.append(min(timed(run, setting.device)[1] for _ in range(2)))
         rows.append({'hr_mpx': round(16 * side ** 2 / 1e6, 3), 'final': round(pair[0], 3),
                      'search': round(pair[1] - pair[0], 3)})
         log.info(f'  {rows[-1]}')
@@ -104,25 +116,25 @@ def area(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
                                        for part in ('final', 'search')}}
 
 
-def prior(given: argparse.Namespace, device: torch.device) -> dict[str, float]:
+def prior(setting: Setting) -> dict[str, float]:
     """Steps per second of Phase 1 as shipped, and of the plain loop: float32, default memory layout."""
-    y = (photograph().float() / 127.5 - 1)[..., :256, :256].to(device)
-    config = KernelFusionConfig(preset=given.preset).prior
-    count = 30 if device.type == 'cpu' else 500
+    y = (photograph().float() / 127.5 - 1)[..., :256, :256].to(setting.device)
+    config = KernelFusionConfig(preset=setting.preset).prior
+    count = 30 if setting.device.type == 'cpu' else 500
 
     def shipped() -> None:
-        steps = fit_patch_prior(PatchDiffusionNet(config.channels).to(device), y, Schedule(), config,
-                                torch.Generator(device).manual_seed(0))
+        steps = fit_patch_prior(PatchDiffusionNet(config.channels).to(setting.device), y, Schedule(), config,
+                                torch.Generator(setting.device).manual_seed(0))
         for _ in itertools.islice(steps, count):
             pass
 
     def plain() -> None:
-        net, schedule = PatchDiffusionNet(config.channels).to(device), Schedule()
+        net, schedule = PatchDiffusionNet(config.channels).to(setting.device), Schedule()
         optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
         for _ in range(count):
             top, left = torch.randint(256 - config.crop, (2,)).tolist()
             x0 = y[..., top:top + config.crop, left:left + config.crop].repeat(config.batch, 1, 1, 1)
-            t, eps = torch.randint(400, (config.batch,), device=device), torch.randn_like(x0)
+            t, eps = torch.randint(400, (config.batch,), device=setting.device), torch.randn_like(x0)
             loss = (net(schedule.q_sample(x0, t, eps), t) - schedule.velocity(x0, eps, t)).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -131,21 +143,21 @@ def prior(given: argparse.Namespace, device: torch.device) -> dict[str, float]:
     rates = {}
     for name, loop in (('shipped', shipped), ('plain', plain)):
         loop()
-        rates[name] = round(count / timed(loop, device)[1], 2)
+        rates[name] = round(count / timed(loop, setting.device)[1], 2)
     return {'steps_per_second': rates, 'ratio': round(rates['shipped'] / rates['plain'], 2)}
 
 
-def tiles(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def tiles(setting: Setting) -> dict[str, Any]:
     """Each prior, in float32, on 1024 x 1024 pixels: whole, and in tiles of 256."""
-    x = upscale_bicubic(photograph().float() / 127.5 - 1, 2).to(device)
-    pd = PatchPrior(PatchDiffusionNet(64).to(device), Schedule(), 'fp32')
+    x = upscale_bicubic(photograph().float() / 127.5 - 1, 2).to(setting.device)
+    pd = PatchPrior(PatchDiffusionNet(64).to(setting.device), Schedule(), 'fp32')
     rows = {}
-    for name, net in (('pd', pd), ('textures', load_texture_prior(device, 'fp32'))):
+    for name, net in (('pd', pd), ('textures', load_texture_prior(setting.device, 'fp32'))):
         outputs, seconds = {}, {}
         for tile in (0, 256):
             net.tile = tile
             with torch.no_grad():
-                outputs[tile], seconds[tile] = timed(lambda net=net: net.predict_x0(x, 100), device)
+                outputs[tile], seconds[tile] = timed(lambda net=net: net.predict_x0(x, 100), setting.device)
         rows[name] = {'whole': round(seconds[0], 3), 'tiled': round(seconds[256], 3),
                       'largest_difference': float((outputs[0] - outputs[256]).abs().max())}
     return rows
@@ -166,6 +178,3 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
 
 
 PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles}
-
-if __name__ == '__main__':
-    main()

@@ -197,7 +197,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
                             timesteps(config.final_t_start, config.final_steps, config.t_power),
                             math.hypot(config.final_noise, noise), 'ancestral' if config.final_samples else 'none')
-        for step, (t, x, _) in enumerate(walk, search_steps + sample * config.final_steps + 1):
+        for step, (t, x) in enumerate(walk, search_steps + sample * config.final_steps + 1):
             mean = (before + x) / (sample + 1)
             yield Phase2State(step, total, t, mean, kernel, {'residual': _residual(degradation, mean, kernel, y)})
         before += x
@@ -252,7 +252,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
             kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
         else:
             kernel = resample_kernel(kernel, stage.degradation, grid)
-            kernel = shift(kernel, _way_to((grid.kernel_size - 1) / 2, kernel, config, whole=False))
+            kernel = shift(kernel, _way_to_middle(kernel, config, whole=False))
         stage = following
         picture = canvas
         for step, (t, x, fitted) in enumerate(em_passes(piece, kernel, prior, stage, config, generator), 1):
@@ -287,24 +287,33 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
     remembered = 0, 0  # normal equations of the passes before, as long as the picture has not been moved since
     for number, sigma in enumerate(stage.sigmas, 1):
         walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels, sigma, 'fresh')
-        for step, (t, x, _) in enumerate(walk, 1):
+        for step, (t, x) in enumerate(walk, 1):
             if step == config.steps:
-                G, b = (stage.memory * part for part in remembered)
-                for again in levels[-1 - config.kernel_levels:-1]:
-                    x0_hat = prior.predict_x0(prior.schedule.q_sample(x, again, noise_like(x, generator)), again)
-                    weights = robust_weights(degradation.forward(x0_hat, kernel) - y, stage.outlier)
-                    G, b = (sum(pair) for pair in zip((G, b), normal_equations(degradation, x0_hat, y, weights)))
-                remembered = G, b
-                fitted = fit_kernel(G, b, kernel, config.ridge, stage.smoothness)
+                earlier = tuple(stage.memory * part for part in remembered)
+                remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
+                                        earlier)
+                fitted = fit_kernel(*remembered, kernel, config.ridge, stage.smoothness)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = fitted
                 else:
                     kernel = normalise((kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0))
-                    way = _way_to((len(kernel) - 1) / 2, kernel, config, stage.whole_shifts)
+                    way = _way_to_middle(kernel, config, stage.whole_shifts)
                     if any(way):
                         kernel, x = shift(kernel, way), _moved(x, way)
                         remembered = 0, 0
             yield t, x, kernel
+
+
+def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
+               generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
+    """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``."""
+    G, b = earlier
+    for t in levels:
+        x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise_like(x, generator)), t)
+        weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
+        more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
+        G, b = G + more_G, b + more_b
+    return G, b
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
@@ -318,12 +327,12 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
                  generator: Generator, levels: list[int], sigma: float,
-                 noise: str = 'ancestral') -> Iterator[tuple[int, Tensor, Tensor]]:
+                 noise: str = 'ancestral') -> Iterator[tuple[int, Tensor]]:
     """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
     At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
     ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
-    takes for noise then is the estimate's own error. Yields (t, x0, x0_hat), after and before the data step.
+    takes for noise then is the estimate's own error. Yields (t, x0), x0 after the data step.
     """
     x_t = None
     for t, t_next in itertools.pairwise(levels):
@@ -335,7 +344,7 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation
         x = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
         if noise == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
-        yield t, x, x0_hat
+        yield t, x
 
 
 def _moved(x: Tensor, way: tuple[float, float]) -> Tensor:
@@ -349,15 +358,15 @@ def _moved(x: Tensor, way: tuple[float, float]) -> Tensor:
     return x
 
 
-def _way_to(middle: float, kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
-    """(dy, dx) that brings the kernel's centre to ``middle`` on both axes; in whole pixels if asked for.
+def _way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
+    """(dy, dx) that brings the kernel's centre to the middle of its grid; in whole pixels if asked for.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
     of a power of k below 1 undoes some of that (README, "What was tried").
     """
     weight = torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power
-    dy, dx = (float(d) for d in middle - centre_of_mass(weight))
+    dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
     return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
 
 
@@ -366,7 +375,7 @@ def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, con
     wide = scaled(degradation, degradation.scale, config.support)
     extra = (wide.kernel_size - degradation.kernel_size) // 2
     k = resample_kernel(kernel, grid, wide)
-    k = shift(k, _way_to(extra + (degradation.kernel_size - 1) / 2, k, config, whole=False))
+    k = shift(k, _way_to_middle(k, config, whole=False))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 

@@ -22,7 +22,7 @@ from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
 WEIGHTS = 'texture_prior.pt'  # in kernelfusion_plugin/weights; float16
 T_MAX = 400  # it was fitted to the levels below this
 
-# The settings of the training command (``python -m kernelfusion_plugin.fit_textures``).
+# The settings of the training command (``kernelfusion fit-textures``).
 TRAINING = PriorConfig(steps=12_000, crop=96, batch=8, lr=1e-3, lr_end=1e-5, t_max=T_MAX, ema=0.999, max_grad_norm=1.0)
 
 

@@ -1,6 +1,8 @@
 """Both quadratic problems of Phase 2 against dense solvers in float64."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from scipy.optimize import nnls
 from kernelfusion_plugin.core import quadratic
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation
 from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
-from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations, roughness
+from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations, roughness, spectral_bound
 
 SIZES = [(1, 3), (1, 4), (2, 5), (2, 6), (3, 7), (3, 8), (4, 8), (4, 9)]
 
@@ -155,6 +157,30 @@ def test_fit_kernel_against_nnls(s, size):
     assert (expected == 0).any() and (expected > 0).any()
     k = fit_kernel(G, b, torch.full((size, size), 1 / size ** 2, dtype=torch.float64), ridge, iterations=3000)
     torch.testing.assert_close(k.reshape(-1), torch.from_numpy(expected / expected.sum()), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('size', [1, 2, 9, 40])
+def test_spectral_bound_lies_above_the_largest_eigenvalue_and_near_it(size):
+    for scale in (1e-12, 1.0, 1e9):
+        U = random(3 * size, size, seed=size)
+        H = scale * (U.T @ U - 1.5 * size * torch.eye(size, dtype=U.dtype))  # eigenvalues of both signs
+        eigenvalues = torch.linalg.eigvalsh(H)
+        largest, bound = eigenvalues.abs().max(), spectral_bound(H)
+        torch.testing.assert_close(bound, eigenvalues.abs().pow(8).sum().pow(1 / 8))
+        assert largest * (1 - 1e-12) <= bound <= largest * size ** (1 / 8) * (1 + 1e-12)
+
+
+def test_a_fitted_kernel_has_the_same_bits_in_every_process():
+    """At odd K too, where LAPACK's eigenvalues differ from run to run."""
+    code = (
+        'import hashlib, torch; torch.set_num_threads(2)\n'
+        'from kernelfusion_plugin.core.quadratic import fit_kernel\n'
+        'U = torch.randn(2000, 625, generator=torch.Generator().manual_seed(0))\n'
+        'k = fit_kernel(U.T @ U / 2000, U.mean(0), torch.full((25, 25), 1 / 625), 1e-3, 0.01)\n'
+        'print(hashlib.sha256(k.numpy().tobytes()).hexdigest())')
+    outputs = {subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
+               for _ in range(3)}
+    assert len(outputs) == 1
 
 
 def plain_roughness(weights_of, floor=0.3):

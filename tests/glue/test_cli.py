@@ -1,0 +1,46 @@
+"""The console tool: its list, its commands' help, and faults as one line."""
+
+import json
+
+from click.testing import CliRunner
+
+from kernelfusion_plugin.bench import speed
+from kernelfusion_plugin.cli import COMMANDS, main
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(one) for one in arguments])
+
+
+def test_every_command_is_listed_and_explains_its_options():
+    listed = invoke('--help')
+    assert listed.exit_code == 0
+    for name, (_, line) in COMMANDS.items():
+        assert name in listed.output and line.split()[0] in listed.output
+        shown = invoke(name, '-h')
+        assert shown.exit_code == 0, shown.output
+        assert f'main {name}' in shown.output and '--help' in shown.output
+
+
+def test_an_unknown_command_is_one_line_and_status_2():
+    answer = invoke('restroe')
+    assert answer.exit_code == 2 and "No such command 'restroe'" in answer.output
+
+
+def test_a_fault_in_what_was_given_is_one_line_and_status_2(monkeypatch):
+    answer = invoke('benchmark', 'wrok')
+    assert answer.exit_code == 2
+    assert "benchmark has no part 'wrok'; it has work, area, prior, tiles" in answer.output
+    assert 'Traceback' not in answer.output
+    monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
+    assert isinstance(invoke('benchmark', 'wrok').exception, ValueError)
+
+
+def test_benchmark_writes_its_figures(tmp_path, monkeypatch):
+    whole = speed.photograph()
+    monkeypatch.setattr(speed, 'photograph', lambda: whole[..., 100:356, 100:356])
+    answer = invoke('benchmark', 'tiles', '--device', 'cpu', '--out', tmp_path / 'figures.json')
+    assert answer.exit_code == 0, answer.output
+    figures = json.loads((tmp_path / 'figures.json').read_text())
+    assert figures['device'].startswith('CPU')
+    assert all(row['largest_difference'] < 1e-4 for row in figures['tiles'].values())
