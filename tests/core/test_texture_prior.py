@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernelfusion_plugin.cli import fit_textures
+from kernelfusion_plugin.cli import fit_textures, main
 from kernelfusion_plugin.core import texture_prior
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
@@ -112,7 +112,7 @@ def test_the_command_writes_weights_that_can_be_loaded(tmp_path, monkeypatch):
     files = [tmp_path / f'{name}.pt' for name in 'abc']
     common = ['--pictures', '2', '--steps', '2']
     for file, more in zip(files, ([], [], ['--start', str(files[0]), '--lr', '1e-4', '--seed', '1'])):
-        fit_textures.command.main([str(file), *common, *more], standalone_mode=False)
+        main.main(['fit-textures', str(file), *common, *more], standalone_mode=False)
     first, second, third = (torch.load(file, weights_only=True) for file in files)
     net = TextureUNet()
     net.load_state_dict(first)
