@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Iterable
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+CHUNK = 500  # kernels at a time, of pca_matrix
 PROJECTIONS = 100  # of decode; 50 give the same to three digits
 
 
@@ -19,7 +23,7 @@ def pca_matrix(kernels: Iterable[Tensor], length: int) -> Tensor:
     An axis points to where its largest entry is positive.
 
     Args:
-        kernels: N of them (K, K), one after the other; only their moments are kept.
+        kernels: N of them (K, K), drawn as they are needed: only their moments are kept.
         length: L.
 
     Returns:
@@ -28,10 +32,10 @@ def pca_matrix(kernels: Iterable[Tensor], length: int) -> Tensor:
     Raises:
         ValueError: fewer kernels, or entries of a kernel, than L.
     """
-    count, moment = 0, torch.zeros(())
-    for kernel in kernels:
-        row = kernel.double().flatten()
-        count, moment = count + 1, moment + torch.outer(row, row)
+    count, moment, kernels = 0, torch.zeros(()), iter(kernels)
+    while chunk := list(islice(kernels, CHUNK)):
+        rows = torch.stack(chunk).flatten(1).double()
+        count, moment = count + len(rows), moment + rows.T @ rows
     most = min(count, moment.shape[-1] if count else 0)
     if not 1 <= length <= most:
         raise ValueError(f'{count} kernels have at most {most} principal axes, asked for {length}')
@@ -59,3 +63,21 @@ def decode(codes: Tensor, pca: Tensor) -> Tensor:
     k = k.clamp_min(0)
     side = round(len(pca) ** 0.5)
     return (k / k.sum(1, keepdim=True)).float().reshape(-1, side, side)
+
+
+def load_pca(path: str | os.PathLike[str]) -> Tensor:
+    """P (K², L) from a file of ``kernelfusion pca``, or one of DAN's own.
+
+    Raises:
+        ValueError: in one line: there is no such file, or it holds something else. Code in it is never run.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f'{path}: no such PCA matrix; "kernelfusion pca -opt FILE.yml" makes that of a training file')
+    try:
+        matrix = torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ValueError(f'{path}: cannot be read as a PCA matrix: {reason}') from error
+    if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not matrix.isfinite().all():
+        raise ValueError(f'{path}: a PCA matrix must be a tensor (K², L) of finite numbers')
+    return matrix.float()
