@@ -76,7 +76,7 @@ def load_pca(path: str | os.PathLike[str]) -> Tensor:
     try:
         matrix = torch.load(path, map_location='cpu', weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         raise ValueError(f'{path}: cannot be read as a PCA matrix: {reason}') from error
     if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not matrix.isfinite().all():
         raise ValueError(f'{path}: a PCA matrix must be a tensor (K², L) of finite numbers')

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.sections import check_number, from_section
 from .adapters import adapter, picture
 from .images import Entry
-from .networks import Sizes, enlarge, load_strictly, make_network, network_options, size_multiple
+from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
 from .options import check_metrics
 from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
@@ -77,12 +77,13 @@ class BlindSRModel(ImageByImage, SRModel):
             raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
         self.options = from_section(BlindSROptions, opt.get('blind_sr') or {}, 'blind_sr')
         check_metrics(opt)
+        self.weights = opt['path'].get('pretrain_network_g')
+        check_weights(self.weights)  # before a large network is made
         opt['network_g'] = network_options(opt)
         self.scale, self.kind = opt['scale'], opt['network_g']['type']
         self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
         self.net_g = self.model_to_device(make_network(opt['network_g']))
         self.adapter = adapter(self.net)
-        self.weights = opt['path'].get('pretrain_network_g')
         if self.weights:
             self.load_network(self.net_g, self.weights, param_key=opt['path'].get('param_key_g'))
         elif not self.is_train:
@@ -113,6 +114,9 @@ class BlindSRModel(ImageByImage, SRModel):
         missing = [key for key in ('optim_g', 'scheduler') if not train.get(key)]
         if missing:
             raise ValueError(f"'train' needs {', '.join(missing)}")
+        side, multiple = self.opt['datasets']['train'].get('gt_size'), self.scale * self.sizes.multiple
+        if side and side % multiple:
+            raise ValueError(f'gt_size must be a multiple of {multiple} for {self.kind}, got {side}')
         self.kernel_loss = build_loss(train.get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}).to(self.device)
         super().init_training_settings()
 

@@ -58,6 +58,16 @@ def make_network(options: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"'network_g' ({options['type']}): {str(error).splitlines()[0]}") from error
 
 
+def check_weights(path: str | Path | None) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        ValueError: saying where to get it.
+    """
+    if path and not Path(path).is_file():
+        raise ValueError(missing_weights(path))
+
+
 def load_strictly(net: nn.Module, path: str | Path, keys: tuple[str, ...]) -> None:
     """Load weights into a network, all of them and no others; code in the file is never run.
 
@@ -68,8 +78,7 @@ def load_strictly(net: nn.Module, path: str | Path, keys: tuple[str, ...]) -> No
     Raises:
         ValueError: in one line: the file is missing (where to get it), is no file of weights, or fits another network.
     """
-    if not Path(path).is_file():
-        raise ValueError(missing_weights(path))
+    check_weights(path)
     state, _ = load_weights(path, keys)
     own = net.state_dict()
     faults = [f'{len(names)} {what} ({", ".join(sorted(names)[:2])}{", …" if len(names) > 2 else ""})'

@@ -31,7 +31,8 @@ def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params'
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise ValueError(f'{path}: not a file of weights: {str(error).strip().splitlines()[0][:120]}') from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise ValueError(f'{path}: not a file of weights: {reason}') from error
     key = next((key for key in keys if key in content), None) if isinstance(content, dict) else None
     state = content if key is None else content[key]
     if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
