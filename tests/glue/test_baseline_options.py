@@ -136,7 +136,7 @@ def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog)
         values = [float(text) for text in re.findall(rf'{part}: (\S+)', caplog.text)]
         assert len(values) == 200
         first, last = np.mean(values[:20]), np.mean(values[-20:])
-        print(f'{name} {part}: {first:.5f} in the first 20 steps, {last:.5f} in the last 20, {1 - last / first:.0%} less')
+        print(f'{name} {part}: {first:.5f} in the first 20 steps, {last:.5f} in the last, {1 - last / first:.0%} less')
         assert part != 'l_pix' or last < 0.7 * first
     x = torch.from_numpy(np.array(Image.open(tmp_path / 'val/coffee.png'))).permute(2, 0, 1)[None]
     y = synthesise(x, gaussian(21, sigmas=(2.0, 3.0), theta=0.5), 4, 'reflect')
