@@ -79,6 +79,8 @@ class RandomBlurDataset(torch.utils.data.Dataset):
     (BasicSR seeds numpy's and random's alike in every epoch: they are not used.) In other phases they follow from
     ``seed`` and the image's file name alone.
 
+    With K - s odd, LR lies half an HR pixel off the grid of bicubic reduction, see :mod:`..core.degradation`.
+
     An item: ``gt`` (3, H, W) and ``lq`` (3, H / s, W / s), float32 RGB in [0, 1]; ``kernel`` (K, K) float32 that sums
     to 1, as drawn; ``lq_path`` and ``gt_path``, both that of the HR image.
 

@@ -75,7 +75,7 @@ def test_the_training_file_trains(name, tmp_path, monkeypatch):
     for folder in ('datasets/DF2K/HR', 'datasets/DIV2K/valid_HR'):
         (tmp_path / folder).mkdir(parents=True)
         Image.fromarray(rng.integers(0, 256, (72, 80, 3), np.uint8)).save(tmp_path / folder / 'a.png')
-    torch.save(torch.randn(441, 10), tmp_path / 'pca.pth')
+    torch.save(torch.randn(576, 10), tmp_path / 'pca.pth')
     run_training(options(name, *SMALL[name], 'train:total_iter=2', 'datasets:train:gt_size=64',
                          'datasets:train:batch_size_per_gpu=2', 'datasets:train:num_worker_per_gpu=0'),
                  tmp_path, monkeypatch)
@@ -117,7 +117,7 @@ def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog)
         for photograph in names:
             Image.fromarray(getattr(skimage, photograph)()).save(tmp_path / folder / f'{photograph}.png')
     network = [f'network_g:{key}={value}' for key, value in {
-        'train_dan': {'nf': 24, 'nb': 3, 'ng': 2, 'loop': 2},
+        'train_dan': {'nf': 24, 'nb': 3, 'ng': 2, 'loop': 2, 'kernel_size': 24},
         'train_dcls': {'nf': 24, 'nb': 3, 'ng': 2, 'input_para': 32, 'kernel_size': 11}}[name].items()]
     opt = options(name, *network, 'datasets:train:dataroot_gt=train', 'datasets:val_1:dataroot_gt=val',
                   'datasets:train:gt_size=96', 'datasets:train:batch_size_per_gpu=4', 'train:total_iter=200',

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..kernels import delta
+
 
 class ChannelAttention(nn.Module):
     """f times a weight per channel in (0, 1), made of the channels' means."""
@@ -94,8 +96,7 @@ class AlternatingNet(nn.Module):
                              f'{shape[0]} x {shape[1]}, got {" x ".join(map(str, pca.shape))}')
         self.loop = loop
         self.kernel_size = kernel_size
-        no_blur = torch.zeros(1, kernel_size, kernel_size)
-        no_blur[0, kernel_size // 2, kernel_size // 2] = 1
+        no_blur = delta(kernel_size)[None]
         self.register_buffer('encoder', torch.zeros(1, *shape) if pca is None else pca.float()[None].clone())
         self.register_buffer('init_kernel', no_blur)
         self.register_buffer('init_ker_map', self.encode(no_blur.flatten(1)))
