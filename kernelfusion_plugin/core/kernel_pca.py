@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Iterable
 from itertools import islice
 
 import torch
 from torch import Tensor
+
+from .tensor_files import load_tensors
 
 CHUNK = 500  # kernels at a time, of pca_matrix
 PROJECTIONS = 100  # of decode; 50 give the same to three digits
@@ -73,11 +74,7 @@ def load_pca(path: str | os.PathLike[str]) -> Tensor:
     """
     if not os.path.isfile(path):
         raise ValueError(f'{path}: no such PCA matrix; "kernelfusion pca -opt FILE.yml" makes that of a training file')
-    try:
-        matrix = torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f'{path}: cannot be read as a PCA matrix: {reason}') from error
+    matrix = load_tensors(path, 'a PCA matrix')
     if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not matrix.isfinite().all():
-        raise ValueError(f'{path}: a PCA matrix must be a tensor (K², L) of finite numbers')
+        raise ValueError(f'{path}: not a PCA matrix: it must be a tensor (K², L) of finite numbers')
     return matrix.float()

@@ -138,8 +138,13 @@ def _in_tiles(estimate: Callable[[Tensor], Estimate], y: Tensor, side: int, size
     found: list[tuple[int, Estimate]] = []
 
     def run(piece: Tensor) -> Tensor:
-        found.append((piece.shape[-2] * piece.shape[-1], estimate(_continued(piece, sizes.multiple))))
-        return found[-1][1].sr[..., :sizes.scale * piece.shape[-2], :sizes.scale * piece.shape[-1]]
+        wide = _continued(piece, sizes.multiple)
+        one = estimate(wide)
+        if one.sr.shape[-2:] != (sizes.scale * wide.shape[-2], sizes.scale * wide.shape[-1]):
+            raise ValueError(f'scale is {sizes.scale}, but the network made {one.sr.shape[-1]} x {one.sr.shape[-2]} of '
+                             f'{wide.shape[-1]} x {wide.shape[-2]} pixels (width x height)')
+        found.append((piece.shape[-2] * piece.shape[-1], one))
+        return one.sr[..., :sizes.scale * piece.shape[-2], :sizes.scale * piece.shape[-1]]
 
     sr = tiled(run, y, side or max(y.shape[-2:]), sizes.overlap, sizes.multiple, sizes.scale)
     last = found[-1][1]

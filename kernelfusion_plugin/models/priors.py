@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core.config import KernelFusionConfig
+from ..core.tensor_files import load_tensors
 from ..report import write_atomically
 
 
@@ -28,11 +28,7 @@ def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params'
     Raises:
         ValueError: the file cannot be read as one, in one line. Code in it is never run (weights_only).
     """
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise ValueError(f'{path}: not a file of weights: {reason}') from error
+    content = load_tensors(path, 'a file of weights')
     key = next((key for key in keys if key in content), None) if isinstance(content, dict) else None
     state = content if key is None else content[key]
     if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

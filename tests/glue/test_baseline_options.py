@@ -127,6 +127,7 @@ def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog)
         opt['network_g']['pca_matrix_path'] = 'pca.pth'
         mixture, generator = Mixture.from_options(opt['datasets']['train']['kernels']), torch.Generator().manual_seed(0)
         torch.save(pca_matrix((mixture.draw(generator) for _ in range(1000)), 10), tmp_path / 'pca.pth')
+    caplog.set_level('INFO', 'basicsr')
     toolbox_log().addHandler(caplog.handler)
     try:
         run_training(opt, tmp_path, monkeypatch)

@@ -44,6 +44,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def log(caplog):
+    caplog.set_level('INFO', 'basicsr')
     toolbox_log().addHandler(caplog.handler)
     yield caplog
     toolbox_log().removeHandler(caplog.handler)
@@ -189,6 +190,11 @@ def test_a_batch_is_its_pictures(kind, data):
     both, second = fed(one, y), fed(one, y[1:])
     for name in both:
         torch.testing.assert_close(both[name][1:], second[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_network_of_another_scale_is_noticed(data):
+    with pytest.raises(ValueError, match='scale is 3, but the network made 48 x 32 of 12 x 8'):
+        fed(model(data, 'RRDBNet', scale=3), torch.rand(1, 3, 8, 12))  # RRDBNet takes 3 for 4
 
 
 @pytest.mark.parametrize('kind', SMALL)
