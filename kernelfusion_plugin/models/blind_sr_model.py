@@ -117,7 +117,7 @@ class BlindSRModel(ImageByImage, SRModel):
         side, multiple = self.opt['datasets']['train'].get('gt_size'), self.scale * self.sizes.multiple
         if side and side % multiple:
             raise ValueError(f'gt_size must be a multiple of {multiple} for {self.kind}, got {side}')
-        self.kernel_loss = build_loss(train.get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}).to(self.device)
+        self.cri_kernel = build_loss(train.get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}).to(self.device)
         super().init_training_settings()
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
@@ -143,10 +143,12 @@ class BlindSRModel(ImageByImage, SRModel):
         net = getattr(self, 'net_g_ema', self.net_g)
         training = net.training
         net.eval()
-        with torch.no_grad():
-            self.estimate, side = enlarge(lambda y: self.adapter.estimate(self.get_bare_model(net), net(y)),
-                                          self._colours(self.lq), self.sizes)
-        net.train(training)
+        try:
+            with torch.no_grad():
+                self.estimate, side = enlarge(lambda y: self.adapter.estimate(self.get_bare_model(net), net(y)),
+                                              self._colours(self.lq), self.sizes)
+        finally:
+            net.train(training)
         if side:
             self.logger.info(f'{self.title}: in tiles of {side} x {side}; its kernel, if any, is the mean of theirs')
         sr = self.estimate.sr.clamp(0, 1)
@@ -168,8 +170,9 @@ class BlindSRModel(ImageByImage, SRModel):
         visuals = self.get_current_visuals()  # on the processor: a GPU has done its work by then
         seconds = time.perf_counter() - start
         kernel = visuals.pop('kernel', None)
-        image = Restored(entry.name, visuals, self.scale, f'x{self.scale}, {self._weights_name()}',
-                         None if kernel is None else kernel[0], k_true, self.kind, self.estimate.kernel_space)
+        image = Restored(entry.name, visuals, self.scale, title=f'x{self.scale}, {self._weights_name()}',
+                         kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
+                         kernel_space=self.estimate.kernel_space)
         metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
         place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
         folder = Path(self.opt['path']['visualization']) / place if save_img else None
@@ -193,7 +196,7 @@ class BlindSRModel(ImageByImage, SRModel):
             if self.k_true is None:
                 raise ValueError(f'{self.kind} learns kernels too: its training set must give them (RandomBlurDataset)')
             losses['l_kernel'] = self.adapter.kernel_loss(self.net, output, self.k_true, self.lq, self.gt,
-                                                          self.kernel_loss)
+                                                          self.cri_kernel)
         return losses
 
     def _colours(self, lq: Tensor) -> Tensor:

@@ -117,10 +117,10 @@ def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog)
         for photograph in names:
             Image.fromarray(getattr(skimage, photograph)()).save(tmp_path / folder / f'{photograph}.png')
     network = [f'network_g:{key}={value}' for key, value in {
-        'train_dan': {'nf': 24, 'nb': 3, 'ng': 2, 'loop': 2, 'kernel_size': 24},
-        'train_dcls': {'nf': 24, 'nb': 3, 'ng': 2, 'input_para': 32, 'kernel_size': 11}}[name].items()]
+        'train_dan': {'nf': 16, 'nb': 2, 'ng': 2, 'loop': 2, 'kernel_size': 24},
+        'train_dcls': {'nf': 16, 'nb': 2, 'ng': 2, 'input_para': 32, 'kernel_size': 11}}[name].items()]
     opt = options(name, *network, 'datasets:train:dataroot_gt=train', 'datasets:val_1:dataroot_gt=val',
-                  'datasets:train:gt_size=96', 'datasets:train:batch_size_per_gpu=4', 'train:total_iter=200',
+                  'datasets:train:gt_size=64', 'datasets:train:batch_size_per_gpu=4', 'train:total_iter=200',
                   'datasets:train:num_worker_per_gpu=0', 'train:optim_g:lr=1e-3', 'train:ema_decay=0.95',
                   'logger:print_freq=1')
     if name == 'train_dan':
