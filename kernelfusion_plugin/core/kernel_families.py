@@ -110,7 +110,7 @@ class Folder(Family):
         dataroot: folder of .npy, .mat, .txt or .csv; where it has none of these, of pictures. Or one such file.
     """
 
-    dataroot: str = ''
+    dataroot: str
     members: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -153,12 +153,11 @@ class Mixture:
     def __init__(self, families: Sequence[Family]) -> None:
         if not families or not any(family.prob > 0 for family in families):
             raise ValueError('kernels must list at least one family with prob above 0')
-        sizes = {type(family).__name__.lower(): family.size for family in families}
         if len({family.size for family in families}) > 1:
             raise ValueError('the kernels of all families must have one size, got '
                              + ', '.join(f'{family.size} ({type(family).__name__.lower()})' for family in families))
         self.families = tuple(families)
-        self.size = next(iter(sizes.values()))
+        self.size = families[0].size
         self._weights = torch.tensor([float(family.prob) for family in families], dtype=torch.float64)
 
     @classmethod

@@ -116,6 +116,13 @@ def test_the_rounds_share_their_weights(kind):
     assert not torch.allclose(out[0][0], out[0][2])
 
 
+@pytest.mark.parametrize('kind', SMALL)
+def test_all_tensors_are_on_the_inputs_device(kind):
+    """On the device 'meta', which refuses to mix with another one."""
+    net = make(kind).to('meta')
+    assert all(part.device.type == 'meta' for part in results(net, picture(1, 3, 8, 9).to('meta')))
+
+
 def in_place(body, f, g):
     """A group as the published weights know it: the list is overwritten by its blocks, then added to itself."""
     x = [f, g]

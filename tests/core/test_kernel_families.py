@@ -100,6 +100,7 @@ def test_a_drawn_kernel_can_be_changed_without_changing_the_folder(tmp_path, gen
     ([{'type': 'motion', 'size': 24.5}], 'size must be a whole number'),
     ([{'type': 'motion', 'prob': 0}], 'prob above 0'),
     ([{'type': 'motion', 'size': 24}, {'type': 'isotropic'}], r'one size, got 24 \(motion\), 21 \(isotropic\)'),
+    ([{'type': 'folder'}], "'kernels.0' needs dataroot"),
     ([{'type': 'folder', 'dataroot': '/nowhere'}], '/nowhere: no such folder'),
 ])
 def test_bad_mixture(options, message):

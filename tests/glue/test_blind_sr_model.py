@@ -336,6 +336,13 @@ def test_training_sets_that_do_not_fit(kind, changes, message, data, tmp_path, m
         run_training(opt, tmp_path / 'train', monkeypatch)
 
 
+def test_training_needs_no_validation(data, tmp_path, monkeypatch):
+    opt = train_toy(data, 'RRDBNet')
+    del opt['val'], opt['datasets']['val_1']
+    run_training(opt, tmp_path / 'train', monkeypatch)
+    assert (tmp_path / 'train/experiments/toy/models/net_g_latest.pth').is_file()
+
+
 def test_training_without_an_optimizer_says_so(data, tmp_path, monkeypatch):
     opt = train_toy(data, 'DANv2')
     del opt['train']['optim_g']
