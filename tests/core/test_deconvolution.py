@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from kernelfusion_plugin.core.deconvolution import constrained_least_squares, lr_space_kernel, transfer_function
@@ -91,6 +92,13 @@ def test_lr_space_kernel_explains_an_hr_blur(scale, sigma):
     assert (blur(sharp, k[0, 0]) - y)[inner].norm() / (sharp - y)[inner].norm() < 0.35
     turned = lr_space_kernel(sharp.flip(-2, -1), y.flip(-2, -1), 21)[0, 0].flip(-2, -1)
     assert kernel_ncc(turned, k[0, 0]) > 0.999
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_bicubic_reduction_is_pils(scale):
+    x = torch.rand(1, 1, 12 * scale, 15 * scale)
+    by_pil = Image.fromarray(x[0, 0].numpy()).resize((15, 12), Image.Resampling.BICUBIC)
+    torch.testing.assert_close(downscale_bicubic(x, scale)[0, 0], torch.from_numpy(np.array(by_pil)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize('k', [torch.ones(1, 1, 4, 4), torch.ones(1, 1, 9, 9)])
