@@ -57,8 +57,8 @@ class EmConfig:
     Attributes:
         kernel_prior: what the kernel is found with: ``textures``, the prior that ships with the package, or
             ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
-        final_prior: of the final passes: ``tuned`` (the texture prior, trained on with y), ``internal`` (PD fitted to
-            y), ``textures`` or ``both``, the mean of these two.
+        final_prior: of the final passes: ``textures``, ``internal`` (PD fitted to y), or the mean of two estimates:
+            ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a

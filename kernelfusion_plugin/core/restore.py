@@ -23,7 +23,8 @@ from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
 from .texture_prior import load_texture_net, load_texture_prior
 
 Factory = Callable[[], nn.Module]
-FINAL = {'tuned': ('tuned',), 'textures': ('textures',), 'internal': ('prior',), 'both': ('prior', 'textures')}
+FINAL = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
+         'internal': ('prior',)}  # of em.final_prior: the priors whose estimates are averaged
 
 
 @dataclass(frozen=True)

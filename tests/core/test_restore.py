@@ -425,7 +425,7 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
                 make_patch_net=lambda: PatchDiffusionNet(4))
     final = given['final'].priors if isinstance(given['final'], MeanPrior) else [given['final']]
     kinds = [type(prior.net) for prior in final]
-    assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet], 'tuned': [TextureUNet],
+    assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet], 'tuned': [TextureUNet, TextureUNet],
                      'both': [PatchDiffusionNet, TextureUNet]}[final_prior]
     assert type(given['search'].net) is {'textures': TextureUNet, 'internal': PatchDiffusionNet}[kernel_prior]
     if kernel_prior == 'internal' or final_prior == 'tuned':
