@@ -41,7 +41,7 @@ setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     packages=find_packages(include=['kernelfusion_plugin', 'kernelfusion_plugin.*']),
-    package_data={'kernelfusion_plugin': ['weights/*.pt']},
+    package_data={'kernelfusion_plugin': ['weights/*.pt', 'bench/compare/*.html']},
     py_modules=['kernelfusion_hook'],
     entry_points={'console_scripts': ['kernelfusion = kernelfusion_plugin.cli:main']},
     python_requires='>=3.10,<3.13',

@@ -25,7 +25,7 @@ class Panel:
     title: str
     note: str
     picture: np.ndarray
-    whole: bool = True  # False: a kernel, shown as it is
+    whole: bool = True  # False: a kernel, or whatever else is shown as it is
 
 
 def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
@@ -51,7 +51,7 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
     them. Small pictures and kernels are enlarged by whole pixels.
     """
     pictures = [panel.picture for panel in panels if panel.whole]
-    height, width = pictures[0].shape[:2]
+    height, width = pictures[0].shape[:2] if pictures else (0, 0)
     side = min(VIEW, height, width)
     detail = _busiest(pictures[-1], side) if max(height, width) > VIEW else None
     columns = [[_whole(panel.picture) if panel.whole else panel.picture] for panel in panels]
@@ -155,7 +155,12 @@ def _busiest(picture: np.ndarray, side: int) -> tuple[int, int]:
     edges = np.zeros_like(grey)
     edges[:, 1:] += np.abs(np.diff(grey, axis=1))
     edges[1:] += np.abs(np.diff(grey, axis=0))
-    table = np.pad(edges, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    return heaviest_square(edges, side)
+
+
+def heaviest_square(weights: np.ndarray, side: int) -> tuple[int, int]:
+    """Top left corner of the square of that side with the largest sum of ``weights`` (H, W); the first of equals."""
+    table = np.pad(weights, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
     top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)
     return int(top), int(left)

@@ -16,6 +16,7 @@ from .. import __version__
 
 COMMANDS = {
     'benchmark': ('bench.speed', 'What the fast paths are worth, each beside the slow one in one run.'),
+    'compare': ('cli.compare', 'Run methods on the same pictures, score them alike, show them side by side.'),
     'fit-textures': ('cli.fit_textures', 'Fit the texture prior anew, to generated pictures.'),
     'pca': ('cli.pca', 'The PCA matrix that DAN needs, of the kernels that a training file draws.'),
     'published': ('bench.published', 'Ours beside what the authors of KernelFusion published.'),

@@ -1,0 +1,180 @@
+"""The pictures that the methods are compared on: found through their options, as BasicSR's data sets read them.
+
+Folders, LMDBs, lists of files, or whatever a registered data set reads; true kernels as ``KernelFusionModel`` finds
+them. That the methods are given the same pictures is checked here, before the work.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ... import report
+from ...core.kernels import load_kernel
+from ...models.images import BadImage, Entry, entries
+from ...models.kernels import find_kernel
+from .methods import Method
+
+Key = tuple[str, str]  # data set, image
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture.
+
+    Attributes:
+        key: data set and image, as the first method names them.
+        entries: where to read it; the first that has ground truth gives it.
+        scale: s.
+        kernel: the true one (K, K), if it is known.
+        kernel_name: the same for all pictures under that kernel; '' if it is unknown.
+    """
+
+    key: Key
+    entries: tuple[Entry, ...]
+    scale: int
+    kernel: np.ndarray | None = None
+    kernel_name: str = ''
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """LQ (h, w, 3) and, if there is one, ground truth (s·h, s·w, 3), uint8 RGB.
+
+        Raises:
+            BadImage: in one line that names the file.
+        """
+        for entry in self.entries:
+            data = entry.read(self.scale, crop_gt=True)
+            if 'gt' in data or entry is self.entries[-1]:
+                break
+        lq, gt = (report.to_picture(data[role].float() * 2 - 1) if role in data else None for role in ('lq', 'gt'))
+        return lq, gt
+
+
+@dataclass(frozen=True)
+class Data:
+    """All cases, and where each method's pictures of them go.
+
+    Attributes:
+        cases: in the order of the first method's data sets.
+        folders: of method and case, the data set's name in the method's own options; a case that is not in the
+            method's data is missing.
+    """
+
+    cases: dict[Key, Case]
+    folders: dict[tuple[str, Key], str]
+
+
+def gather(methods: Sequence[Method]) -> Data:
+    """The union of what the option files name, with ground truth and kernel from the first that has them.
+
+    Images belong together by data set and name. A single data set of another name is taken for the same one.
+
+    Raises:
+        ValueError: a data set cannot be read, a true kernel is not to be had where it should be, or two methods
+            have different pictures under one name.
+    """
+    cases: dict[Key, Case] = {}
+    folders: dict[tuple[str, Key], str] = {}
+    for method in methods:
+        datasets = list(_datasets(method))
+        known = {key[0] for key in cases}
+        for dataset in datasets:
+            name = str(dataset.opt['name'])
+            title = next(iter(known)) if name not in known and len(known) == 1 == len(datasets) else name
+            for case in _cases(method, dataset, title):
+                cases[case.key] = _joined(cases[case.key], case, method) if case.key in cases else case
+                folders[method.label, case.key] = name
+    if not cases:
+        raise ValueError(f'{", ".join(str(method.file) for method in methods)}: there are no images')
+    return Data(_with_kernel_names(cases), folders)
+
+
+def _datasets(method: Method) -> Iterator[Any]:
+    from basicsr.data import build_dataset as _  # noqa: F401  (registers BasicSR's data sets)
+    from basicsr.utils.registry import DATASET_REGISTRY
+    for key, options in sorted(method.opt['datasets'].items()):
+        options = copy.deepcopy(options)  # PairedImageDataset takes things out of it
+        options |= {'phase': key.split('_')[0], 'scale': _scale(method)}
+        options.setdefault('name', key)
+        where = f'{method.file}: data set {options["name"]}'
+        if options.get('type') not in DATASET_REGISTRY:
+            raise ValueError(f'{where}: there is no type {options.get("type")!r} of data sets')
+        try:
+            yield DATASET_REGISTRY.get(options['type'])(options)
+        except Exception as error:  # noqa: BLE001  (whatever a data set raises: AssertionError, KeyError, lmdb.Error, …)
+            reason = ' '.join(str(error).split()) or 'it failed'
+            raise ValueError(f'{where} cannot be read: {type(error).__name__}: {reason}') from error
+
+
+def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa: ANN401
+    section = method.opt.get('kernelfusion') or {}
+    place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
+    template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
+    for entry in entries(dataset):
+        file = find_kernel(str(place), template, entry.name) if place else None
+        case = Case((title, entry.name), (entry,), _scale(method))
+        yield case if file is None else replace(case, kernel=load_kernel(file).numpy(), kernel_name=file.stem)
+
+
+def _joined(first: Case, other: Case, method: Method) -> Case:
+    """The same image in two methods' data."""
+    mine = other.entries[0]
+    if any(_source(mine) == _source(entry) for entry in first.entries):
+        joined = first
+    else:
+        _check_same(first, other, method)
+        joined = replace(first, entries=(*first.entries, mine))
+    if joined.kernel is None:
+        return replace(joined, kernel=other.kernel, kernel_name=other.kernel_name)
+    if other.kernel is not None and not np.array_equal(joined.kernel, other.kernel):
+        raise ValueError(f'{method.file}: the true kernel of {mine.name} is not that of the option files before it')
+    return joined
+
+
+def _source(entry: Entry) -> tuple[str, str]:
+    return entry.path, str(getattr(entry.dataset, 'gt_folder', None))
+
+
+def _check_same(first: Case, other: Case, method: Method) -> None:
+    try:
+        pairs = list(zip(first.read(), replace(other, scale=first.scale).read()))
+    except BadImage:
+        return  # is told where it is scored
+    for role, (a, b) in zip(('LR', 'HR'), pairs):
+        if a is not None and b is not None and not np.array_equal(a, b):
+            raise ValueError(f'{method.file}: the {role} picture of {other.entries[0].path} is not that of '
+                             f'{first.entries[0].path}: methods are compared on the same data')
+
+
+def _with_kernel_names(cases: dict[Key, Case]) -> dict[Key, Case]:
+    """Equal kernels get one name: their file's, what their images' names end in (_k05), or a number."""
+    groups: dict[bytes, list[Case]] = {}
+    for case in cases.values():
+        if case.kernel is not None:
+            groups.setdefault(case.kernel.tobytes(), []).append(case)
+    names: dict[bytes, str] = {}
+    for number, (kernel, group) in enumerate(groups.items(), 1):
+        files = {case.kernel_name for case in group}
+        endings = {match[1] if (match := re.search(r'_(k_?\d+)$', case.key[1])) else '' for case in group}
+        name = next((one.copy().pop() for one in (endings, files) if len(one) == 1 and '' not in one), '')
+        names[kernel] = f'kernel {number}' if not name or name in names.values() else name
+    return {key: case if case.kernel is None else replace(case, kernel_name=names[case.kernel.tobytes()])
+            for key, case in cases.items()}
+
+
+def _scale(method: Method) -> int:
+    scale = method.opt.get('scale', 1)
+    if not isinstance(scale, int) or scale < 1:
+        raise ValueError(f'{method.file}: scale must be a whole number, and is {scale!r}')
+    return scale
+
+
+def true_kernels(cases: Sequence[Case]) -> dict[str, torch.Tensor]:
+    """The true kernels by name, in order of appearance."""
+    return {case.kernel_name: torch.from_numpy(case.kernel) for case in cases if case.kernel is not None}

@@ -1,0 +1,181 @@
+"""Every method's picture and kernel of every case, from where BasicSR's models save them, and their scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ... import report
+from ...core import metrics
+from ...core.kernels import load_kernel
+from ...models.images import BadImage
+from . import runs
+from .cases import Case, Data, Key
+from .methods import Method
+from .runs import Run
+
+SSIM_WINDOW = 11  # pixels: smaller pictures have no SSIM
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one image.
+
+    Attributes:
+        picture: its file; None if there is none, or none that can be scored.
+        kernel: what the method saved as NAME_kernel.npy.
+        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``; what is unknown is missing.
+        seconds: the method's own, of its scores.csv; None: not known for single images.
+        fault: why there is no picture, or no score; '' if all is well.
+    """
+
+    picture: Path | None = None
+    kernel: np.ndarray | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    fault: str = ''
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that tables, pictures and page are made of.
+
+    Attributes:
+        methods: in the order given; ``reference`` is the label of the one that the others are held to.
+        runs: by label.
+        cases: by data set and image.
+        outcomes: by label and case.
+        head: what made it: command, date, commit, versions, device.
+    """
+
+    methods: Sequence[Method]
+    reference: str
+    runs: Mapping[str, Run]
+    cases: Mapping[Key, Case]
+    outcomes: Mapping[tuple[str, Key], Outcome]
+    head: Mapping[str, Any]
+
+    def outcome(self, label: str, key: Key) -> Outcome:
+        return self.outcomes[label, key]
+
+    def seconds(self, label: str) -> tuple[float | None, bool]:
+        """Seconds per image, and whether they are the method's own (else: wall time of its process / images)."""
+        mine = [outcome for (name, _), outcome in self.outcomes.items() if name == label and outcome.picture]
+        own = [outcome.seconds for outcome in mine if outcome.seconds is not None]
+        if own:
+            return sum(own) / len(own), True
+        return (self.runs[label].seconds / len(mine) if mine else None), False
+
+    def complete(self) -> bool:
+        """Whether every method has every image."""
+        return all(outcome.picture for outcome in self.outcomes.values())
+
+
+def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root: Path
+            ) -> dict[tuple[str, Key], Outcome]:
+    """Find and score everything; what is missing or unfit is an :class:`Outcome` with a fault.
+
+    Args:
+        root: the folder of :mod:`.runs`.
+    """
+    seconds = {method.label: _own_seconds(root / method.slug / 'scores.csv') for method in methods}
+    outcomes: dict[tuple[str, Key], Outcome] = {}
+    for key, case in data.cases.items():
+        try:
+            lq, gt = case.read()
+        except BadImage as error:
+            outcomes |= {(method.label, key): Outcome(fault=str(error)) for method in methods}
+            continue
+        size = tuple(case.scale * side for side in lq.shape[:2])
+        for method in methods:
+            folder = data.folders.get((method.label, key))
+            if folder is None:
+                outcomes[method.label, key] = Outcome(fault="not in this method's data")
+                continue
+            outcome = _outcome(method, case, root, folder, gt, size)
+            if outcome.picture is None and not outcome.fault:
+                outcome = Outcome(fault=_why(method, case, done[method.label], root))
+            own = seconds[method.label].get((folder, key[1]))
+            outcomes[method.label, key] = replace(outcome, seconds=own)
+    return outcomes
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 RGB (H, W, 3).
+
+    Raises:
+        OSError: it is no picture, or damaged.
+    """
+    with Image.open(path) as image:
+        return np.array(image.convert('RGB'))
+
+
+def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray | None, size: tuple[int, ...]
+             ) -> Outcome:
+    place, name = root / method.slug / 'visualization' / folder, case.key[1]
+    path, kernel_path = place / f'{name}_{method.suffix}.png', place / f'{name}_kernel.npy'
+    if not path.is_file():
+        return Outcome()
+    kernel, fault = None, ''
+    try:
+        picture = read_picture(path)
+    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
+        return Outcome(fault=' '.join(f'{path.name}: {error}'.split()))
+    try:
+        kernel = load_kernel(kernel_path).numpy() if kernel_path.is_file() else None
+    except ValueError as error:
+        fault = str(error)
+    if picture.shape[:2] != size:
+        return Outcome(fault=f'{path.name} has {_text(picture.shape)} pixels (width x height), and {case.scale} times '
+                             f'the LR image is {_text(size)}')
+    scores = {**_picture_scores(picture, gt), **_kernel_scores(kernel, case.kernel)}
+    return Outcome(path, kernel, scores, fault=fault)
+
+
+def _picture_scores(picture: np.ndarray, gt: np.ndarray | None) -> dict[str, float]:
+    if gt is None:
+        return {}
+    x, truth = report.to_tensor(picture), report.to_tensor(gt)
+    scores = {'psnr': metrics.psnr_y(x, truth)}
+    if min(metrics.crop_border(x, metrics.PAPER_BORDER).shape[-2:]) >= SSIM_WINDOW:
+        scores['ssim'] = metrics.ssim_y(x, truth)
+    return scores
+
+
+def _kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[str, float]:
+    if kernel is None or truth is None:
+        return {}
+    return {'kernel_ncc': metrics.kernel_ncc(torch.from_numpy(kernel), torch.from_numpy(truth))}
+
+
+def _why(method: Method, case: Case, done: Run, root: Path) -> str:
+    """Why a method has no picture of an image of its data."""
+    told = next((line for entry in case.entries if (line := runs.fault(method, entry.path, root))), '')
+    if told:
+        return told
+    return runs.reason(method, done, root) if done.status else f'it wrote no {case.key[1]}_{method.suffix}.png'
+
+
+def _own_seconds(path: Path) -> dict[tuple[str, str], float]:
+    """Phase 1 + Phase 2 by data set and image, from a scores.csv of ours."""
+    if not path.is_file():
+        return {}
+    with open(path, newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    seconds = {}
+    for row in rows:
+        parts = [row[column] for column in row if column and column.startswith('seconds_') and row[column]]
+        if parts:
+            seconds[row['dataset'], row['image']] = sum(map(float, parts))
+    return seconds
+
+
+def _text(size: Sequence[int]) -> str:
+    return f'{size[1]} x {size[0]}'

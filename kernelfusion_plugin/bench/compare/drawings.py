@@ -1,0 +1,191 @@
+"""The pictures of a comparison: contact sheets, the kernels' matrix, box plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ...pictures import FAINT, GAP, INK, NOTE, PAD, PAPER, TITLE, Panel, draw_sheet
+from ...report import kernel_picture, write_atomically
+from .cases import Key
+from .collect import Comparison
+from .statistics import METRICS, groups
+from .table import image_name, score_text, scores_line, shown_metrics
+from .views import Crop, View
+
+PANEL = 384  # pixels: side of an enlarged crop, about
+COLUMNS = 4  # panels in a row of a contact sheet
+TILE, MOST_KERNELS = 96, 16  # pixels of a kernel's side; more columns than that: one per kernel
+FRAME = (235, 64, 52)
+COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#7f7f7f', '#b8a800')  # Okabe and Ito
+
+
+def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
+    """The whole picture with the crop's frame, and the crop in every version, enlarged by a whole number."""
+    zoom = max(1, PANEL // view.crop.size)
+    overview = Panel('whole picture', f'{view.crop.size} px from row {view.crop.row}, column {view.crop.col}; '
+                     f'x{zoom}', _framed(list(view.pictures.values())[-1], view.crop), whole=False)
+    panels = [overview]
+    for title, picture in view.pictures.items():
+        enlarged = view.crop.of(picture).repeat(zoom, axis=0).repeat(zoom, axis=1)
+        panels.append(Panel(_fit(title, TITLE), scores_line(comparison, title, view.key), enlarged, whole=False))
+    rows = [draw_sheet(panels[start:start + COLUMNS], image_name(comparison, view.key) if start == 0 else '')
+            for start in range(0, len(panels), COLUMNS)]
+    save_image(path, _stacked(rows))
+
+
+def kernel_matrix(comparison: Comparison) -> Image.Image | None:
+    """Rows: the true kernels and each method's; columns: images, or with many of them one per true kernel.
+
+    Each kernel is white at its own maximum, its correlation with the truth below it. None if no method saved any.
+    """
+    estimating = [method.label for method in comparison.methods
+                  if any(comparison.outcome(method.label, key).kernel is not None for key in comparison.cases)]
+    if not estimating:
+        return None
+    keys = kernel_columns(comparison)
+    truth = any(comparison.cases[key].kernel is not None for key in keys)
+    rows = ['true', *estimating] if truth else estimating
+    margin = 2 * PAD + math.ceil(max(ImageFont.load_default(TITLE).getlength(_fit(row, TITLE, 240)) for row in rows))
+    step, height = TILE + GAP, TILE + NOTE + GAP + 4
+    sheet = Image.new('RGB', (margin + step * len(keys) + PAD, 2 * PAD + 2 * NOTE + height * len(rows)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for column, key in enumerate(keys):
+        x, case = margin + column * step, comparison.cases[key]
+        pen.text((x, PAD - 6), _fit(image_name(comparison, key), NOTE, TILE), INK, ImageFont.load_default(NOTE))
+        pen.text((x, PAD + NOTE - 2), _fit(case.kernel_name, NOTE, TILE), FAINT, ImageFont.load_default(NOTE))
+        for row, label in enumerate(rows):
+            outcome = None if truth and row == 0 else comparison.outcome(label, key)
+            kernel = outcome.kernel if outcome else case.kernel
+            note = score_text(METRICS[2], outcome.scores.get('kernel_ncc')) if outcome else ''
+            _tile(sheet, pen, (x, PAD + 2 * NOTE + row * height), kernel, note)
+    for row, label in enumerate(rows):
+        pen.text((PAD, PAD + 2 * NOTE + row * height + TILE // 2 - TITLE), _fit(label, TITLE, 240), INK,
+                 ImageFont.load_default(TITLE))
+    return sheet
+
+
+def kernel_columns(comparison: Comparison) -> list[Key]:
+    """All images, or where they are many, of each true kernel the one with most estimates, the first of equals."""
+    keys = list(comparison.cases)
+    kernels = {comparison.cases[key].kernel_name for key in keys} - {''}
+    if len(keys) <= MOST_KERNELS or not kernels:
+        return keys[:MOST_KERNELS]
+
+    def estimates(key: Key) -> int:
+        return sum(comparison.outcome(method.label, key).kernel is not None for method in comparison.methods)
+    chosen = [max((key for key in keys if comparison.cases[key].kernel_name == kernel), key=estimates)
+              for kernel in dict.fromkeys(comparison.cases[key].kernel_name for key in keys) if kernel]
+    return chosen[:MOST_KERNELS]
+
+
+def save_box_plots(path: Path, comparison: Comparison) -> bool:
+    """Scores by kernel and method: box (quartiles), median, and every image as a point. False: there is no score.
+
+    Infinite scores (identical pictures) are left out.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
+    from matplotlib.figure import Figure
+    metrics, parts = shown_metrics(comparison), _parts(comparison)
+    if not metrics:
+        return False
+    labels = [method.label for method in comparison.methods]
+    width = min(40.0, max(7.0, 1.5 + 0.32 * len(parts) * (len(labels) + 1)))
+    figure = Figure(figsize=(width, 2.7 * len(metrics) + 0.6), layout='constrained', facecolor='#fafaf8')
+    for axes, metric in zip(figure.subplots(len(metrics), 1, squeeze=False)[:, 0], metrics):
+        for number, label in enumerate(labels):
+            values = [[value for key in keys if math.isfinite(
+                value := comparison.outcome(label, key).scores.get(metric.key, math.nan))] for keys in parts.values()]
+            _boxes(axes, values, number, len(labels))
+        axes.set_ylabel(f'{metric.title} ({metric.unit})' if metric.unit else metric.title)
+        axes.set_xticks(range(len(parts)), [_plain(_fit(part, NOTE, 120)) for part in parts])
+        axes.set_xlim(-0.6, len(parts) - 0.4)
+        axes.grid(axis='y', alpha=0.25)
+        axes.spines[['top', 'right']].set_visible(False)
+    figure.legend(handles=_handles(labels), loc='outside upper left', ncols=4, frameon=False, fontsize=9)
+    canvas = FigureCanvasAgg(figure)
+    write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
+    return True
+
+
+def save_image(path: Path, image: Image.Image) -> None:
+    """As PNG."""
+    write_atomically(path, lambda file: image.save(file, format='PNG'))
+
+
+def _parts(comparison: Comparison) -> dict[str, list[Key]]:
+    """The kernels' groups; all images where kernels are unknown."""
+    found = groups(comparison)
+    kernels = {name.removeprefix('kernel '): keys for name, keys in found.items() if name.startswith('kernel ')}
+    return kernels or {'all images': found['all images']}
+
+
+def _boxes(axes: Any, values: Sequence[Sequence[float]], number: int, methods: int) -> None:  # noqa: ANN401
+    width, colour = 0.8 / methods, COLOURS[number % len(COLOURS)]
+    at = [place + (number - (methods - 1) / 2) * width for place in range(len(values))]
+    drawn = [(x, part) for x, part in zip(at, values) if part]
+    if not drawn:
+        return
+    line = {'color': colour, 'linewidth': 1.4}
+    axes.boxplot([part for _, part in drawn], positions=[x for x, _ in drawn], widths=0.7 * width, showfliers=False,
+                 boxprops=line, whiskerprops=line, capprops=line, medianprops={**line, 'linewidth': 2.4},
+                 manage_ticks=False)
+    for x, part in drawn:
+        axes.plot([x] * len(part), part, '.', color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+
+
+def _handles(labels: Sequence[str]) -> list[Any]:
+    from matplotlib.lines import Line2D
+    return [Line2D([], [], color=COLOURS[number % len(COLOURS)], linewidth=2.4, label=_plain(f' {label}'))
+            for number, label in enumerate(labels)]
+
+
+def _plain(text: str) -> str:
+    """matplotlib takes what is between two dollars for formulas."""
+    return text.replace('$', r'\$')
+
+
+def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], kernel: np.ndarray | None, note: str
+          ) -> None:
+    x, y = at
+    if kernel is None:
+        pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FAINT)
+        note = 'none'
+    else:
+        picture = kernel_picture(kernel, TILE)[:TILE + GAP // 2, :TILE + GAP // 2]
+        sheet.paste(Image.fromarray(picture), at)
+    pen.text((x, y + TILE + 2), note, FAINT, ImageFont.load_default(NOTE))
+
+
+def _framed(picture: np.ndarray, crop: Crop) -> np.ndarray:
+    """The whole picture, reduced to a panel, with the crop's frame."""
+    height, width = picture.shape[:2]
+    factor = PANEL / max(height, width)
+    image = Image.fromarray(picture).resize([max(1, round(side * factor)) for side in (width, height)],
+                                            Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST)
+    left, top = round(crop.col * factor), round(crop.row * factor)
+    side = max(3, round(crop.size * factor))
+    ImageDraw.Draw(image).rectangle((left, top, left + side - 1, top + side - 1), outline=FRAME, width=2)
+    return np.asarray(image)
+
+
+def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new('RGB', (max(row.width for row in rows), sum(row.height for row in rows)), PAPER)
+    y = 0
+    for row in rows:
+        sheet.paste(row, (0, y))
+        y += row.height
+    return sheet
+
+
+def _fit(text: str, size: int, width: int = PANEL) -> str:
+    """The text, or as much of its beginning as fits into ``width`` pixels."""
+    font = ImageFont.load_default(size)
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2] + '…'
+    return text

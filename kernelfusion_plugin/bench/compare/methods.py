@@ -1,0 +1,110 @@
+"""The methods to be compared: one option file each, read as our launchers read it, with a label of its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import options
+
+SLUG = 80  # characters: the longest file name made of a label
+INPUT, TRUTH = 'LR', 'ground truth'  # titles of pictures, which no method may bear
+
+
+@dataclass(frozen=True)
+class Method:
+    """One option file.
+
+    Attributes:
+        label: its ``name``; where two files share that, with the file's own name in brackets. Unique.
+        slug: the label as a name of files. Unique.
+        file: the option file, as it was given.
+        opt: its options, merged with ``--force_yml``: what is run.
+    """
+
+    label: str
+    slug: str
+    file: Path
+    opt: dict[str, Any]
+
+    @property
+    def suffix(self) -> str:
+        """What BasicSR's models put behind an image's name: NAME_SUFFIX.png."""
+        return str(self.opt['val']['suffix'] or self.opt['name'])
+
+
+def load_methods(files: Sequence[Path], force_yml: Sequence[str] = ()) -> list[Method]:
+    """Read the option files.
+
+    Pictures are always saved, and the toolbox's own metrics are left out: every method is scored by
+    :mod:`.collect`, and what seconds are measured are the method's.
+
+    Args:
+        force_yml: ``a:b=value``, applied to every file.
+
+    Raises:
+        ValueError: a file is given twice, is not YAML, or lacks what BasicSR needs.
+        FileNotFoundError: there is no such file.
+    """
+    seen: set[Path] = set()
+    for file in files:
+        if file.resolve() in seen:
+            raise ValueError(f'{file} is given twice: a method is compared with others, not with itself')
+        seen.add(file.resolve())
+    opts = [_options(file, list(force_yml)) for file in files]
+    labels = _labels([opt['name'] for opt in opts], files)
+    return [Method(*parts) for parts in zip(labels, slugs(labels), files, opts)]
+
+
+def by_label(methods: Sequence[Method], label: str) -> Method:
+    """The method of that label.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for method in methods:
+        if method.label == label:
+            return method
+    raise ValueError(f'--reference: there is no method {label!r}; there are {", ".join(m.label for m in methods)}')
+
+
+def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
+    opt = options.read_file(file)
+    options.apply_force_yml(opt, force_yml)
+    opt = options.with_defaults(opt, str(file))
+    sections = {'datasets': opt['datasets'], 'path': opt['path'], 'val': opt['val']}
+    if isinstance(opt['datasets'], dict):
+        sections |= {f'datasets:{key}': value for key, value in opt['datasets'].items()}
+    for key, value in sections.items():
+        if not isinstance(value, dict):
+            raise ValueError(f'{file}: {key} must be a section, and is {value!r}')
+    opt['path'].pop('results_root', None)
+    opt['val'].pop('metrics', None)
+    opt['val']['save_img'] = True
+    opt['val'].setdefault('suffix', None)  # BasicSR's SRModel fails without the key
+    return opt
+
+
+def _labels(names: Sequence[str], files: Sequence[Path]) -> list[str]:
+    counts, stems = Counter([*names, INPUT, TRUTH]), Counter((name, file.stem) for name, file in zip(names, files))
+    return [name if counts[name] == 1 else f'{name} ({file.stem if stems[name, file.stem] == 1 else file})'
+            for name, file in zip(names, files)]
+
+
+def slugs(labels: Sequence[str]) -> list[str]:
+    """Labels as names of files, all different (also where capitals do not count): letters, digits and ``. + -`` stay,
+    whatever else becomes an underscore.
+    """
+    taken: dict[str, str] = {}
+    for label in labels:
+        slug = plain = re.sub(r'[^\w.+-]+', '_', label)[:SLUG].strip('._') or 'unnamed'
+        number = 1
+        while slug.lower() in taken:
+            number += 1
+            slug = f'{plain}_{number}'
+        taken[slug.lower()] = slug
+    return list(taken.values())

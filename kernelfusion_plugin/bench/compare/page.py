@@ -1,0 +1,175 @@
+"""The page: one HTML file that needs nothing but itself. Its markup, style and script are in page.html."""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ... import report
+from .cases import Key
+from .collect import Comparison
+from .methods import INPUT
+from .statistics import Metric, groups, having, mean, remarks
+from .table import NONE, cells, image_name, made, score_text, scores_line, shown_metrics, state
+from .views import View
+
+WINDOW = 256  # pixels: side of the part of a picture that the page holds
+DATA = '{"the": "comparison"}'  # stands in page.html where the data goes
+
+
+def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, Any]], kernels: Image.Image | None,
+               boxes: Path | None) -> None:
+    """comparison.html: tables, slider and crops of ``views`` (of :func:`view_data`), and the two pictures, within it."""
+    data = {
+        'title': ', '.join(dict.fromkeys(key[0] for key in comparison.cases)),
+        'images': len(comparison.cases), 'reference': comparison.reference,
+        'head': {key: str(value) for key, value in comparison.head.items()}, 'remarks': remarks(comparison),
+        'methods': _methods(comparison), 'means': _means(comparison),
+        'groups': [_by_group(comparison, metric) for metric in shown_metrics(comparison)],
+        'scores': [_by_image(comparison, metric) for metric in shown_metrics(comparison)],
+        'faults': [f'{label}, {image_name(comparison, key)}: {outcome.fault}'
+                   for (label, key), outcome in comparison.outcomes.items() if outcome.fault],
+        'views': list(views),
+        'kernels': None if kernels is None else _uri(kernels, 'PNG'),
+        'boxes': None if boxes is None else _encoded(boxes.read_bytes(), 'png'),
+    }
+    report.write_atomically(path, lambda file: file.write(fill(data).encode()))
+
+
+def fill(data: Mapping[str, Any]) -> str:
+    """page.html with the data in its place; nothing in it can end the script element that holds it."""
+    template = importlib.resources.files(__package__).joinpath('page.html').read_text(encoding='utf-8')
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    return template.replace(DATA, text.replace('<', '\\u003c').replace('\u2028', '\\u2028'))
+
+
+def spread(keys: Sequence[Key], number: int) -> list[Key]:
+    """At most ``number`` of the images, evenly over their order."""
+    if len(keys) <= number:
+        return list(keys)
+    return [keys[round(place)] for place in np.linspace(0, len(keys) - 1, number)] if number else []
+
+
+def view_data(comparison: Comparison, view: View) -> dict[str, Any]:
+    """What the page holds of an image: the window around the crop, at whole LR pixels, of every version."""
+    scale = comparison.cases[view.key].scale
+    height, width = next(iter(view.pictures.values())).shape[:2]
+    side = max(WINDOW, view.crop.size + 2 * scale) // scale * scale
+    top, left = (max(0, min(start + (view.crop.size - side) // 2, length - side)) // scale * scale
+                 for start, length in ((view.crop.row, height), (view.crop.col, width)))
+    pictures = []
+    for title, picture in view.pictures.items():
+        part = picture[top:top + side, left:left + side]
+        part = part[::scale, ::scale] if title == INPUT else part  # its pixels are squares: the page draws them
+        pictures.append({'title': title, 'note': scores_line(comparison, title, view.key),
+                         'src': _uri(Image.fromarray(np.ascontiguousarray(part)), 'WEBP', lossless=True)})
+    return {'name': image_name(comparison, view.key), 'kernel': comparison.cases[view.key].kernel_name,
+            'height': min(side, height - top), 'width': min(side, width - left), 'top': top, 'left': left,
+            'whole': [height, width], 'pictures': pictures,
+            'crop': {'row': view.crop.row - top, 'col': view.crop.col - left, 'size': view.crop.size}}
+
+
+def _methods(comparison: Comparison) -> list[dict[str, str]]:
+    rows = []
+    for method in comparison.methods:
+        date, commit, device = made(comparison, method.label)
+        rows.append({'method': method.label, 'option file': str(method.file), 'model': str(method.opt['model_type']),
+                     'state': state(comparison, method.label), 'made': date, 'commit': commit, 'device': device})
+    return rows
+
+
+def _means(comparison: Comparison) -> dict[str, Any]:
+    keys, metrics = list(comparison.cases), shown_metrics(comparison)
+    columns = ['method']
+    for metric in metrics:
+        columns += [_title(metric), f'to {comparison.reference}']
+    rows = []
+    for method in comparison.methods:
+        row = [_cell(method.label)]
+        for metric in metrics:
+            found = mean(comparison, metric.key, method.label, keys)
+            value, difference = cells(metric, found)
+            row.append(_cell(value, found and found.value))
+            text, _, interval = difference.partition(' [')
+            row.append(_cell(text, found and found.difference and found.difference.mean,
+                             f'[{interval}' if interval else ''))
+        seconds, own = comparison.seconds(method.label)
+        text = NONE if seconds is None else f'{seconds:.1f}'
+        row.append(_cell(text, seconds, '' if own or seconds is None else 'wall'))
+        rows.append(row)
+    _mark_best(rows, range(1, 1 + 2 * len(metrics), 2))
+    return {'columns': [*columns, 'seconds per image'], 'rows': rows}
+
+
+def _by_group(comparison: Comparison, metric: Metric) -> dict[str, Any]:
+    """Rows: groups of images; columns: methods that have the metric."""
+    labels, rows = having(comparison, metric.key), []
+    for group, keys in groups(comparison).items():
+        found = [mean(comparison, metric.key, label, keys) for label in labels]
+        count = next((one.images for one in found if one), 0)
+        row = [_cell(group), _cell(f'{count} of {len(keys)}', count)]
+        for one in found:
+            value, difference = cells(metric, one)
+            row.append(_cell(value, one and one.value, '' if difference == NONE else difference.rpartition(',' )[0]))
+        rows.append(row)
+        _mark_best_of(row[2:])
+    return {'metric': _title(metric), 'columns': ['images', 'scored', *labels], 'rows': rows}
+
+
+def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
+    """Rows: images; columns: all methods."""
+    kernels = any(case.kernel_name for case in comparison.cases.values())
+    rows = []
+    for key, case in comparison.cases.items():
+        row = [_cell(image_name(comparison, key)), *([_cell(case.kernel_name or NONE)] if kernels else [])]
+        values = []
+        for method in comparison.methods:
+            outcome = comparison.outcome(method.label, key)
+            value = outcome.scores.get(metric.key)
+            text = 'missing' if outcome.picture is None else score_text(metric, value)
+            values.append(_cell(text, None if value is None else min(value, 1e9)))
+        _mark_best_of(values)
+        rows.append([*row, *values])
+    columns = ['image', *(['kernel'] if kernels else []), *(method.label for method in comparison.methods)]
+    return {'metric': _title(metric), 'columns': columns, 'rows': rows}
+
+
+def _cell(text: str, value: float | None = None, under: str = '') -> dict[str, Any]:
+    """Text, the number it is sorted by, and a second line."""
+    return {key: item for key, item in (('text', text), ('value', value), ('under', under)) if item not in (None, '')}
+
+
+def _mark_best(rows: Sequence[Sequence[dict[str, Any]]], columns: Iterable[int]) -> None:
+    for column in columns:
+        _mark_best_of([row[column] for row in rows])
+
+
+def _mark_best_of(found: Sequence[dict[str, Any]]) -> None:
+    values = [cell['value'] for cell in found if 'value' in cell]
+    for cell in found:
+        if len(values) > 1 and cell.get('value') == max(values):
+            cell['best'] = True
+
+
+def _title(metric: Metric) -> str:
+    return f'{metric.title}, {metric.unit}' if metric.unit else metric.title
+
+
+def _uri(image: Image.Image, kind: str, **options: Any) -> str:  # noqa: ANN401
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return _encoded(buffer.getvalue(), kind.lower())
+
+
+def _encoded(raw: bytes, kind: str) -> str:
+    return f'data:image/{kind};base64,{base64.b64encode(raw).decode()}'
+
+

@@ -1,0 +1,175 @@
+"""Runs a method as a user would, in a process of its own, or finds that it was run already.
+
+In ``DIR/runs``, for each method: ``SLUG.yml``, the options it is run with, ``SLUG.log``, ``SLUG/``, what it writes,
+and ``SLUG.json``, the record of a run that came to its end: digest, status, seconds, versions, files. Results are used
+again if the digest of options and input files is the record's and every file is still there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ... import report
+from .methods import Method
+
+NOT_FILES = ('name', 'type', 'suffix', 'prior_dir')  # prior_dir: the run itself writes there
+CHUNK = 1 << 20  # bytes read at a time
+INCOMPLETE = 1  # exit status of a run that lost some images and did the others
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one method.
+
+    Attributes:
+        status: exit status of the process.
+        digest: of options and input files, see :func:`digest`.
+        seconds: wall time of the process, start included.
+        made: when and by what: date, commit, versions, device.
+        files: what it wrote under its folder.
+        reused: it was not run this time.
+    """
+
+    status: int
+    digest: str
+    seconds: float
+    made: Mapping[str, Any]
+    files: tuple[str, ...] = ()
+    reused: bool = field(default=False, compare=False)
+
+
+def run(method: Method, root: Path, fresh: bool = False) -> Run:
+    """Results of a method in ``root/SLUG``: those that are there, if they fit, else made now.
+
+    A method that fails raises nothing: see :attr:`Run.status`, and :func:`reason` for a line about it.
+    """
+    record, now = root / f'{method.slug}.json', digest(method.opt)
+    if not fresh:
+        known = _recorded(record, root / method.slug)
+        if known is not None and known.digest == now:
+            log.info(f'{method.label}: made on {known.made["date"]} with the same options and data, not run again')
+            return known
+    record.unlink(missing_ok=True)  # what it tells is about to be gone
+    log.info(f'{method.label}: running, with its log in {root / method.slug}.log')
+    start = time.perf_counter()
+    status = _start(method, root)
+    seconds, gpu = time.perf_counter() - start, torch.cuda.is_available() and method.opt['num_gpu'] != 0
+    done = Run(status, now, seconds, _environment(gpu), _files(root / method.slug))
+    log.info(f'{method.label}: ' + (f'{done.seconds:.0f} seconds' if not status else reason(method, done, root)))
+    if status == 0 or (status == INCOMPLETE and 'summary.json' in done.files):  # a crash has status 1 too
+        report.write_summary(record, {key: value for key, value in asdict(done).items() if key != 'reused'})
+    return done
+
+
+def digest(opt: Mapping[str, Any]) -> str:
+    """sha256 of the options and of every file that they name (of a folder: of the files directly in it)."""
+    total = hashlib.sha256(json.dumps(opt, sort_keys=True, default=str).encode())
+    for path in sorted(set(_named_paths(opt))):
+        files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+        for file in files:
+            if file.name == 'lock.mdb':  # an LMDB's list of readers
+                continue
+            total.update(os.fsencode(file.name))
+            with open(file, 'rb') as stream:
+                while chunk := stream.read(CHUNK):
+                    total.update(chunk)
+    return total.hexdigest()
+
+
+def reason(method: Method, done: Run, root: Path) -> str:
+    """One line about a run that failed: the last of its log that says something."""
+    lines = [line.strip() for line in _log_lines(method, root) if line.strip()]
+    ours = [line.partition('kernelfusion: error: ')[2] for line in lines if 'kernelfusion: error: ' in line]
+    if done.status == INCOMPLETE and 'summary.json' in done.files:
+        return 'some images failed'
+    return f'failed with status {done.status}: {(ours or lines or ["it said nothing"])[-1]}'
+
+
+def fault(method: Method, path: str, root: Path) -> str:
+    """What the run's log says about an image that it left out; '' if nothing."""
+    for line in _log_lines(method, root):
+        if path in line and line.rstrip().endswith('The image is left out, the run goes on'):
+            return line.partition('ERROR: ')[2].rpartition(' The image is left out')[0].rstrip('. ')
+    return ''
+
+
+def head(command: str) -> dict[str, str]:
+    """What names a comparison: command, date, commit, versions, device."""
+    here = _environment(torch.cuda.is_available())
+    versions = ', '.join(f'{name} {version}' for name, version in here['versions'].items() if version)
+    return {'command': command, 'date': here['date'], 'commit': here['commit'] or 'unknown: not a checkout',
+            'versions': versions, 'device': device_text(here['device'])}
+
+
+def device_text(device: Mapping[str, Any]) -> str:
+    """A device of :func:`report.environment` in words."""
+    threads = f'{device["threads"]} thread{"s" if device["threads"] != 1 else ""}'
+    return device['name'] if device['type'] == 'cuda' else f'CPU ({device["name"]}, {threads})'
+
+
+def _named_paths(value: Any, key: str = '') -> Iterator[Path]:  # noqa: ANN401
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _named_paths(item, str(name))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _named_paths(item, key)
+    elif isinstance(value, str) and value and key not in NOT_FILES:
+        path = Path(os.path.expanduser(value))
+        if len(value) < 4096 and '\0' not in value and os.path.exists(path):
+            yield path
+
+
+def _start(method: Method, root: Path) -> int:
+    """Run the launcher on the method's options; returns its exit status."""
+    place = (root / method.slug).absolute()
+    opt = {**method.opt, 'path': {**method.opt['path'], 'results_root': str(place)}}
+    options, output = root / f'{method.slug}.yml', root / f'{method.slug}.log'
+    text = yaml.safe_dump(opt, sort_keys=False, allow_unicode=True)
+    report.write_atomically(options, lambda file: file.write(text.encode()))
+    command = [sys.executable, '-m', 'kernelfusion_plugin.test', '-opt', str(options)]
+    with open(output, 'wb') as stream:
+        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                              check=False).returncode
+
+
+def _environment(gpu: bool) -> dict[str, Any]:
+    return {'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+            **report.environment(torch.device('cuda' if gpu else 'cpu'))}
+
+
+def _recorded(record: Path, folder: Path) -> Run | None:
+    """The run that a record tells of, if all it wrote is there."""
+    try:
+        known = json.loads(record.read_text(encoding='utf-8'))
+        known = Run(**{**known, 'files': tuple(known['files'])}, reused=True)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if set(known.files) <= set(_files(folder)) else None
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()))
+
+
+def _log_lines(method: Method, root: Path) -> list[str]:
+    try:
+        return (root / f'{method.slug}.log').read_text(encoding='utf-8', errors='replace').splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,143 @@
+"""Means over the same images for all methods, and paired differences with a bootstrap interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .cases import Key
+from .collect import Comparison
+
+LEVEL = 0.95
+RESAMPLES = 9999
+SEED = 0
+BLOCK = 1 << 20  # numbers drawn at a time: memory
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: key of ``Outcome.scores``, title, unit, digits shown. Higher is better in all of them."""
+
+    key: str
+    title: str
+    unit: str
+    digits: int
+
+
+METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('ssim', 'SSIM', '', 4),
+           Metric('kernel_ncc', 'kernel correlation', '', 3))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of method - reference over the images, its 95 % interval (None with fewer than two images), and on how
+    many images the method is the better one.
+    """
+
+    mean: float
+    interval: tuple[float, float] | None
+    wins: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One method's mean of one metric over ``images``, which are the same for every method."""
+
+    value: float
+    images: int
+    difference: Difference | None  # None: the reference itself, or one that lacks the metric
+
+
+def bootstrap_interval(differences: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES,
+                       seed: int = SEED) -> tuple[float, float] | None:
+    """Percentile bootstrap of the mean (Efron and Tibshirani 1993, ch. 13): images are drawn with replacement.
+
+    The same numbers as ``scipy.stats.bootstrap(…, method='percentile')`` from the same generator.
+
+    Args:
+        differences: one per image; paired, as both methods' scores are of that image.
+
+    Returns:
+        Lower and upper end; None for fewer than two differences.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if d.size < 2:
+        return None
+    generator, means = np.random.default_rng(seed), []
+    rows = max(1, BLOCK // d.size)
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(0, d.size, (min(rows, resamples - start), d.size))
+        means.append(d[drawn].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def common(comparison: Comparison, metric: str, keys: Sequence[Key]) -> list[Key]:
+    """The images that all methods have a finite score of; methods without any score of that kind do not count."""
+    labels = having(comparison, metric)
+    return [key for key in keys if labels and all(
+        math.isfinite(comparison.outcome(label, key).scores.get(metric, math.nan)) for label in labels)]
+
+
+def having(comparison: Comparison, metric: str) -> list[str]:
+    """The methods that have a score of that kind for any image at all."""
+    return [method.label for method in comparison.methods
+            if any(metric in comparison.outcome(method.label, key).scores for key in comparison.cases)]
+
+
+def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -> Mean | None:
+    """A method's mean over :func:`common` images, beside the reference's; None if it has none."""
+    labels, shared = having(comparison, metric), common(comparison, metric, keys)
+    if label not in labels or not shared:
+        return None
+    mine = [comparison.outcome(label, key).scores[metric] for key in shared]
+    difference = None
+    if label != comparison.reference and comparison.reference in labels:
+        theirs = [comparison.outcome(comparison.reference, key).scores[metric] for key in shared]
+        paired = [a - b for a, b in zip(mine, theirs)]
+        difference = Difference(float(np.mean(paired)), bootstrap_interval(paired), sum(d > 0 for d in paired))
+    return Mean(float(np.mean(mine)), len(shared), difference)
+
+
+def groups(comparison: Comparison) -> dict[str, list[Key]]:
+    """What means are taken over: all images, those of each data set if there are several, and of each kernel."""
+    keys = list(comparison.cases)
+    found = {'all images': keys}
+    datasets = dict.fromkeys(key[0] for key in keys)
+    if len(datasets) > 1:
+        found |= {f'data set {name}': [key for key in keys if key[0] == name] for name in datasets}
+    for name in dict.fromkeys(case.kernel_name for case in comparison.cases.values() if case.kernel_name):
+        found[f'kernel {name.removeprefix("kernel ")}'] = [key for key in keys
+                                                           if comparison.cases[key].kernel_name == name]
+    return found
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """What a reader must know of the means, in sentences."""
+    said, keys = [], list(comparison.cases)
+    for metric in METRICS:
+        shared = common(comparison, metric.key, keys)
+        labels = having(comparison, metric.key)
+        if labels and len(shared) < len(keys):
+            same = sum(math.isinf(comparison.outcome(label, key).scores.get(metric.key, 0.0))
+                       for label in labels for key in keys)
+            said.append(f'Means of {metric.title} are over the {len(shared)} of {len(keys)} images that '
+                        f'{_those(labels, comparison)} have a finite value of'
+                        + (f' (identical to the truth, infinite: {same}).' if same else '.'))
+    if not having(comparison, 'psnr'):
+        said.append('There is no ground truth, so there are no scores of pictures.')
+    if len(keys) > 1 and having(comparison, 'psnr'):
+        said.append('Intervals: 95 %, percentile bootstrap of the paired differences over images '
+                    f'({RESAMPLES} resamples, seed {SEED}); images are taken as independent, also where one scene '
+                    'comes under several kernels.')
+    said.extend(f'Seconds of {method.label} are wall time of the whole process per image, start included.'
+                for method in comparison.methods
+                if comparison.seconds(method.label)[0] is not None and not comparison.seconds(method.label)[1])
+    return said
+
+
+def _those(labels: Sequence[str], comparison: Comparison) -> str:
+    return 'all methods' if len(labels) == len(comparison.methods) else ' and '.join(labels)
