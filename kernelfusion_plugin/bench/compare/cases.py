@@ -61,7 +61,7 @@ class Data:
     """All cases, and where each method's pictures of them go.
 
     Attributes:
-        cases: in the order of the first method's data sets.
+        cases: by data set, in the order of the first method's, then by name.
         folders: of method and case, the data set's name in the method's own options; a case that is not in the
             method's data is missing.
     """
@@ -92,7 +92,17 @@ def gather(methods: Sequence[Method]) -> Data:
                 folders[method.label, case.key] = name
     if not cases:
         raise ValueError(f'{", ".join(str(method.file) for method in methods)}: there are no images')
-    return Data(_with_kernel_names(cases), folders)
+    return Data(_with_kernel_names(_in_order(cases)), folders)
+
+
+def _in_order(cases: dict[Key, Case]) -> dict[Key, Case]:
+    """By name within each data set, numbers by value: BasicSR takes files in the folder's own order."""
+    place = {name: number for number, name in enumerate(dict.fromkeys(key[0] for key in cases))}
+
+    def order(key: Key) -> tuple:
+        parts = re.split(r'(\d+)', key[1])
+        return place[key[0]], [int(part) if number % 2 else part for number, part in enumerate(parts)], key[1]
+    return {key: cases[key] for key in sorted(cases, key=order)}
 
 
 def _datasets(method: Method) -> Iterator[Any]:

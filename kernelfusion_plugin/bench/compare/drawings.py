@@ -21,6 +21,7 @@ from .views import Crop, View
 PANEL = 384  # pixels: side of an enlarged crop, about
 COLUMNS = 4  # panels in a row of a contact sheet
 TILE, MOST_KERNELS = 96, 16  # pixels of a kernel's side; more columns than that: one per kernel
+HEADS = 2 * NOTE + 8  # above the kernels: image and true kernel
 FRAME = (235, 64, 52)
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#7f7f7f', '#b8a800')  # Okabe and Ito
 
@@ -53,7 +54,7 @@ def kernel_matrix(comparison: Comparison) -> Image.Image | None:
     rows = ['true', *estimating] if truth else estimating
     margin = 2 * PAD + math.ceil(max(ImageFont.load_default(TITLE).getlength(_fit(row, TITLE, 240)) for row in rows))
     step, height = TILE + GAP, TILE + NOTE + GAP + 4
-    sheet = Image.new('RGB', (margin + step * len(keys) + PAD, 2 * PAD + 2 * NOTE + height * len(rows)), PAPER)
+    sheet = Image.new('RGB', (margin + step * len(keys) + PAD, 2 * PAD + HEADS + height * len(rows)), PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, key in enumerate(keys):
         x, case = margin + column * step, comparison.cases[key]
@@ -63,9 +64,9 @@ def kernel_matrix(comparison: Comparison) -> Image.Image | None:
             outcome = None if truth and row == 0 else comparison.outcome(label, key)
             kernel = outcome.kernel if outcome else case.kernel
             note = score_text(METRICS[2], outcome.scores.get('kernel_ncc')) if outcome else ''
-            _tile(sheet, pen, (x, PAD + 2 * NOTE + row * height), kernel, note)
+            _tile(sheet, pen, (x, PAD + HEADS + row * height), kernel, note)
     for row, label in enumerate(rows):
-        pen.text((PAD, PAD + 2 * NOTE + row * height + TILE // 2 - TITLE), _fit(label, TITLE, 240), INK,
+        pen.text((PAD, PAD + HEADS + row * height + TILE // 2 - TITLE), _fit(label, TITLE, 240), INK,
                  ImageFont.load_default(TITLE))
     return sheet
 
@@ -107,6 +108,7 @@ def save_box_plots(path: Path, comparison: Comparison) -> bool:
         axes.set_xlim(-0.6, len(parts) - 0.4)
         axes.grid(axis='y', alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
+    figure.align_ylabels()
     figure.legend(handles=_handles(labels), loc='outside upper left', ncols=4, frameon=False, fontsize=9)
     canvas = FigureCanvasAgg(figure)
     write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
@@ -136,7 +138,8 @@ def _boxes(axes: Any, values: Sequence[Sequence[float]], number: int, methods: i
                  boxprops=line, whiskerprops=line, capprops=line, medianprops={**line, 'linewidth': 2.4},
                  manage_ticks=False)
     for x, part in drawn:
-        axes.plot([x] * len(part), part, '.', color=colour, alpha=0.45, markersize=5, markeredgewidth=0)
+        axes.plot([x] * len(part), part, 'o', color=colour, markersize=4.5, markeredgecolor='white',
+                  markeredgewidth=0.7, zorder=3)
 
 
 def _handles(labels: Sequence[str]) -> list[Any]:

@@ -17,7 +17,7 @@ from ... import report
 from .cases import Key
 from .collect import Comparison
 from .methods import INPUT
-from .statistics import Metric, groups, having, mean, remarks
+from .statistics import Mean, Metric, groups, having, mean, remarks
 from .table import NONE, cells, image_name, made, score_text, scores_line, shown_metrics, state
 from .views import View
 
@@ -27,7 +27,7 @@ DATA = '{"the": "comparison"}'  # stands in page.html where the data goes
 
 def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, Any]], kernels: Image.Image | None,
                boxes: Path | None) -> None:
-    """comparison.html: tables, slider and crops of ``views`` (of :func:`view_data`), and the two pictures, within it."""
+    """comparison.html: tables, slider and crops of ``views`` (of :func:`view_data`), and the two pictures."""
     data = {
         'title': ', '.join(dict.fromkeys(key[0] for key in comparison.cases)),
         'images': len(comparison.cases), 'reference': comparison.reference,
@@ -98,9 +98,7 @@ def _means(comparison: Comparison) -> dict[str, Any]:
             found = mean(comparison, metric.key, method.label, keys)
             value, difference = cells(metric, found)
             row.append(_cell(value, found and found.value))
-            text, _, interval = difference.partition(' [')
-            row.append(_cell(text, found and found.difference and found.difference.mean,
-                             f'[{interval}' if interval else ''))
+            row.append(_difference_cell(difference, found))
         seconds, own = comparison.seconds(method.label)
         text = NONE if seconds is None else f'{seconds:.1f}'
         row.append(_cell(text, seconds, '' if own or seconds is None else 'wall'))
@@ -118,7 +116,7 @@ def _by_group(comparison: Comparison, metric: Metric) -> dict[str, Any]:
         row = [_cell(group), _cell(f'{count} of {len(keys)}', count)]
         for one in found:
             value, difference = cells(metric, one)
-            row.append(_cell(value, one and one.value, '' if difference == NONE else difference.rpartition(',' )[0]))
+            row.append(_cell(value, one and one.value, difference.rpartition(', ')[0]))
         rows.append(row)
         _mark_best_of(row[2:])
     return {'metric': _title(metric), 'columns': ['images', 'scored', *labels], 'rows': rows}
@@ -142,9 +140,20 @@ def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
     return {'metric': _title(metric), 'columns': columns, 'rows': rows}
 
 
-def _cell(text: str, value: float | None = None, under: str = '') -> dict[str, Any]:
-    """Text, the number it is sorted by, and a second line."""
-    return {key: item for key, item in (('text', text), ('value', value), ('under', under)) if item not in (None, '')}
+def _difference_cell(text: str, found: Mean | None) -> dict[str, Any]:
+    """``+0.08 [-0.32, +0.49], 2 of 4`` in three lines."""
+    if found is None or found.difference is None:
+        return _cell(text)
+    difference, _, better = text.rpartition(', ')
+    value, _, interval = difference.partition(' ')
+    return _cell(value, found.difference.mean, interval, f'better on {better}')
+
+
+def _cell(text: str, value: float | None = None, *under: str) -> dict[str, Any]:
+    """Text, the number it is sorted by, and lines under it; a number's minus is one."""
+    if value is None:
+        return {'text': text}
+    return {'text': text.replace('-', '−'), 'value': value, 'under': [line.replace('-', '−') for line in under if line]}
 
 
 def _mark_best(rows: Sequence[Sequence[dict[str, Any]]], columns: Iterable[int]) -> None:

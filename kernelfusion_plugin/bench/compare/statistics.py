@@ -118,6 +118,10 @@ def groups(comparison: Comparison) -> dict[str, list[Key]]:
 def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know of the means, in sentences."""
     said, keys = [], list(comparison.cases)
+    if having(comparison, 'psnr'):
+        said.append('PSNR and SSIM are on Y, without 5 % of height and width on each side.')
+    if having(comparison, 'kernel_ncc'):
+        said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
     for metric in METRICS:
         shared = common(comparison, metric.key, keys)
         labels = having(comparison, metric.key)

@@ -98,9 +98,7 @@ def markdown(comparison: Comparison) -> str:
 
 def _head(comparison: Comparison) -> str:
     lines = [f'* {key}: {_escape(str(value))}' for key, value in comparison.head.items()]
-    return '\n'.join([*lines, f'* images: {len(comparison.cases)}', f'* reference: {_escape(comparison.reference)}',
-                      '* PSNR and SSIM: on Y, without 5 % of height and width on each side; kernel correlation: '
-                      'normalised, at zero shift'])
+    return '\n'.join([*lines, f'* images: {len(comparison.cases)}', f'* reference: {_escape(comparison.reference)}'])
 
 
 def _methods(comparison: Comparison) -> str:
