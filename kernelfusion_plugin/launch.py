@@ -28,7 +28,7 @@ def run(pipeline: str) -> int:
         Exit status: 0; 1 if an image failed; 2 for a fault in the options, with one line on stderr
         (``KERNELFUSION_DEBUG=1``: with the traceback).
     """
-    _step_over_unbuilt_checkout()
+    step_over_unbuilt_checkout()
     kernelfusion_hook.install()
     options.claim_every_run()
     try:
@@ -56,7 +56,7 @@ def one_line(error: BaseException) -> str | None:
     return None
 
 
-def _step_over_unbuilt_checkout() -> None:
+def step_over_unbuilt_checkout() -> None:
     """Where the user stands in a checkout of BasicSR that was never built, take the installed BasicSR.
 
     ``python -m`` puts the working folder first. An unbuilt checkout lacks ``basicsr/version.py`` and cannot be

@@ -50,7 +50,8 @@ def command(ctx: click.Context, files: tuple[Path, ...], out: Path, reference: s
 
     Exit status: 0; 1 if a method or an image failed (all else is there); 2 for a fault in what was given.
     """
-    from .. import compat
+    from .. import compat, launch
+    launch.step_over_unbuilt_checkout()
     compat.apply()  # before basicsr is imported
     from ..bench.compare import cases, methods, views
     given = methods.load_methods(files, force_yml)

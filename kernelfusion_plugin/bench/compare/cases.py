@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from ... import report
 from ...core.kernels import load_kernel
@@ -110,7 +109,7 @@ def _datasets(method: Method) -> Iterator[Any]:
     from basicsr.utils.registry import DATASET_REGISTRY
     for key, options in sorted(method.opt['datasets'].items()):
         options = copy.deepcopy(options)  # PairedImageDataset takes things out of it
-        options |= {'phase': key.split('_')[0], 'scale': _scale(method)}
+        options |= {'phase': 'test', 'scale': _scale(method)}  # a set for training would be cut at random
         options.setdefault('name', key)
         where = f'{method.file}: data set {options["name"]}'
         if options.get('type') not in DATASET_REGISTRY:
@@ -183,8 +182,3 @@ def _scale(method: Method) -> int:
     if not isinstance(scale, int) or scale < 1:
         raise ValueError(f'{method.file}: scale must be a whole number, and is {scale!r}')
     return scale
-
-
-def true_kernels(cases: Sequence[Case]) -> dict[str, torch.Tensor]:
-    """The true kernels by name, in order of appearance."""
-    return {case.kernel_name: torch.from_numpy(case.kernel) for case in cases if case.kernel is not None}

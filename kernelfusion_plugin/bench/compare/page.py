@@ -18,7 +18,18 @@ from .cases import Key
 from .collect import Comparison
 from .methods import INPUT
 from .statistics import Mean, Metric, groups, having, mean, remarks
-from .table import NONE, cells, image_name, made, score_text, scores_line, shown_metrics, state
+from .table import (
+    NONE,
+    cells,
+    faults,
+    image_name,
+    made,
+    score_text,
+    scores_line,
+    shown_metrics,
+    state,
+    titled,
+)
 from .views import View
 
 WINDOW = 256  # pixels: side of the part of a picture that the page holds
@@ -35,8 +46,7 @@ def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, 
         'methods': _methods(comparison), 'means': _means(comparison),
         'groups': [_by_group(comparison, metric) for metric in shown_metrics(comparison)],
         'scores': [_by_image(comparison, metric) for metric in shown_metrics(comparison)],
-        'faults': [f'{label}, {image_name(comparison, key)}: {outcome.fault}'
-                   for (label, key), outcome in comparison.outcomes.items() if outcome.fault],
+        'faults': faults(comparison),
         'views': list(views),
         'kernels': None if kernels is None else _uri(kernels, 'PNG'),
         'boxes': None if boxes is None else _encoded(boxes.read_bytes(), 'png'),
@@ -93,7 +103,7 @@ def _means(comparison: Comparison) -> dict[str, Any]:
         columns += [_title(metric), f'to {comparison.reference}']
     rows = []
     for method in comparison.methods:
-        row = [_cell(method.label)]
+        row = [{**_cell(title := titled(comparison, method.label)), 'bad': title != method.label}]
         for metric in metrics:
             found = mean(comparison, metric.key, method.label, keys)
             value, difference = cells(metric, found)
@@ -133,7 +143,7 @@ def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
             outcome = comparison.outcome(method.label, key)
             value = outcome.scores.get(metric.key)
             text = 'missing' if outcome.picture is None else score_text(metric, value)
-            values.append(_cell(text, None if value is None else min(value, 1e9)))
+            values.append({**_cell(text, None if value is None else min(value, 1e9)), 'bad': outcome.picture is None})
         _mark_best_of(values)
         rows.append([*row, *values])
     columns = ['image', *(['kernel'] if kernels else []), *(method.label for method in comparison.methods)]

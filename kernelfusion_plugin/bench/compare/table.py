@@ -74,6 +74,23 @@ def short_commit(commit: str | None) -> str:
     return NONE if not commit else commit[:12] + commit[commit.index('+'):] if '+' in commit else commit[:12]
 
 
+def titled(comparison: Comparison, label: str) -> str:
+    """A method's label, and behind it what is wrong with it, for the tables of means."""
+    lacking = sum(comparison.outcome(label, key).picture is None for key in comparison.cases)
+    failed = lacking == len(comparison.cases)
+    return label + (': failed' if failed else f': lacks {lacking} of {len(comparison.cases)}' if lacking else '')
+
+
+def faults(comparison: Comparison) -> list[str]:
+    """Method, images and what is wrong with them, a line for each thing that is wrong."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for (label, key), outcome in comparison.outcomes.items():
+        if outcome.fault:
+            found.setdefault((label, outcome.fault), []).append(image_name(comparison, key))
+    return [f'{label}, {"all images" if len(names) == len(comparison.cases) > 1 else ", ".join(names)}: {fault}'
+            for (label, fault), names in found.items()]
+
+
 def shown_metrics(comparison: Comparison) -> list[Metric]:
     """The columns that anybody has a value for."""
     return [metric for metric in METRICS if having(comparison, metric.key)]
@@ -90,9 +107,8 @@ def markdown(comparison: Comparison) -> str:
     parts.append('## Images')
     for metric in shown_metrics(comparison):
         parts += [f'### {_title(metric)}', _images(comparison, metric)]
-    faults = dict.fromkeys(f'* {_escape(f"{label}, {key[1]}: {outcome.fault}")}'
-                           for (label, key), outcome in comparison.outcomes.items() if outcome.fault)
-    parts += ['## Missing', '\n'.join(faults)] if faults else []
+    missing = [f'* {_escape(line)}' for line in faults(comparison)]
+    parts += ['## Missing', '\n'.join(missing)] if missing else []
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -115,7 +131,7 @@ def _means(comparison: Comparison, group: str) -> str:
         head += [_title(metric), f'to {comparison.reference} [95 %], better on']
     rows = []
     for method in comparison.methods:
-        row = [method.label]
+        row = [titled(comparison, method.label)]
         for metric in metrics:
             row += cells(metric, mean(comparison, metric.key, method.label, keys))
         rows.append([*row, _seconds(comparison, method.label)])
