@@ -83,10 +83,8 @@ def _write(comparison: Comparison, out: Path, crops: dict[str, Any], page_images
         if view is not None:
             drawings.save_contact_sheet(out / 'sheets' / f'{sheet}.png', comparison, view)
             shown += [page.view_data(comparison, view)] if key in in_page else []
-    kernels = drawings.kernel_matrix(comparison)
-    if kernels is not None:
-        drawings.save_image(out / 'kernels.png', kernels)
-    boxes = out / 'boxes.png' if drawings.save_box_plots(out / 'boxes.png', comparison) else None
+    kernels = drawings.save_kernel_matrix(out / 'kernels.png', comparison)
+    boxes = drawings.save_box_plots(out / 'boxes.png', comparison)
     page.write_page(out / 'comparison.html', comparison, shown, kernels, boxes)
     log.info(f'{out / "comparison.html"}: {len(keys)} images, {len(comparison.methods)} methods')
 

@@ -119,6 +119,31 @@ def test_a_method_that_failed_loses_only_itself_and_is_tried_again(tmp_path, dat
     assert ran.started == ['bad']
 
 
+def test_results_of_other_options_are_not_taken_for_those_of_a_run_that_failed(tmp_path, two, monkeypatch):
+    Methods(monkeypatch, a=noise(3), b=noise(9))
+    assert compare('-opt', *two, '--out', tmp_path / 'out').exit_code == 0
+    Methods(monkeypatch, a='kernelfusion: error: no such thing', b=noise(9))
+    answer = compare('-opt', *two, '--out', tmp_path / 'out', '--force_yml', 'manual_seed=1')
+    assert answer.exit_code == 1 and {row['fault'] for row in rows(tmp_path / 'out') if row['method'] == 'a'} == {
+        'failed with status 1: no such thing'}
+
+
+def test_one_bad_copy_of_the_data_does_not_lose_the_other(tmp_path, data, monkeypatch):
+    bad = shutil.copytree(data, tmp_path / 'bad')
+    (bad / 'lr' / 'bee_k2.png').write_bytes(b'nonsense')
+    Methods(monkeypatch, a=noise(3), b=noise(9))
+    files = [option_file(tmp_path / 'a.yml', bad), option_file(tmp_path / 'b.yml', data)]
+    assert compare('-opt', *files, '--out', tmp_path / 'out').exit_code == 0
+    assert all(row['psnr'] for row in rows(tmp_path / 'out'))
+
+
+def test_kernels_that_no_two_images_share_are_no_groups(tmp_path, monkeypatch):
+    data = write_images(tmp_path / 'data', ('im_k1', 'im_k2', 'im_k3'))
+    Methods(monkeypatch, a=noise(3))
+    assert compare('-opt', option_file(tmp_path / 'a.yml', data), '--out', tmp_path / 'out').exit_code == 0
+    assert {row['group'] for row in rows(tmp_path / 'out', 'means.csv')} == {'all images'}
+
+
 def test_identical_pictures_and_sizes_that_do_not_fit(tmp_path, data, monkeypatch):
     Methods(monkeypatch, same=lambda hr, name: hr, small=lambda hr, name: hr[:48, :60], fair=noise(5))
     files = [option_file(tmp_path / f'{name}.yml', data) for name in ('same', 'small', 'fair')]

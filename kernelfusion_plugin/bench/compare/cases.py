@@ -45,12 +45,20 @@ class Case:
         """LQ (h, w, 3) and, if there is one, ground truth (s·h, s·w, 3), uint8 RGB.
 
         Raises:
-            BadImage: in one line that names the file.
+            BadImage: it can be read nowhere; in one line that names the file.
         """
+        data, faults = {}, []
         for entry in self.entries:
-            data = entry.read(self.scale, crop_gt=True)
-            if 'gt' in data or entry is self.entries[-1]:
+            try:
+                read = entry.read(self.scale, crop_gt=True)
+            except BadImage as error:
+                faults.append(error)
+                continue
+            data = read if 'gt' in read or not data else data
+            if 'gt' in data:
                 break
+        if not data:
+            raise faults[0]
         lq, gt = (report.to_picture(data[role].float() * 2 - 1) if role in data else None for role in ('lq', 'gt'))
         return lq, gt
 
@@ -141,9 +149,14 @@ def _joined(first: Case, other: Case, method: Method) -> Case:
         joined = replace(first, entries=(*first.entries, mine))
     if joined.kernel is None:
         return replace(joined, kernel=other.kernel, kernel_name=other.kernel_name)
-    if other.kernel is not None and not np.array_equal(joined.kernel, other.kernel):
+    if other.kernel is not None and not _alike(joined.kernel, other.kernel):
         raise ValueError(f'{method.file}: the true kernel of {mine.name} is not that of the option files before it')
     return joined
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal but for what a file's format rounds off."""
+    return a.shape == b.shape and bool(np.abs(a - b).max() <= 1e-4 * a.max())
 
 
 def _source(entry: Entry) -> tuple[str, str]:

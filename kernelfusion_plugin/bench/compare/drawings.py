@@ -40,15 +40,22 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
     save_image(path, _stacked(rows))
 
 
-def kernel_matrix(comparison: Comparison) -> Image.Image | None:
+def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
     """Rows: the true kernels and each method's; columns: images, or with many of them one per true kernel.
 
-    Each kernel is white at its own maximum, its correlation with the truth below it. None if no method saved any.
+    Each kernel is white at its own maximum, its correlation with the truth below it. If no method saved any, there is
+    no such file afterwards, and None is returned.
     """
     estimating = [method.label for method in comparison.methods
                   if any(comparison.outcome(method.label, key).kernel is not None for key in comparison.cases)]
+    path.unlink(missing_ok=True)  # an older comparison's
     if not estimating:
         return None
+    save_image(path, _kernel_matrix(comparison, estimating))
+    return path
+
+
+def _kernel_matrix(comparison: Comparison, estimating: Sequence[str]) -> Image.Image:
     keys = kernel_columns(comparison)
     truth = any(comparison.cases[key].kernel is not None for key in keys)
     rows = ['true', *estimating] if truth else estimating
@@ -85,16 +92,18 @@ def kernel_columns(comparison: Comparison) -> list[Key]:
     return chosen[:MOST_KERNELS]
 
 
-def save_box_plots(path: Path, comparison: Comparison) -> bool:
-    """Scores by kernel and method: box (quartiles), median, and every image as a point. False: there is no score.
+def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
+    """Scores by kernel and method: box (quartiles), median, and every image as a point.
 
-    Infinite scores (identical pictures) are left out.
+    Infinite scores (identical pictures) are left out. Without any score there is no such file afterwards, and None is
+    returned.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
     from matplotlib.figure import Figure
     metrics, parts = shown_metrics(comparison), _parts(comparison)
+    path.unlink(missing_ok=True)  # an older comparison's
     if not metrics:
-        return False
+        return None
     labels = [method.label for method in comparison.methods]
     width = min(40.0, max(7.0, 1.5 + 0.32 * len(parts) * (len(labels) + 1)))
     figure = Figure(figsize=(width, 2.7 * len(metrics) + 0.6), layout='constrained', facecolor='#fafaf8')
@@ -112,7 +121,7 @@ def save_box_plots(path: Path, comparison: Comparison) -> bool:
     figure.legend(handles=_handles(labels), loc='outside upper left', ncols=4, frameon=False, fontsize=9)
     canvas = FigureCanvasAgg(figure)
     write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
-    return True
+    return path
 
 
 def save_image(path: Path, image: Image.Image) -> None:

@@ -57,6 +57,8 @@ def load_methods(files: Sequence[Path], force_yml: Sequence[str] = ()) -> list[M
         seen.add(file.resolve())
     opts = [_options(file, list(force_yml)) for file in files]
     labels = _labels([opt['name'] for opt in opts], files)
+    if len(set(labels)) < len(labels):
+        raise ValueError(f'{", ".join(map(str, files))}: the names {", ".join(labels)} cannot be told apart')
     return [Method(*parts) for parts in zip(labels, slugs(labels), files, opts)]
 
 

@@ -36,7 +36,7 @@ WINDOW = 256  # pixels: side of the part of a picture that the page holds
 DATA = '{"the": "comparison"}'  # stands in page.html where the data goes
 
 
-def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, Any]], kernels: Image.Image | None,
+def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, Any]], kernels: Path | None,
                boxes: Path | None) -> None:
     """comparison.html: tables, slider and crops of ``views`` (of :func:`view_data`), and the two pictures."""
     data = {
@@ -48,8 +48,8 @@ def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, 
         'scores': [_by_image(comparison, metric) for metric in shown_metrics(comparison)],
         'faults': faults(comparison),
         'views': list(views),
-        'kernels': None if kernels is None else _uri(kernels, 'PNG'),
-        'boxes': None if boxes is None else _encoded(boxes.read_bytes(), 'png'),
+        **{name: None if file is None else _encoded(file.read_bytes(), 'png')
+           for name, file in (('kernels', kernels), ('boxes', boxes))},
     }
     report.write_atomically(path, lambda file: file.write(fill(data).encode()))
 
@@ -72,7 +72,7 @@ def view_data(comparison: Comparison, view: View) -> dict[str, Any]:
     """What the page holds of an image: the window around the crop, at whole LR pixels, of every version."""
     scale = comparison.cases[view.key].scale
     height, width = next(iter(view.pictures.values())).shape[:2]
-    side = max(WINDOW, view.crop.size + 2 * scale) // scale * scale
+    side = max(WINDOW, view.crop.size + 4 * scale) // scale * scale
     top, left = (max(0, min(start + (view.crop.size - side) // 2, length - side)) // scale * scale
                  for start, length in ((view.crop.row, height), (view.crop.col, width)))
     pictures = []
@@ -80,7 +80,7 @@ def view_data(comparison: Comparison, view: View) -> dict[str, Any]:
         part = picture[top:top + side, left:left + side]
         part = part[::scale, ::scale] if title == INPUT else part  # its pixels are squares: the page draws them
         pictures.append({'title': title, 'note': scores_line(comparison, title, view.key),
-                         'src': _uri(Image.fromarray(np.ascontiguousarray(part)), 'WEBP', lossless=True)})
+                         'src': _uri(part)})
     return {'name': image_name(comparison, view.key), 'kernel': comparison.cases[view.key].kernel_name,
             'height': min(side, height - top), 'width': min(side, width - left), 'top': top, 'left': left,
             'whole': [height, width], 'pictures': pictures,
@@ -182,10 +182,11 @@ def _title(metric: Metric) -> str:
     return f'{metric.title}, {metric.unit}' if metric.unit else metric.title
 
 
-def _uri(image: Image.Image, kind: str, **options: Any) -> str:  # noqa: ANN401
+def _uri(picture: np.ndarray) -> str:
+    """A picture without loss, three quarters of PNG's size."""
     buffer = io.BytesIO()
-    image.save(buffer, format=kind, **options)
-    return _encoded(buffer.getvalue(), kind.lower())
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format='WEBP', lossless=True)
+    return _encoded(buffer.getvalue(), 'webp')
 
 
 def _encoded(raw: bytes, kind: str) -> str:

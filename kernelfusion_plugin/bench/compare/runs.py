@@ -63,9 +63,12 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
     if not fresh:
         known = _recorded(record, root / method.slug)
         if known is not None and known.digest == now:
-            log.info(f'{method.label}: made on {known.made["date"]} with the same options and data, not run again')
+            other = known.made['commit'] != _environment(False)['commit']
+            log.info(f'{method.label}: made on {known.made["date"]} with the same options and data, not run again'
+                     + (' (but by another version of this package: --fresh runs all)' if other else ''))
             return known
     record.unlink(missing_ok=True)  # what it tells is about to be gone
+    _put_aside(root / method.slug)
     log.info(f'{method.label}: running, with its log in {root / method.slug}.log')
     start = time.perf_counter()
     status = _start(method, root)
@@ -83,12 +86,8 @@ def digest(opt: Mapping[str, Any]) -> str:
     for path in sorted(set(_named_paths(opt))):
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
         for file in files:
-            if file.name == 'lock.mdb':  # an LMDB's list of readers
-                continue
-            total.update(os.fsencode(file.name))
-            with open(file, 'rb') as stream:
-                while chunk := stream.read(CHUNK):
-                    total.update(chunk)
+            if file.name != 'lock.mdb':  # an LMDB's list of readers
+                total.update(os.fsencode(file.name) + _file_digest(file))
     return total.hexdigest()
 
 
@@ -104,7 +103,7 @@ def reason(method: Method, done: Run, root: Path) -> str:
 def fault(method: Method, path: str, root: Path) -> str:
     """What the run's log says about an image that it left out; '' if nothing."""
     for line in _log_lines(method, root):
-        if path in line and line.rstrip().endswith('The image is left out, the run goes on'):
+        if f'{path}:' in line and line.rstrip().endswith('The image is left out, the run goes on'):
             return line.partition('ERROR: ')[2].rpartition(' The image is left out')[0].rstrip('. ')
     return ''
 
@@ -134,6 +133,20 @@ def _named_paths(value: Any, key: str = '') -> Iterator[Path]:  # noqa: ANN401
         path = Path(os.path.expanduser(value))
         if len(value) < 4096 and '\0' not in value and os.path.exists(path):
             yield path
+
+
+def _file_digest(path: Path) -> bytes:
+    total = hashlib.sha256()
+    with open(path, 'rb') as stream:
+        while chunk := stream.read(CHUNK):
+            total.update(chunk)
+    return total.digest()
+
+
+def _put_aside(folder: Path) -> None:
+    """Rename an older run's folder, as BasicSR does: a run that fails at once must not seem to have made it."""
+    if folder.exists():
+        folder.rename(f'{folder}_archived_{datetime.now():%Y%m%d_%H%M%S_%f}')
 
 
 def _start(method: Method, root: Path) -> int:

@@ -103,13 +103,16 @@ def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -
 
 
 def groups(comparison: Comparison) -> dict[str, list[Key]]:
-    """What means are taken over: all images, those of each data set if there are several, and of each kernel."""
+    """What means are taken over: all images, those of each data set if there are several, and of each kernel
+    (unless every image has a kernel of its own).
+    """
     keys = list(comparison.cases)
     found = {'all images': keys}
     datasets = dict.fromkeys(key[0] for key in keys)
     if len(datasets) > 1:
         found |= {f'data set {name}': [key for key in keys if key[0] == name] for name in datasets}
-    for name in dict.fromkeys(case.kernel_name for case in comparison.cases.values() if case.kernel_name):
+    names = [case.kernel_name for case in comparison.cases.values() if case.kernel_name]
+    for name in dict.fromkeys(names if len(set(names)) < len(names) else []):
         found[f'kernel {name.removeprefix("kernel ")}'] = [key for key in keys
                                                            if comparison.cases[key].kernel_name == name]
     return found
