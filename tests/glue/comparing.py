@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ class Methods:
 def noise(sigma: float, seed: int = 0):
     """An effect: white noise of that standard deviation, in levels."""
     def effect(hr, name):
-        drawn = np.random.default_rng([seed, *name.encode()]).normal(0, sigma, hr.shape)
+        drawn = np.random.default_rng([seed, *os.fsencode(name)]).normal(0, sigma, hr.shape)
         return (hr + drawn).round().clip(0, 255).astype(np.uint8)
     return effect
 

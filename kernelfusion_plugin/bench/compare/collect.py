@@ -63,6 +63,7 @@ class Comparison:
     head: Mapping[str, Any]
 
     def outcome(self, label: str, key: Key) -> Outcome:
+        """What that method made of that image."""
         return self.outcomes[label, key]
 
     def seconds(self, label: str) -> tuple[float | None, bool]:

@@ -51,7 +51,7 @@ def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, 
         **{name: None if file is None else _encoded(file.read_bytes(), 'png')
            for name, file in (('kernels', kernels), ('boxes', boxes))},
     }
-    report.write_atomically(path, lambda file: file.write(fill(data).encode()))
+    report.write_atomically(path, lambda file: file.write(fill(data).encode(errors='replace')))
 
 
 def fill(data: Mapping[str, Any]) -> str:

@@ -76,7 +76,8 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
     done = Run(status, now, seconds, _environment(gpu), _files(root / method.slug))
     log.info(f'{method.label}: ' + (f'{done.seconds:.0f} seconds' if not status else reason(method, done, root)))
     if status == 0 or (status == INCOMPLETE and 'summary.json' in done.files):  # a crash has status 1 too
-        report.write_summary(record, {key: value for key, value in asdict(done).items() if key != 'reused'})
+        text = json.dumps({key: value for key, value in asdict(done).items() if key != 'reused'}, indent=2)
+        report.write_atomically(record, lambda file: file.write(text.encode()))
     return done
 
 

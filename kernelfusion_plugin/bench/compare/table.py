@@ -23,7 +23,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     texts = {'comparison.md': markdown(comparison), 'means.csv': _csv(mean_rows(comparison)),
              'images.csv': _csv(image_rows(comparison))}
     for name, text in texts.items():
-        report.write_atomically(out / name, lambda file, text=text: file.write(text.encode()))
+        report.write_atomically(out / name, lambda file, text=text: file.write(text.encode(errors='replace')))
 
 
 def mean_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def state(comparison: Comparison, label: str) -> str:
         return 'ok, results of an earlier run' if done.reused else 'ok'
     if done.status not in (0, runs.INCOMPLETE) or len(lacking) == len(comparison.cases):
         return lacking[0].fault
-    return f'{len(lacking)} of {len(comparison.cases)} images are missing ({method.slug}.log)'
+    return f'{len(lacking)} of {len(comparison.cases)} images are missing, see runs/{method.slug}.log'
 
 
 def made(comparison: Comparison, label: str) -> tuple[str, str, str]:
@@ -179,8 +179,9 @@ def _images(comparison: Comparison, metric: Metric) -> str:
 
 
 def image_name(comparison: Comparison, key: Key) -> str:
-    """An image's name, with its data set's before it where there are several."""
-    return key[1] if len({key[0] for key in comparison.cases}) == 1 else f'{key[0]}: {key[1]}'
+    """An image's name, with its data set's before it where there are several; what is no text in it, as "?"."""
+    several = len({key[0] for key in comparison.cases}) > 1
+    return (f'{key[0]}: {key[1]}' if several else key[1]).encode(errors='replace').decode()
 
 
 def _score(comparison: Comparison, metric: Metric, label: str, key: Key) -> str:
