@@ -58,7 +58,7 @@ def test_real_models_are_run_and_scored_alike(tmp_path, data, monkeypatch):
             assert float(row['seconds']) == pytest.approx(seconds, abs=1e-5)
     assert scored['swinir', 'ape_k1']['seconds'] == scored['swinir', 'ape_k1']['kernel_ncc'] == ''
     text = (out / 'comparison.md').read_text()
-    assert 'Seconds of swinir are wall time' in text and 'Seconds of em ' not in text
+    assert 'Seconds of swinir: wall time' in text
     assert 'torch' in text and 'kernelfusion compare -opt' in text and 'CPU' in text
     assert (out / 'runs' / 'em.json').is_file()  # complete but for the bad image: to be used again
 
@@ -153,7 +153,7 @@ def test_identical_pictures_and_sizes_that_do_not_fit(tmp_path, data, monkeypatc
     assert '60 x 48' in found['small', 'ape_k1']['fault'] and '96 x 96' in found['small', 'ape_k1']['fault']
     means = {row['method']: row for row in rows(tmp_path / 'out', 'means.csv') if row['group'] == 'all images'}
     assert means['fair']['psnr'] == '' and float(means['fair']['ssim_difference']) < 0
-    assert 'infinite: 3' in (tmp_path / 'out' / 'comparison.md').read_text()
+    assert 'of infinite PSNR: 3' in (tmp_path / 'out' / 'comparison.md').read_text()
     assert page_data(tmp_path / 'out')['scores'][0]['rows'][0][2]['text'] == 'identical'
 
 

@@ -105,7 +105,7 @@ def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
     if not metrics:
         return None
     labels = [method.label for method in comparison.methods]
-    width = min(40.0, max(7.0, 1.5 + 0.32 * len(parts) * (len(labels) + 1)))
+    width = min(40.0, max(7.0, 1.5 + 0.18 * len(parts) * (len(labels) + 1)))
     figure = Figure(figsize=(width, 2.7 * len(metrics) + 0.6), layout='constrained', facecolor='#fafaf8')
     for axes, metric in zip(figure.subplots(len(metrics), 1, squeeze=False)[:, 0], metrics):
         for number, label in enumerate(labels):

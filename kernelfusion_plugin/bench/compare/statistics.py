@@ -120,31 +120,38 @@ def groups(comparison: Comparison) -> dict[str, list[Key]]:
 
 def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know of the means, in sentences."""
-    said, keys = [], list(comparison.cases)
-    if having(comparison, 'psnr'):
-        said.append('PSNR and SSIM are on Y, without 5 % of height and width on each side.')
+    pictures = bool(having(comparison, 'psnr'))
+    said = ['PSNR and SSIM are on Y, without 5 % of height and width on each side.' if pictures else
+            'There is no ground truth, so there are no scores of pictures.']
     if having(comparison, 'kernel_ncc'):
         said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
-    for metric in METRICS:
-        shared = common(comparison, metric.key, keys)
-        labels = having(comparison, metric.key)
-        if labels and len(shared) < len(keys):
-            same = sum(math.isinf(comparison.outcome(label, key).scores.get(metric.key, 0.0))
-                       for label in labels for key in keys)
-            said.append(f'Means of {metric.title} are over the {len(shared)} of {len(keys)} images that '
-                        f'{_those(labels, comparison)} have a finite value of'
-                        + (f' (identical to the truth, infinite: {same}).' if same else '.'))
-    if not having(comparison, 'psnr'):
-        said.append('There is no ground truth, so there are no scores of pictures.')
-    if len(keys) > 1 and having(comparison, 'psnr'):
+    said += _what_is_left_out(comparison)
+    if len(comparison.cases) > 1 and pictures:
         said.append('Intervals: 95 %, percentile bootstrap of the paired differences over images '
                     f'({RESAMPLES} resamples, seed {SEED}); images are taken as independent, also where one scene '
                     'comes under several kernels.')
-    said.extend(f'Seconds of {method.label} are wall time of the whole process per image, start included.'
-                for method in comparison.methods
-                if comparison.seconds(method.label)[0] is not None and not comparison.seconds(method.label)[1])
+    wall = [method.label for method in comparison.methods if comparison.seconds(method.label)[0] is not None
+            and not comparison.seconds(method.label)[1]]
+    if wall:
+        said.append(f'Seconds of {_listed(wall)}: wall time of the whole process, start included, over its images.')
     return said
 
 
+def _what_is_left_out(comparison: Comparison) -> list[str]:
+    keys, said = list(comparison.cases), {}
+    for metric in METRICS:
+        labels, shared = having(comparison, metric.key), common(comparison, metric.key, keys)
+        if labels and len(shared) < len(keys):
+            said.setdefault((tuple(shared), tuple(labels)), []).append(metric.title)
+    sentences = [f'Means of {_listed(titles)} are over the {len(shared)} of {len(keys)} images that '
+                 f'{_those(labels, comparison)} have a finite value of.' for (shared, labels), titles in said.items()]
+    same = sum(math.isinf(outcome.scores.get('psnr', 0.0)) for outcome in comparison.outcomes.values())
+    return sentences + ([f'Pictures that are identical to the truth, of infinite PSNR: {same}.'] if same else [])
+
+
 def _those(labels: Sequence[str], comparison: Comparison) -> str:
-    return 'all methods' if len(labels) == len(comparison.methods) else ' and '.join(labels)
+    return 'all methods' if len(labels) == len(comparison.methods) else _listed(labels)
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ' and '.join(filter(None, (', '.join(words[:-1]), words[-1])))
