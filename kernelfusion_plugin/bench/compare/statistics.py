@@ -122,7 +122,8 @@ def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know of the means, in sentences."""
     pictures = bool(having(comparison, 'psnr'))
     said = ['PSNR and SSIM are on Y, without 5 % of height and width on each side.' if pictures else
-            'There is no ground truth, so there are no scores of pictures.']
+            'There is no ground truth, so there are no scores of pictures.' if any(
+                outcome.picture for outcome in comparison.outcomes.values()) else 'No method has a picture of any image.']
     if having(comparison, 'kernel_ncc'):
         said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
     said += _what_is_left_out(comparison)
@@ -143,8 +144,8 @@ def _what_is_left_out(comparison: Comparison) -> list[str]:
         labels, shared = having(comparison, metric.key), common(comparison, metric.key, keys)
         if labels and len(shared) < len(keys):
             said.setdefault((tuple(shared), tuple(labels)), []).append(metric.title)
-    sentences = [f'Means of {_listed(titles)} are over the {len(shared)} of {len(keys)} images that '
-                 f'{_those(labels, comparison)} have a finite value of.' for (shared, labels), titles in said.items()]
+    sentences = [f'Means of {_listed(titles)} are over the {len(shared)} of {len(keys)} images for which '
+                 f'{_those(labels, comparison)} gave a finite value.' for (shared, labels), titles in said.items()]
     same = sum(math.isinf(outcome.scores.get('psnr', 0.0)) for outcome in comparison.outcomes.values())
     return sentences + ([f'Pictures that are identical to the truth, of infinite PSNR: {same}.'] if same else [])
 
