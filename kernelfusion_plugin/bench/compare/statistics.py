@@ -121,9 +121,12 @@ def groups(comparison: Comparison) -> dict[str, list[Key]]:
 def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know of the means, in sentences."""
     pictures = bool(having(comparison, 'psnr'))
-    said = ['PSNR and SSIM are on Y, without 5 % of height and width on each side.' if pictures else
-            'There is no ground truth, so there are no scores of pictures.' if any(
-                outcome.picture for outcome in comparison.outcomes.values()) else 'No method has a picture of any image.']
+    if pictures:
+        said = ['PSNR and SSIM are on Y, without 5 % of height and width on each side.']
+    elif any(outcome.picture for outcome in comparison.outcomes.values()):
+        said = ['There is no ground truth, so there are no scores of pictures.']
+    else:
+        said = ['No method has a picture of any image.']
     if having(comparison, 'kernel_ncc'):
         said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
     said += _what_is_left_out(comparison)
