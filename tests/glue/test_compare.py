@@ -15,6 +15,7 @@ from starting import ROOT
 
 from kernelfusion_plugin.bench.compare import cases, methods, views
 from kernelfusion_plugin.bench.compare.statistics import bootstrap_interval
+from kernelfusion_plugin.core.kernels import motion
 from kernelfusion_plugin.report import kernel_picture
 
 
@@ -271,11 +272,13 @@ def test_the_crop_is_where_methods_differ_and_shown_at_whole_pixels(tmp_path, tw
 
 
 def test_matrix_shows_true_and_saved_kernels(tmp_path, data, monkeypatch):
+    wide = motion(21, 8)
+
     def with_kernels(method, root):
         status = ran.start(method, root)
         folder = root / method.slug / 'visualization' / 'Toy'
         np.save(folder / 'ape_k1_kernel.npy', np.load(data / 'kernels' / 'ape_k1.npy'))
-        np.save(folder / 'bee_k2_kernel.npy', np.load(data / 'kernels' / 'ape_k1.npy'))  # the wrong one
+        np.save(folder / 'bee_k2_kernel.npy', wide.numpy())  # a wrong one
         (folder / 'cow_k1_kernel.npy').write_bytes(b'nonsense')
         return status
     ran = Methods(monkeypatch, a=noise(3))
@@ -286,7 +289,8 @@ def test_matrix_shows_true_and_saved_kernels(tmp_path, data, monkeypatch):
     assert found['cow_k1']['psnr'] and 'cow_k1_kernel.npy' in found['cow_k1']['fault']
     matrix = np.array(Image.open(tmp_path / 'out' / 'kernels.png').convert('L'))
     tiles = [kernel_picture(np.load(data / 'kernels' / f'{name}.npy'), 96) for name in ('ape_k1', 'bee_k2')]
-    assert [holds(matrix, tile, count=True) for tile in tiles] == [4, 1]  # true: 2 and 1; saved: 2 and 0
+    tiles.append(kernel_picture(wide.numpy(), 84))
+    assert [holds(matrix, tile, count=True) for tile in tiles] == [3, 1, 1]  # true: 2, 1, 0; saved: 1, 0, 1
 
 
 def test_images_are_in_the_order_of_their_names(tmp_path, monkeypatch):

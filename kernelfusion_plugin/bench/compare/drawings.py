@@ -169,7 +169,8 @@ def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], ker
         pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FAINT)
         note = 'none'
     else:
-        picture = kernel_picture(kernel, TILE)[:TILE + GAP // 2, :TILE + GAP // 2]
+        side = len(kernel)
+        picture = kernel_picture(kernel, TILE // side * side)[:TILE, :TILE]  # whole pixels; beyond 96, its corner
         sheet.paste(Image.fromarray(picture), at)
     pen.text((x, y + TILE + 2), note, FAINT, ImageFont.load_default(NOTE))
 
