@@ -17,7 +17,7 @@ from ... import report
 from .cases import Key
 from .collect import Comparison
 from .methods import INPUT
-from .statistics import Mean, Metric, groups, having, mean, remarks
+from .statistics import Mean, Metric, differing, groups, having, mean, remarks
 from .table import (
     NONE,
     cells,
@@ -97,24 +97,30 @@ def _methods(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _means(comparison: Comparison) -> dict[str, Any]:
+    """Rows: methods; columns: scores and, where there are any, differences."""
     keys, metrics = list(comparison.cases), shown_metrics(comparison)
-    columns = ['method']
+    columns, rows = ['method'], [[_method_cell(comparison, method.label)] for method in comparison.methods]
     for metric in metrics:
-        columns += [_title(metric), f'to {comparison.reference}']
-    rows = []
-    for method in comparison.methods:
-        row = [{**_cell(title := titled(comparison, method.label)), 'bad': title != method.label}]
-        for metric in metrics:
-            found = mean(comparison, metric.key, method.label, keys)
-            value, difference = cells(metric, found)
-            row.append(_cell(value, found and found.value))
-            row.append(_difference_cell(difference, found))
+        found = [mean(comparison, metric.key, method.label, keys) for method in comparison.methods]
+        texts = [cells(metric, one) for one in found]
+        values = [_cell(text, one and one.value) for (text, _), one in zip(texts, found)]
+        _mark_best(values)
+        added = [values]
+        columns.append(_title(metric))
+        if differing(comparison, metric.key):
+            added.append([_difference_cell(text, one) for (_, text), one in zip(texts, found)])
+            columns.append('difference')
+        for row, *new in zip(rows, *added):
+            row += new
+    for row, method in zip(rows, comparison.methods):
         seconds, own = comparison.seconds(method.label)
-        text = NONE if seconds is None else f'{seconds:.1f}'
-        row.append(_cell(text, seconds, '' if own or seconds is None else 'wall'))
-        rows.append(row)
-    _mark_best(rows, range(1, 1 + 2 * len(metrics), 2))
+        row.append(_cell(NONE if seconds is None else f'{seconds:.1f}', seconds, '' if own else 'wall'))
     return {'columns': [*columns, 'seconds per image'], 'rows': rows}
+
+
+def _method_cell(comparison: Comparison, label: str) -> dict[str, Any]:
+    title = titled(comparison, label)
+    return {**_cell(title), 'bad': title != label}
 
 
 def _by_group(comparison: Comparison, metric: Metric) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def _by_group(comparison: Comparison, metric: Metric) -> dict[str, Any]:
             value, difference = cells(metric, one)
             row.append(_cell(value, one and one.value, difference.rpartition(', ')[0]))
         rows.append(row)
-        _mark_best_of(row[2:])
+        _mark_best(row[2:])
     return {'metric': _title(metric), 'columns': ['images', 'scored', *labels], 'rows': rows}
 
 
@@ -144,7 +150,7 @@ def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
             value = outcome.scores.get(metric.key)
             text = 'missing' if outcome.picture is None else score_text(metric, value)
             values.append({**_cell(text, None if value is None else min(value, 1e9)), 'bad': outcome.picture is None})
-        _mark_best_of(values)
+        _mark_best(values)
         rows.append([*row, *values])
     columns = ['image', *(['kernel'] if kernels else []), *(method.label for method in comparison.methods)]
     return {'metric': _title(metric), 'columns': columns, 'rows': rows}
@@ -166,12 +172,7 @@ def _cell(text: str, value: float | None = None, *under: str) -> dict[str, Any]:
     return {'text': text.replace('-', '−'), 'value': value, 'under': [line.replace('-', '−') for line in under if line]}
 
 
-def _mark_best(rows: Sequence[Sequence[dict[str, Any]]], columns: Iterable[int]) -> None:
-    for column in columns:
-        _mark_best_of([row[column] for row in rows])
-
-
-def _mark_best_of(found: Sequence[dict[str, Any]]) -> None:
+def _mark_best(found: Sequence[dict[str, Any]]) -> None:
     values = [cell['value'] for cell in found if 'value' in cell]
     for cell in found:
         if len(values) > 1 and cell.get('value') == max(values):

@@ -88,6 +88,12 @@ def having(comparison: Comparison, metric: str) -> list[str]:
             if any(metric in comparison.outcome(method.label, key).scores for key in comparison.cases)]
 
 
+def differing(comparison: Comparison, metric: str) -> bool:
+    """Whether there are differences: the reference and another method have that score."""
+    labels = having(comparison, metric)
+    return comparison.reference in labels and len(labels) > 1
+
+
 def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -> Mean | None:
     """A method's mean over :func:`common` images, beside the reference's; None if it has none."""
     labels, shared = having(comparison, metric), common(comparison, metric, keys)

@@ -13,7 +13,7 @@ from ... import report
 from . import runs
 from .cases import Key
 from .collect import Comparison
-from .statistics import METRICS, Mean, Metric, groups, having, mean, remarks
+from .statistics import METRICS, Mean, Metric, differing, groups, having, mean, remarks
 
 NONE = '–'
 
@@ -113,8 +113,8 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _head(comparison: Comparison) -> str:
-    lines = [f'* {key}: {_escape(str(value))}' for key, value in comparison.head.items()]
-    return '\n'.join([*lines, f'* images: {len(comparison.cases)}', f'* reference: {_escape(comparison.reference)}'])
+    said = {**comparison.head, 'images': len(comparison.cases), 'differences are to': comparison.reference}
+    return '\n'.join(f'* {key}: {_escape(str(value))}' for key, value in said.items())
 
 
 def _methods(comparison: Comparison) -> str:
@@ -128,12 +128,13 @@ def _means(comparison: Comparison, group: str) -> str:
     metrics, keys = shown_metrics(comparison), groups(comparison)[group]
     head = ['method']
     for metric in metrics:
-        head += [_title(metric), f'to {comparison.reference} [95 %], better on']
+        head += [_title(metric), *(['difference [95 %], better on'] if differing(comparison, metric.key) else [])]
     rows = []
     for method in comparison.methods:
         row = [titled(comparison, method.label)]
         for metric in metrics:
-            row += cells(metric, mean(comparison, metric.key, method.label, keys))
+            shown = cells(metric, mean(comparison, metric.key, method.label, keys))
+            row += shown if differing(comparison, metric.key) else shown[:1]
         rows.append([*row, _seconds(comparison, method.label)])
     return _table([*head, 'seconds per image, all images'], rows)
 
