@@ -130,7 +130,7 @@ def _datasets(method: Method) -> Iterator[Any]:
 
 
 def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa: ANN401
-    section = method.opt.get('kernelfusion') or {}
+    section = method.opt.get('kernelfusion') or method.opt.get('blind_sr') or {}  # ours have a place for kernels
     place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
     template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
     for entry in entries(dataset):
