@@ -164,26 +164,29 @@ def test_the_kernel_is_six_lr_pixels_wide_unless_told():
             assert read({'scale': scale, 'kernel_size': size}).kernel_size == size
 
 
+NO_TEXTURES = {'kernel_prior': 'internal', 'final_prior': 'internal'}
+
+
 @pytest.mark.parametrize(('options', 'words'), [
-    ({'prior': {'t_max': 300}}, ['em.t_start', 'prior.t_max = 300']),
-    ({'preset': 'quick', 'em': {'final_t_start': 400}}, ['em.final_t_start', 'prior.t_max = 400', '400']),
-    ({'prior': {'t_max': None, 'timesteps': 250}}, ['em.t_start', 'prior.timesteps = 250']),
+    ({'prior': {'t_max': 300}, 'em': {'kernel_prior': 'internal'}}, ['em.t_start', 'prior.t_max = 300']),
+    ({'prior': {'t_max': 150}, 'em': {'final_prior': 'both'}}, ['em.final_t_start', 'prior.t_max = 150']),
+    ({'preset': 'quick', 'em': {'final_t_start': 400}}, ['em.final_t_start', 'texture', '= 400', '400']),
+    ({'prior': {'t_max': None, 'timesteps': 250}, 'em': NO_TEXTURES}, ['em.t_start', 'prior.timesteps = 250']),
     ({'solver': 'joint', 'prior': {'t_max': 200}}, ['joint.t_start', 'prior.t_max = 200']),
 ])
 def test_levels_that_the_prior_is_not_trained_on_are_refused(options, words):
     refused(options, *words)
 
 
-NO_TEXTURES = {'kernel_prior': 'internal', 'final_prior': 'internal'}
-
-
-@pytest.mark.parametrize('em', [{}, {'kernel_prior': 'internal'}, {'final_prior': 'internal'},
-                                {'final_prior': 'textures'}])
-def test_what_does_not_fit_the_texture_prior_is_refused(em):
-    """Its schedule and its levels are given; said before Phase 1."""
+@pytest.mark.parametrize(('em', 'names'), [
+    ({}, ['t_start', 'final_t_start']), ({'kernel_prior': 'internal'}, ['final_t_start']),
+    ({'final_prior': 'internal'}, ['t_start']), ({'final_prior': 'textures'}, ['t_start', 'final_t_start']),
+    ({'final_prior': 'both'}, ['t_start', 'final_t_start'])])
+def test_what_does_not_fit_the_texture_prior_is_refused(em, names):
+    """Its schedule, and its levels where it is used; said before Phase 1."""
     assert read({'em': em}).uses_textures
     refused({'prior': {'timesteps': 500}, 'em': em}, 'prior.timesteps must be 1000', 'texture', '500', 'internal')
-    for name in ('t_start', 'final_t_start'):
+    for name in names:
         for level in (T_MAX, 999):
             refused({'prior': {'t_max': None}, 'em': {**em, name: level}}, f'em.{name}', 'texture', '400', str(level))
         assert read({'prior': {'t_max': None}, 'em': {**em, name: T_MAX - 1}}).uses_textures
