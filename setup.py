@@ -57,6 +57,7 @@ setup(
         'opencv-python',
         'pillow',
         'pyyaml',
+        'tifffile',
         'torch>=2.0',
         'torchvision',
         'tqdm',

@@ -20,6 +20,8 @@ COMMANDS = {
     'fit-textures': ('cli.fit_textures', 'Fit the texture prior anew, to generated pictures.'),
     'pca': ('cli.pca', 'The PCA matrix that DAN needs, of the kernels that a training file draws.'),
     'published': ('bench.published', 'Ours beside what the authors of KernelFusion published.'),
+    'restore': ('cli.restore', 'Sharp pictures and blur kernels from blurred, small ones.'),
+    'watch': ('cli.watch', 'A run under way, or the animation of a saved one.'),
 }  # name: module that has it as ``command``, line in the list
 
 
@@ -45,6 +47,8 @@ class Lazy(click.Group):
         logging.basicConfig(level=logging.INFO, format='%(message)s')
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
         except (ImportError, OSError, ValueError) as error:
             from ..launch import one_line
             line = one_line(error)

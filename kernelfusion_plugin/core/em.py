@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +35,7 @@ from .diffusion import Schedule, noise_like, timesteps
 from .kernels import centre_of_mass, gaussian, normalise, shift
 from .noise import estimate_noise
 from .quadratic import data_step, fit_kernel, normal_equations
-from .state import Phase2State
+from .state import EmPlace, Phase2State
 
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 KERNEL_PRIORS = ('textures', 'internal')
@@ -163,7 +163,8 @@ class Stage:
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
-             kernel: Tensor | None = None, kernel_prior: Prior | None = None) -> Iterator[Phase2State]:
+             kernel: Tensor | None = None, kernel_prior: Prior | None = None,
+             resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
     """Estimate x and k from y; yields after every reverse diffusion step, the last state is the result.
 
     Args:
@@ -174,6 +175,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         generator: of all noise; on y's device.
         kernel: the known kernel (K, K); only the final passes are done then.
         kernel_prior: what the kernel is found with; default ``prior``.
+        resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
 
     Raises:
         ValueError: a pass starts at a level that the prior's schedule does not have.
@@ -188,20 +190,27 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         len(stage.sigmas) for stage in kernel_stages(degradation, config, noise))
     samples = config.final_samples or 1
     total = search_steps + samples * config.final_steps
+    place = EmPlace.at(resume, y.device)
     if kernel is None:
-        search = find_kernel(y, kernel_prior, degradation, config, generator, noise)
-        for step, (t, picture, kernel, residual) in enumerate(search, 1):
-            yield Phase2State(step, total, t, picture, kernel, {'residual': residual})
+        search = find_kernel(y, kernel_prior, degradation, config, generator, noise, place)
+        for t, picture, found, residual in search:
+            place.step, place.found = place.step + 1, found
+            yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
+        kernel = place.found
     start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
-    before = torch.zeros_like(start)  # sum of the samples that are done
-    for sample in range(samples):
-        walk = reverse_pass(start, kernel, y, prior, degradation, config, generator,
-                            timesteps(config.final_t_start, config.final_steps, config.t_power),
-                            math.hypot(config.final_noise, noise), 'ancestral' if config.final_samples else 'none')
-        for step, (t, x) in enumerate(walk, search_steps + sample * config.final_steps + 1):
-            mean = (before + x) / (sample + 1)
-            yield Phase2State(step, total, t, mean, kernel, {'residual': _residual(degradation, mean, kernel, y)})
-        before += x
+    levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
+    for sample in range(place.passes, samples):
+        walk = reverse_pass(start if place.x is None else place.x, kernel, y, prior, degradation, config, generator,
+                            levels[place.steps:], math.hypot(config.final_noise, noise),
+                            'ancestral' if config.final_samples else 'none', place)
+        for t, x in walk:
+            place.step += 1
+            mean = (place.before + x) / (sample + 1)
+            yield Phase2State(place.step, total, t, mean, kernel,
+                              {'residual': _residual(degradation, mean, kernel, y)}, place.snapshot)
+        place.before = place.before + place.x
+        place.end_pass(sample + 1)
+        place.x = place.x_t = None
 
 
 def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
@@ -237,8 +246,8 @@ def geometric(first: float, last: float, count: int) -> list[float]:
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
-                noise: float = 0.0) -> Iterator[tuple[int, Tensor, Tensor, float]]:
-    """All stages on the most informative piece of y; yields (t, x0, k, residual) after every step.
+                noise: float = 0.0, place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
     x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
     scale.
@@ -246,21 +255,21 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     top, left, height, width = informative_piece(y, config.kernel_side)
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
-    stage = kernel = None
-    for following in kernel_stages(degradation, config, noise):
-        grid = following.degradation
-        if stage is None:
-            kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
-        else:
-            kernel = resample_kernel(kernel, stage.degradation, grid)
-            kernel = shift(kernel, _way_to_middle(kernel, config, whole=False))
-        stage = following
+    place = EmPlace() if place is None else place
+    stages = kernel_stages(degradation, config, noise)
+    for number in range(place.stage, len(stages)):
+        grid = stages[number].degradation
+        if number == 0 and place.x is None:
+            place.kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
+        elif place.x is None:
+            kernel = resample_kernel(place.kernel, stages[number - 1].degradation, grid)
+            place.kernel = shift(kernel, _way_to_middle(kernel, config, whole=False))
         picture = canvas
-        for step, (t, x, fitted) in enumerate(em_passes(piece, kernel, prior, stage, config, generator), 1):
-            if step % config.steps == 0:
+        for t, x, fitted in em_passes(piece, place.kernel, prior, stages[number], config, generator, place):
+            if place.steps == 0:
                 picture = _paste(x, grid, canvas, degradation, (top, left))
             yield t, picture, _carry_over(fitted, grid, degradation, config), _residual(grid, x, fitted, piece)
-        kernel = fitted
+        place.end_stage()
 
 
 def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
@@ -275,21 +284,25 @@ def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
 
 
 @torch.no_grad()
-def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig,
-              generator: Generator) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """One EM pass for each assumed noise of a stage; yields (t, x0, k) after every reverse diffusion step.
+def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
+              place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after every step of them.
 
     E steps of a pass all use the kernel that it began with; the M step fits the next one to what the prior makes of the
     pass's result. That itself would confirm the kernel that it was made with: it fits y.
     """
     degradation = stage.degradation
     levels = timesteps(config.t_start, config.steps, config.t_power)
-    x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
-    remembered = 0, 0  # normal equations of the passes before, as long as the picture has not been moved since
-    for number, sigma in enumerate(stage.sigmas, 1):
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels, sigma, 'fresh')
-        for step, (t, x) in enumerate(walk, 1):
-            if step == config.steps:
+    place = EmPlace() if place is None else place
+    x = place.x
+    if x is None:
+        x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    remembered = place.remembered  # of the passes before, as long as the picture has not been moved since
+    for number, sigma in enumerate(stage.sigmas[place.passes:], place.passes + 1):
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, 'fresh',
+                            place)
+        for t, x in walk:
+            if place.steps == config.steps:
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
                                         earlier)
@@ -301,7 +314,9 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                     way = _way_to_middle(kernel, config, stage.whole_shifts)
                     if any(way):
                         kernel, x = shift(kernel, way), _moved(x, way)
-                        remembered = 0, 0
+                        remembered = 0.0, 0.0
+                place.end_pass(number)
+            place.x, place.kernel, place.remembered = x, kernel, remembered
             yield t, x, kernel
 
 
@@ -327,15 +342,17 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
 
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, levels: list[int], sigma: float,
-                 noise: str = 'ancestral') -> Iterator[tuple[int, Tensor]]:
+                 generator: Generator, levels: list[int], sigma: float, noise: str = 'ancestral',
+                 place: EmPlace | None = None) -> Iterator[tuple[int, Tensor]]:
     """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
     At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
     ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
-    takes for noise then is the estimate's own error. Yields (t, x0), x0 after the data step.
+    takes for noise then is the estimate's own error. Yields (t, x0), x0 after the data step. A pass that was left is
+    gone on with by giving its ``place``, its last x and the levels that are left.
     """
-    x_t = None
+    place = EmPlace() if place is None else place
+    x_t = place.x_t
     for t, t_next in itertools.pairwise(levels):
         if x_t is None or noise != 'ancestral':
             x_t = prior.schedule.q_sample(x, t, torch.zeros_like(x) if noise == 'none' else noise_like(x, generator))
@@ -345,6 +362,8 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation
         x = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
         if noise == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
+            place.x_t = x_t
+        place.x, place.steps = x, place.steps + 1
         yield t, x
 
 

@@ -24,9 +24,10 @@ Where the paper is silent or can be read in two ways, this is what is done and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +93,8 @@ class JointConfig:
 
 
 def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
-                config: JointConfig, generator: torch.Generator) -> Iterator[Phase2State]:
+                config: JointConfig, generator: torch.Generator,
+                resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
     """Algorithm 1 (numbers are its lines), one state per gradient step.
 
     Args:
@@ -103,6 +105,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         kernel_model: ``forward()`` gives the kernel (K, K), trained in place.
         config: options.
         generator: the only source of randomness (on any device).
+        resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
 
     Yields:
         ``n_iter_first + (n_steps - 1) · n_iter`` states with R(x0_t), the kernel and the loss parts
@@ -119,14 +122,26 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
     total = config.n_iter_first + (config.n_steps - 1) * config.n_iter
     optimiser = torch.optim.Adam([{'params': refine_net.parameters(), 'factor': 1.0},
                                   {'params': kernel_model.parameters(), 'factor': config.lr_kernel}], lr=config.lr)
-    x0_above = to_canvas(y, degradation).clamp(-1, 1)                                         # line 5
-    x_above = schedule.q_sample(x0_above, levels[0], noise_like(x0_above, generator))
     refine_net.train().to(memory_format=torch.channels_last)
-    step = 0
-    for t_above, t in pairwise(levels):                                                       # line 11
-        eps = noise_like(x0_above, generator)                                                 # line 12
-        n_iter = config.n_iter_first if step == 0 else config.n_iter
-        for i in range(n_iter):                                                               # line 13
+    level = done = step = 0  # levels that are done, gradient steps at the next one, and in all
+
+    def snapshot() -> dict[str, Any]:
+        return {'at': (level, done, step), 'images': (x0_above, x_above, eps), 'refine_net': refine_net.state_dict(),
+                'kernel_model': kernel_model.state_dict(), 'optimiser': optimiser.state_dict()}
+
+    if resume is None:
+        x0_above = to_canvas(y, degradation).clamp(-1, 1)                                     # line 5
+        x_above = schedule.q_sample(x0_above, levels[0], noise_like(x0_above, generator))
+    else:
+        level, done, step = resume['at']
+        x0_above, x_above, eps = (image.to(y.device) for image in resume['images'])
+        for part, name in ((refine_net, 'refine_net'), (kernel_model, 'kernel_model'), (optimiser, 'optimiser')):
+            part.load_state_dict(resume[name])
+    for t_above, t in islice(pairwise(levels), level, None):                                  # line 11
+        if done == 0:
+            eps = noise_like(x0_above, generator)                                             # line 12
+        n_iter = config.n_iter_first if level == 0 else config.n_iter
+        for i in range(done, n_iter):                                                         # line 13
             k = kernel_model()                                                                # line 14
             with autocast(y.device, config.precision):
                 x0_refined_above = refine_net(x0_above).float()                               # line 15
@@ -139,10 +154,12 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
             optimiser.zero_grad(set_to_none=True)
             losses['total'].backward()
             optimiser.step()                                                                  # lines 23, 24
-            step += 1
+            step, done = step + 1, i + 1
+            if done == n_iter:
+                x0_above, x_above = x0.detach(), x_t.detach()             # lines 26 to 28: see the module's text
+                level, done = level + 1, 0
             yield Phase2State(step, total, t, x0_refined.detach(), k.detach(),
-                              {name: loss.item() for name, loss in losses.items()})
-        x0_above, x_above = x0.detach(), x_t.detach()                     # lines 26 to 28: see the module's text
+                              {name: loss.item() for name, loss in losses.items()}, snapshot)
 
 
 def _losses(y: Tensor, x0_refined_above: Tensor, x0_refined: Tensor, k: Tensor, degradation: Degradation,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Generator as Iter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -135,12 +136,16 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 @dataclass(frozen=True)
 class PriorState:
-    """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on."""
+    """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on.
+
+    ``snapshot()`` gives what :func:`fit_prior` takes as ``resume``, see :class:`.state.Phase2State`.
+    """
 
     step: int
     total: int
     loss: float
     net: nn.Module
+    snapshot: Callable[[], dict[str, Any]] = dict
 
 
 def random_crops(y: Tensor, size: int, count: int, generator: Generator) -> Tensor:
@@ -151,18 +156,20 @@ def random_crops(y: Tensor, size: int, count: int, generator: Generator) -> Tens
     return torch.cat([y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)])
 
 
-def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig,
-                    generator: Generator) -> Iter[PriorState, None, None]:
+def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig, generator: Generator,
+                    resume: Mapping[str, Any] | None = None) -> Iter[PriorState, None, None]:
     """:func:`fit_prior` on random crops of the image y (1, C, h, w) in [-1, 1]; ``generator`` on y's device."""
-    return fit_prior(net, lambda: random_crops(y, config.crop, config.batch, generator), schedule, config, generator)
+    return fit_prior(net, lambda: random_crops(y, config.crop, config.batch, generator), schedule, config, generator,
+                     resume)
 
 
 def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, config: PriorConfig,
-              generator: Generator) -> Iter[PriorState, None, None]:
+              generator: Generator, resume: Mapping[str, Any] | None = None) -> Iter[PriorState, None, None]:
     """Train ``net`` in place on the batches (B, C, H, W) in [-1, 1] that ``draw`` gives; yields after every step.
 
     The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
-    ``generator``, of levels and noise, must live on the batches' device.
+    ``generator``, of levels and noise, must live on the batches' device. ``resume``, a state's ``snapshot()``, goes on
+    behind that step; what draws and ``generator`` must be as they were then.
     """
     net.train().to(memory_format=torch.channels_last)
     shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
@@ -171,7 +178,19 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
         optimizer, lambda i: (config.lr_end + (config.lr - config.lr_end)
                               * (1 + math.cos(math.pi * i / config.steps)) / 2) / config.lr)
     t_max = config.t_max or schedule.steps
-    for step in range(1, config.steps + 1):
+    done = 0
+
+    def snapshot() -> dict[str, Any]:
+        return {'done': done, 'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
+                'shadow': None if shadow is None else shadow.state_dict()}
+
+    if resume is not None:
+        net.load_state_dict(resume['net'])
+        optimizer.load_state_dict(resume['optimizer'])  # with the rate at which it was left
+        done = anneal.last_epoch = resume['done']
+        if shadow is not None:
+            shadow.load_state_dict(resume['shadow'])
+    for step in range(done + 1, config.steps + 1):
         x0 = draw()
         t = torch.randint(t_max, (len(x0),), generator=generator, device=x0.device)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
@@ -189,4 +208,5 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
             decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
             with torch.no_grad():
                 torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
-        yield PriorState(step, config.steps, float(loss.detach()), net if shadow is None else shadow)
+        done = step
+        yield PriorState(step, config.steps, float(loss.detach()), net if shadow is None else shadow, snapshot)

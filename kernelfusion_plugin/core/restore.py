@@ -6,6 +6,8 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Schedule
-from .em import solve_em
+from .em import EmConfig, solve_em
 from .joint import solve_joint
+from .journal import Journal
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
@@ -40,6 +43,8 @@ class Progress:
         x0_hat: HR estimate (1, 3, s·h, s·w) in about [-1, 1]; None in Phase 1.
         kernel: (K, K), sums to 1; None in Phase 1.
         losses: the loss's parts by name.
+        snapshot: gives what ``resume`` of :func:`restore_steps` takes, to go on behind this step; plain values and
+            tensors on the CPU, for ``torch.save``. To be called before the next step, and not at a phase's last.
     """
 
     phase: str
@@ -50,6 +55,7 @@ class Progress:
     x0_hat: Tensor | None = None
     kernel: Tensor | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
+    snapshot: Callable[[], dict[str, Any]] = field(default=dict, repr=False, compare=False)
 
     @property
     def eta(self) -> float:
@@ -106,7 +112,8 @@ def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
 def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: str = '',
                   kernel: Tensor | None = None, prior_state: Mapping[str, Tensor] | None = None,
                   make_patch_net: Factory | None = None, make_refine_net: Factory | None = None,
-                  make_kernel_model: Factory | None = None) -> Generator[Progress, None, Result]:
+                  make_kernel_model: Factory | None = None,
+                  resume: Mapping[str, Any] | None = None) -> Generator[Progress, None, Result]:
     """:func:`restore` as a generator: yields after every step, returns the result.
 
     Args:
@@ -117,44 +124,48 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         prior_state: weights for this image, to skip Phase 1; what is needed and not among them is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
+        resume: a ``Progress.snapshot()`` of a run of the same arguments: goes on behind that step, to the same bits
+            on the same machine. The caller sees to it that the arguments are the same.
     """
     config = config or KernelFusionConfig()
-    y, kernel = _checked(y, config), _known(kernel, y, config)
+    y, kernel = checked(y, config), _known(kernel, y, config)
     degradation = Degradation(config.scale, config.kernel_size, config.border)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
-    trace: list[dict[str, float | str]] = []
+    journal = Journal(resume)
 
-    images = _phase1_images(y, config, kernel is not None)
+    images = phase1_images(y, config, kernel is not None)
     make_patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
     nets = {phase: seeds.build(f'{phase}_net', load_texture_net if phase == 'tuned' else make_patch_net)
             for phase in images}
-    phase1 = yield from _fit_priors(nets, images, _split(prior_state), schedule, seeds, trace)
+    yield from _fit_priors(nets, images, {**_split(prior_state), **journal.weights}, schedule, seeds, journal)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
     if config.uses_textures:
         priors['textures'] = load_texture_prior(y.device, config.prior.precision)
 
-    start = time.perf_counter()
+    generator = seeds.generator(config.solver)
+    place, seconds = journal.begin(config.solver, generator)
+    start = time.perf_counter() - seconds
     if config.solver == 'em':
-        final = [priors[name] for name in FINAL[config.em.final_prior]]
-        states = solve_em(y, final[0] if len(final) == 1 else MeanPrior(final), degradation, config.em,
-                          seeds.generator('em'), kernel, priors.get('half') or priors.get('textures'))
+        states = solve_em(y, final_prior(priors, config.em), degradation, config.em, generator, kernel,
+                          priors.get('half') or priors.get('textures'), place)
     else:
         refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
         kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
         states = solve_joint(y, priors['prior'], degradation, refine_net, kernel_model, config.joint,
-                             seeds.generator('joint'))
+                             generator, place)
     for state in states:
-        loss = state.losses.get('total', sum(state.losses.values()))
-        trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
-        yield Progress(config.solver, state.step, state.total, loss, time.perf_counter() - start,
-                       degradation.crop(state.x0_hat), state.kernel, state.losses)
+        loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
+        journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
+        yield Progress(config.solver, state.step, state.total, loss, seconds, degradation.crop(state.x0_hat),
+                       state.kernel, state.losses,
+                       partial(journal.snapshot, config.solver, state.snapshot, generator, seconds))
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
-                  {'phase1': phase1, 'phase2': time.perf_counter() - start},
-                  _join(nets), config, trace)
+                  {'phase1': journal.phase1, 'phase2': time.perf_counter() - start},
+                  _join(nets), config, journal.trace)
 
 
-def _phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
+def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
     images = {}
     final = FINAL[config.em.final_prior] if config.solver == 'em' else ('prior',)
@@ -167,27 +178,35 @@ def _phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) ->
     return images
 
 
+def final_prior(priors: Mapping[str, PatchPrior], config: EmConfig) -> PatchPrior | MeanPrior:
+    """What em's final passes use of the priors at hand: ``prior`` (PD of y), ``textures``, ``tuned``."""
+    final = [priors[name] for name in FINAL[config.final_prior]]
+    return final[0] if len(final) == 1 else MeanPrior(final)
+
+
 def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, PriorConfig]],
                 weights: Mapping[str, Mapping[str, Tensor]], schedule: Schedule, seeds: _Seeds,
-                trace: list[dict[str, float | str]]) -> Generator[Progress, None, float]:
-    """Phase 1: load the nets that have ``weights``, fit the others to their images; returns the seconds it took.
+                journal: Journal) -> Generator[Progress, None, None]:
+    """Phase 1: load the nets that have ``weights``, fit the others to their images.
 
-    ``nets`` then holds the nets to use (the moving average, where there is one); ``trace`` gets some rows.
+    ``nets`` then holds the nets to use (the moving average, where there is one); ``journal`` gets the time it took.
     """
-    total = 0.0
     for phase, (image, config) in images.items():
         if phase in weights:
             _load(nets[phase], weights[phase])
-            continue
-        start = time.perf_counter()
-        for state in fit_patch_prior(nets[phase], image, schedule, config, seeds.generator(phase)):
-            seconds = time.perf_counter() - start
-            if state.step % 100 == 0 or state.step in (1, state.total):
-                trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
-            yield Progress(phase, state.step, state.total, state.loss, seconds)
-        nets[phase] = state.net
-        total += seconds
-    return total
+        else:
+            generator = seeds.generator(phase)
+            place, seconds = journal.begin(phase, generator)
+            start = time.perf_counter() - seconds
+            for state in fit_patch_prior(nets[phase], image, schedule, config, generator, place):
+                seconds = time.perf_counter() - start
+                if state.step % 100 == 0 or state.step in (1, state.total):
+                    journal.trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
+                yield Progress(phase, state.step, state.total, state.loss, seconds,
+                               snapshot=partial(journal.snapshot, phase, state.snapshot, generator, seconds))
+            nets[phase] = state.net
+            journal.phase1 += seconds
+        journal.finish(phase, nets[phase])
 
 
 class _Seeds:
@@ -198,7 +217,7 @@ class _Seeds:
         self._device = device
 
     def _seed(self, purpose: str) -> int:
-        digest = hashlib.sha256(f'{self._root}/{purpose}'.encode()).digest()
+        digest = hashlib.sha256(f'{self._root}/{purpose}'.encode(errors='surrogateescape')).digest()  # a file's name
         return int.from_bytes(digest[:8], 'big') >> 1
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -211,7 +230,7 @@ class _Seeds:
             return factory().to(self._device)
 
 
-def _checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
+def checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
     """y as (1, 3, h, w) float32, or a ValueError that says what is wrong with it."""
     if y.ndim == 3:
         y = y[None]
@@ -266,7 +285,7 @@ def _split(state: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
 
 def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
     try:
-        net.load_state_dict(state)
+        net.to(memory_format=torch.channels_last).load_state_dict(state)  # as it was trained: the layout rounds
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise ValueError(f'the weights of the patch prior do not fit the network ({first}): '

@@ -1,9 +1,12 @@
-"""What both solvers of Phase 2 yield after every step."""
+"""What both solvers of Phase 2 yield after every step, and where em's loops stand between two steps."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -18,6 +21,8 @@ class Phase2State:
             ``degradation.crop`` cuts the picture out of it.
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
+        snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
+            generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
 
     step: int
@@ -26,3 +31,60 @@ class Phase2State:
     x0_hat: Tensor
     kernel: Tensor
     losses: dict[str, float]
+    snapshot: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass
+class EmPlace:
+    """Where diffusion EM stands between two steps: what the next one depends on besides arguments and generator.
+
+    em's loops begin where it says and keep it up to date, so any step can be the last of one process and the next
+    the first of another.
+
+    Attributes:
+        step: steps done in the whole run.
+        stage: stages of the search that are done.
+        passes: passes that are done in this stage, or final samples.
+        steps: steps that are done in this pass.
+        x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
+        kernel: on this stage's grid.
+        remembered: normal equations of the passes before, (G, b).
+        found: the kernel at the full scale, (K, K).
+        before: sum of the final samples that are done.
+    """
+
+    step: int = 0
+    stage: int = 0
+    passes: int = 0
+    steps: int = 0
+    x: Tensor | None = None
+    x_t: Tensor | None = None
+    kernel: Tensor | None = None
+    remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
+    found: Tensor | None = None
+    before: Tensor | float = 0.0
+
+    def end_pass(self, done: int) -> None:
+        """``done`` passes are behind us, the next begins with its first step."""
+        self.passes, self.steps = done, 0
+
+    def end_stage(self) -> None:
+        """The next stage, or the final passes, begin from nothing but the kernel."""
+        self.stage += 1
+        self.end_pass(0)
+        self.x = self.x_t = None
+        self.remembered = 0.0, 0.0
+
+    def snapshot(self) -> dict[str, Any]:
+        """Fields by name, for :meth:`at`."""
+        return dict(vars(self))
+
+    @classmethod
+    def at(cls, snapshot: Mapping[str, Any] | None, device: torch.device) -> EmPlace:
+        """Where a snapshot was taken, tensors on ``device``; the beginning without one."""
+        place = cls(**snapshot or {})
+        for name, value in vars(place).items():
+            if isinstance(value, Tensor):
+                setattr(place, name, value.to(device))
+        place.remembered = tuple(part.to(device) if isinstance(part, Tensor) else part for part in place.remembered)
+        return place

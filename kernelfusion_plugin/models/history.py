@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,19 @@ class History:
 
     Args:
         k_true: the true kernel (K, K).
+        resume: an earlier :meth:`state`, to go on from.
     """
 
-    def __init__(self, k_true: np.ndarray | None = None) -> None:
+    def __init__(self, k_true: np.ndarray | None = None, resume: Mapping[str, Any] | None = None) -> None:
         self._k_true = None if k_true is None else torch.from_numpy(k_true)
-        self._points: list[dict[str, Any]] = []
-        self._sum = 0.0
-        self._count = 0
+        state = resume or {}
+        self._points: list[dict[str, Any]] = list(state.get('points', []))
+        self._sum: float = state.get('sum', 0.0)
+        self._count: int = state.get('count', 0)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values."""
+        return {'points': self._points, 'sum': self._sum, 'count': self._count}
 
     def add(self, progress: Progress) -> None:
         """Take note of one step. PD at half size is left out: the plot shows that of y."""

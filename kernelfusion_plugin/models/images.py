@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +10,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import default_collate
+
+from .. import files
+from ..files import first_line
 
 
 class BadImage(ValueError):
@@ -46,7 +47,7 @@ class Entry:
         try:
             item = self.dataset[self.index]
         except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB throw anything: TypeError, cv2.error, …)
-            raise BadImage(self._diagnosis() or f'{self.path}: {type(error).__name__}: {_first_line(error)}') from error
+            raise BadImage(self._diagnosis() or f'{self.path}: {type(error).__name__}: {first_line(error)}') from error
         fault = self._diagnosis()
         if fault:
             raise BadImage(fault)
@@ -60,7 +61,7 @@ class Entry:
             try:
                 raw = self._bytes(path, role)
             except OSError as error:
-                return f'{self._shown(path, role)}: cannot be read: {error.strerror or _first_line(error)}'
+                return f'{self._shown(path, role)}: cannot be read: {error.strerror or first_line(error)}'
             fault = 'no such key in the LMDB' if raw is None else _fault(raw)
             if fault:
                 return f'{self._shown(path, role)}: {fault}'
@@ -118,15 +119,12 @@ def _lq_path(dataset: Any, index: int) -> str:
 
 
 def _fault(raw: bytes) -> str | None:
-    if not raw:
-        return 'the file is empty'
     try:
-        with Image.open(io.BytesIO(raw)) as image:
-            image.load()  # OpenCV fills up a file that was cut off, and says nothing
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        pass  # perhaps a format that only OpenCV knows, or too large for PIL's taste
-    except (OSError, SyntaxError, ValueError) as error:
-        return f'the image is damaged: {_first_line(error)}'
+        files.load(raw)  # OpenCV fills up a file that was cut off, and says nothing
+    except files.UnknownFormat:
+        pass  # perhaps a format that only OpenCV knows
+    except files.BadPicture as error:
+        return str(error)
     return None if _decode(raw) is not None else 'not an image'
 
 
@@ -135,7 +133,3 @@ def _decode(raw: bytes) -> np.ndarray | None:
         return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error:
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

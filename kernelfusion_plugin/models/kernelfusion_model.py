@@ -17,15 +17,17 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from .. import pictures
+from ..checkpoints import Checkpoint, StopRequest, fingerprint
 from ..core.restore import Progress, Result, restore_steps
+from ..progress import ProgressLog
 from .history import History
-from .images import Entry
+from .images import Entry, entries
 from .kernels import true_kernel
 from .options import check_metrics, network_factories, parse_section
-from .outputs import Restored, scores_and_files
-from .priors import PriorStore, load_weights
-from .progress import ProgressLog
+from .outputs import Restored, scores_and_files, written_files
+from .priors import PriorStore, image_digest, load_weights
 from .toolbox import image_metrics
+from .unfinished import Unfinished
 from .validation import ImageByImage
 
 
@@ -69,6 +71,8 @@ class KernelFusionModel(ImageByImage, BaseModel):
         self.priors = PriorStore(self.glue.prior_dir or self.results / 'priors', reuse=self.glue.prior_dir is not None)
         pretrained = path.get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
+        self.unfinished = Unfinished(self.results, opt, self.glue.resume, self.logger) if opt['rank'] == 0 else None
+        self.key = ''  # fingerprint of the image under way, where it can be gone on with
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
         """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``, ``kernel``
@@ -81,6 +85,7 @@ class KernelFusionModel(ImageByImage, BaseModel):
         self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
         self.k_true = data.get('kernel')
         self.output = self.result = None
+        self.saved_prior: list[Path] = []
 
     def test(self) -> None:
         """Phase 1, unless weights of this image are at hand, and Phase 2; fills ``output`` and ``result``."""
@@ -88,19 +93,24 @@ class KernelFusionModel(ImageByImage, BaseModel):
         config, kernel = self.config, self._known_kernel()
         if kernel is not None:
             config = replace(config, kernel_size=kernel.shape[-1])
-        self.history = History(None if self.k_true is None else self.k_true.numpy())
-        show = ProgressLog(self.logger, self.title or self.name)
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
-        steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, **self.factories)
+        checkpoint = self.unfinished.checkpoint(self.key, self.glue.checkpoint_every) if self.key else None
+        snapshot = checkpoint.load() if checkpoint else None
+        if snapshot is not None:
+            self.logger.info(f'{self.title or self.name}: goes on where it was left')
+        self.history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
+        show = ProgressLog(self.logger, self.title or self.name)
+        steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
+                              **self.factories)
         repeatable = (torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
                       if self.glue.deterministic else nullcontext())
         with torch.enable_grad(), repeatable:
             try:
-                self.result = _drain(steps, show, self.history.add)
+                self.result = _drain(steps, checkpoint, self.history, show)
             finally:
                 show.close()
         if self.glue.save_prior and prior_state is None and self.result.prior_state:
-            self.priors.save(self.name, y, self.result.prior_state, config)
+            self.saved_prior = [self.priors.save(self.name, y, self.result.prior_state, config)]
         sr = (self.result.sr + 1) / 2
         self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
 
@@ -118,6 +128,11 @@ class KernelFusionModel(ImageByImage, BaseModel):
         k_true = self.kernel_for_scores(entry, self.glue.kernel_dir, self.glue.kernel_tmpl,
                                         needed=self.glue.known_kernel is True)
         self.feed_data({**data, 'name': entry.name, 'kernel': k_true})
+        self.key = self._fingerprint()
+        done = self.unfinished.row(dataset, entry.name, self.key)
+        if done is not None:
+            self.logger.info(f'{self.title}: done before the run was stopped, and kept')
+            return done
         self.test()
         visuals = self.get_current_visuals()
         config = self.config
@@ -129,9 +144,30 @@ class KernelFusionModel(ImageByImage, BaseModel):
         if folder is not None and self.glue.plot:
             pictures.save_plot(folder / f'{entry.name}_run.png', self.history.points(), entry.name)
         seconds = {f'seconds_{phase}': float(value) for phase, value in self.result.seconds.items()}
+        row = {**scores, **seconds, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset,
+               **{f'val_{name}': value for name, value in metrics.items()}}
+        files = [*written_files(folder, entry.name, self.suffix), *self.saved_prior]
+        self.unfinished.finish(dataset, entry.name, self.key, files, row)
         self.lq = self.gt = self.output = self.result = None
-        return {**scores, **seconds, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset,
-                **{f'val_{name}': value for name, value in metrics.items()}}
+        self.key = ''
+        return row
+
+    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
+        """A data set, see :class:`.validation.ImageByImage`; behind the last one nothing is left to go on with.
+
+        If images failed, the records stay: the same command does those, and keeps the others.
+        """
+        names = [entry.name for entry in entries(dataloader.dataset)]
+        with self.unfinished.at_work():
+            self.unfinished.drop_others(dataloader.dataset.opt['name'], names)
+            super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
+            if self.finished >= len(self.opt['datasets']):
+                self.unfinished.end()
+
+    def _fingerprint(self) -> str:
+        """Of the image that was fed: all that decides its row, but the options, which are compared as a whole."""
+        images = [image_digest(x) for x in (self.lq, self.gt, self.k_true) if x is not None]
+        return fingerprint('/'.join(images), self.config, self.name, self.device, self._known_kernel())
 
     def about_run(self) -> dict[str, Any]:
         """``config`` of ``summary.json``."""
@@ -153,15 +189,21 @@ class KernelFusionModel(ImageByImage, BaseModel):
         return (lq * 2 - 1).expand(-1, 3, -1, -1) if lq.shape[1] == 1 else lq * 2 - 1
 
 
-def _drain(steps: Generator[Progress, None, Result], *listeners: Any) -> Result:  # noqa: ANN401
-    """Run a generator of steps to its end; every listener is called with every step."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        for listen in listeners:
-            listen(progress)
+def _drain(steps: Generator[Progress, None, Result], checkpoint: Checkpoint | None, history: History,
+           show: ProgressLog) -> Result:
+    """Run a generator of steps to its end, or until Ctrl-C or SIGTERM: then it can be gone on with behind the last."""
+    with StopRequest() as stop:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                return end.value
+            show(progress)
+            history.add(progress)
+            if checkpoint is not None:
+                checkpoint.offer(progress, now=stop.number is not None, history=history.state())
+            if stop.number is not None and progress.step < progress.total:
+                raise SystemExit(128 + stop.number)
 
 
 def register() -> None:

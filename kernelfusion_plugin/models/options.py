@@ -13,6 +13,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from torch import nn
 
+from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
 
 Factory = Callable[[], nn.Module]
@@ -35,6 +36,8 @@ class GlueOptions:
             place of reporting it as an error.
         deterministic: have cuDNN use algorithms that give the same result every time.
         sheet, plot: write NAME_sheet.png, NAME_run.png.
+        resume: go on with a run of the same options that did not finish; false: begin anew.
+        checkpoint_every: seconds between two checkpoints of the image under way.
     """
 
     save_prior: bool = False
@@ -46,11 +49,14 @@ class GlueOptions:
     deterministic: bool = True
     sheet: bool = True
     plot: bool = True
+    resume: bool = True
+    checkpoint_every: float = EVERY
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            kinds = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str)}[field.type]
+            kinds = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str),
+                     'float': (int, float)}[field.type]
             if not isinstance(value, kinds):
                 raise ValueError(f'kernelfusion.{field.name} must be {field.type.replace("|", "or")}, got {value!r}')
 

@@ -64,3 +64,9 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
                                            'kernel' if image.kernel_space == 'hr' else 'LR-space kernel')
             pictures.save_sheet(folder / f'{image.name}_sheet.png', panels, title)
     return scores
+
+
+def written_files(folder: Path | None, name: str, suffix: str) -> list[Path]:
+    """What is there of an image's results in ``folder``."""
+    endings = (f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_sheet.png', '_run.png')
+    return [path for ending in endings if folder is not None and (path := folder / f'{name}{ending}').is_file()]

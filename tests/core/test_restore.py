@@ -262,7 +262,7 @@ def test_defaults_without_a_config(monkeypatch):
     class Enough(Exception):
         pass
 
-    def stop(net, y, schedule, config, generator):
+    def stop(net, y, schedule, config, generator, resume):
         raise Enough(net.channels, config)
 
     monkeypatch.setattr(module, 'fit_patch_prior', stop)
@@ -415,7 +415,7 @@ def test_the_texture_prior_is_loaded_only_where_it_takes_part(options, monkeypat
 def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, monkeypatch):
     given = {}
 
-    def stop(y, prior, degradation, config, generator, kernel, search):
+    def stop(y, prior, degradation, config, generator, kernel, search, resume):
         given.update(final=prior, search=search)
         raise StopIteration
 

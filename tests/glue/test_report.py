@@ -15,7 +15,7 @@ from kernelfusion_plugin import pictures, report
 from kernelfusion_plugin.core.kernels import motion
 from kernelfusion_plugin.core.restore import Progress
 from kernelfusion_plugin.models.history import History
-from kernelfusion_plugin.models.progress import ProgressLog
+from kernelfusion_plugin.progress import ProgressLog
 
 ROW = {'dataset': 'D', 'image': 'a', 'psnr': 20.0, 'ssim': 0.5, 'psnr_bicubic': 19.0, 'ssim_bicubic': 0.4,
        'seconds_phase1': 1.0, 'seconds_phase2': 2.0, 'seed': 0, 'solver': 'em', 'preset': 'quick'}

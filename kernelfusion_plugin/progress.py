@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from ..core.restore import Progress
+from .core.restore import Progress
 
 PHASES = {'prior': 'phase 1 (patch prior)', 'half': 'phase 1 (prior at half size)',
           'tuned': 'phase 1 (texture prior, tuned)', 'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}

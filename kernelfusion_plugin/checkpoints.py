@@ -1,0 +1,182 @@
+"""Files that let a run be gone on with after any end, and a finished result be recognised."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .core.config import KernelFusionConfig
+from .core.restore import Progress
+from .report import write_atomically
+
+log = logging.getLogger(__name__)
+
+FILE = 'checkpoint.pt'
+EVERY = 60.0  # seconds between two checkpoints
+SHARE = 0.05  # of the time at most goes into writing them
+
+
+def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch.device, kernel: Tensor | None = None,
+                **more: Any) -> str:  # noqa: ANN401  (anything that JSON takes)
+    """sha256 of all that decides a result: two runs of the same fingerprint on one machine give the same bits.
+
+    Args:
+        image: a digest of the LR image.
+        more: what else is to count.
+    """
+    about = {'image': image, 'config': config.to_dict(), 'name': name, 'device': device.type,
+             'torch': torch.__version__, 'version': __version__,
+             'kernel': None if kernel is None else kernel.tolist(), **more}
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+class Checkpoint:
+    """One file that holds a run's last snapshot; written beside its place and renamed, so it is whole or not there.
+
+    Args:
+        path: the file.
+        key: a :func:`fingerprint`; a file of another key is of another run, and is not used.
+        every: seconds between two; longer where writing takes more than :data:`SHARE` of the time.
+    """
+
+    def __init__(self, path: Path, key: str, every: float = EVERY,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.key, self.every, self.clock = path, key, every, clock
+        self._due = clock() + every
+
+    def load(self) -> dict[str, Any] | None:
+        """The snapshot; None if there is none, or the file is damaged or of another run."""
+        try:
+            content = torch.load(self.path, map_location='cpu', weights_only=True)
+            return content['snapshot'] if content['key'] == self.key else None
+        except FileNotFoundError:
+            return None
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+            log.warning(f'{self.path}: not a checkpoint ({type(error).__name__}): this image is begun anew')
+            return None
+
+    def offer(self, progress: Progress, now: bool = False, **more: Any) -> None:  # noqa: ANN401  (values and tensors)
+        """Write the state behind this step if it is time, or ``now``; ``more`` goes into the snapshot.
+
+        What cannot be written is a warning: the run itself goes on.
+        """
+        begin = self.clock()
+        if progress.step >= progress.total or not (now or begin >= self._due):
+            return  # behind a phase's last step there is nothing to go on with: the next step has it
+        content = {'key': self.key, 'snapshot': {**progress.snapshot(), **more}}
+        try:
+            write_atomically(self.path, lambda file: torch.save(content, file))
+        except (OSError, RuntimeError) as error:  # torch.save wraps some of them
+            log.warning(f'{self.path}: the checkpoint cannot be written: {getattr(error, "strerror", None) or error}')
+        end = self.clock()
+        self._due = end + max(self.every, (end - begin) / SHARE)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_record(path: Path, key: str, files: list[Path], **about: Any) -> None:  # noqa: ANN401  (as JSON takes it)
+    """JSON that says: these files, of these sums, are the finished result of that key."""
+    sums = {os.path.relpath(file, path.parent): digest(file) for file in files}
+    record = {'key': key, 'files': sums, **about}
+    text = json.dumps(record, indent=2) + '\n'  # ASCII: a file's name may be no text
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """The record in a file, if it is of this key and all its files are as they were written; else None."""
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        sound = record['key'] == key and all(digest(path.parent / name) == value
+                                             for name, value in record['files'].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record if sound else None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs. A process that dies, in whatever way, gives it back.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f'{path.parent}: another process is at work here') from None
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock file."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what :func:`.report.write_atomically` leaves if it is killed; only while nobody else writes there."""
+    for path in folder.glob('.*.tmp'):
+        path.unlink(missing_ok=True)
+
+
+class Stopped(Exception):  # noqa: N818  (no error: the user asked for it)
+    """The run was asked to stop and has left its state; ``signal`` is the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f'stopped by {signal.Signals(number).name}')
+        self.signal = number
+
+
+class StopRequest:
+    """Context in which Ctrl-C and SIGTERM are noted in ``number``; a second one raises KeyboardInterrupt at once.
+
+    Args:
+        on_request: called with the first.
+    """
+
+    def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
+        self.number: int | None = None
+        self._on_request = on_request
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+        self._on_request()

@@ -1,0 +1,221 @@
+"""``kernelfusion restore``: pictures in, sharp pictures and their blur kernels out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from ..checkpoints import EVERY, Stopped
+from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
+from ..core.kernels import load_kernel
+from ..core.restore import checked
+from ..estimate import measure_pace
+from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
+from ..options import parse_value
+from ..progress import PHASES
+from ..restoration import Restoration, Settings
+
+log = logging.getLogger(__name__)
+
+HELP = """Enlarge and sharpen pictures that an unknown blur has spoilt; find the blur's kernel.
+
+PICTURES are files, folders or patterns ('*.jpg'): PNG, JPEG, TIFF, WebP and others; grey, 16 bits, transparency,
+orientation and colour profile are kept. Written are, beside each other:
+
+\b
+    NAME_x4.png          the picture (a TIFF stays TIFF; -o says otherwise)
+    NAME_kernel.npy      the kernel, float32, sums to 1; NAME_kernel.png to look at
+    NAME_sheet.png       bicubic, result and kernel side by side
+    NAME_restored.json   settings, versions, sums of the files: by it a finished picture is recognised
+
+While it works, NAME_run/live.png shows picture and kernel as they form ('kernelfusion watch'). Whatever ends it,
+Ctrl-C, kill or a power cut, the same command goes on from the last minute's checkpoint, to the same result bit for bit;
+finished pictures are kept. Another picture, option or version begins anew, as --fresh does.
+
+\b
+Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the options, nothing was done;
+130 stopped by Ctrl-C, 143 by SIGTERM: the same command goes on.
+"""
+
+
+@click.command(help=HELP)
+@click.argument('places', metavar='PICTURES...', nargs=-1, required=True)
+@click.option('-o', '--out', type=click.Path(path_type=Path), default=Path('restored'), show_default=True,
+              help='A folder; or a file, if there is one picture: .png, .tif, .jpg or .webp.')
+@click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 or 4 are tried.')
+@click.option('--preset', type=click.Choice(list(PRESETS)), default='quick', show_default=True,
+              help='quick: minutes without a GPU; paper: hours with one.')
+@click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
+              help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
+@click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
+              help='The known kernel, on the grid of the result: .npy, .mat, .txt or a picture.')
+@click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
+@click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
+@click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
+@click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
+@click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
+@click.option('--fresh', is_flag=True, help='Begin anew, whatever is there.')
+@click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
+              help='Seconds between two checkpoints.')
+@click.pass_context
+def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
+            changes: tuple[str, ...], save_run: bool, fresh: bool, checkpoint_every: float,
+            **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, seed: as in the config)
+    kernel = None if kernel_file is None else load_kernel(kernel_file)
+    if kernel is not None:
+        options['kernel_size'] = options['kernel_size'] or len(kernel)
+    settings = Settings(configure(options, changes), find_device(device), kernel, save_run, fresh, checkpoint_every)
+    if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
+        raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
+    todo = plan(find_pictures(places), out, settings)
+    ctx.exit(restore_all(todo))
+
+
+def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
+    """The config of the command's own options with ``--set`` over them.
+
+    Raises:
+        ValueError: not KEY=VALUE, an unknown key, a value out of range.
+    """
+    section: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    for change in changes:
+        key, equals, value = change.partition('=')
+        *above, last = key.strip().split('.')
+        if not equals or not all((*above, last)) or len(above) > 1:
+            raise ValueError(f'--set takes KEY=VALUE or SECTION.KEY=VALUE, got {change!r}')
+        place = section.setdefault(above[0], {}) if above else section
+        if not isinstance(place, dict):
+            raise ValueError(f'--set {change}: {above[0]} is no section of settings')
+        place[last] = parse_value(value.strip())
+    return KernelFusionConfig.from_dict(section)
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; by default a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f'--device {name}: {first_line(error)}') from error
+    return device
+
+
+def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
+    """What is to be done, and where each result goes.
+
+    Raises:
+        ValueError: a result would take the place of a picture or of another result, or its format is none of ours.
+    """
+    if out.suffix and not out.is_dir():
+        if out.suffix.lower() not in WRITABLE:
+            raise ValueError(f'-o {out}: a picture must end in {", ".join(WRITABLE)}; a folder has no ending')
+        if len(paths) > 1:
+            raise ValueError(f'-o {out} is one file, but there are {len(paths)} pictures: name a folder')
+        todo = [Restoration(paths[0], out, settings)]
+    else:
+        endings = ['.tif' if path.suffix.lower() in ('.tif', '.tiff') else '.png' for path in paths]
+        todo = [Restoration(path, out / f'{name}_x{settings.config.scale}{ending}', settings)
+                for path, name, ending in zip(paths, distinct_names(paths), endings, strict=True)]
+    sources = {path.resolve() for path in paths}
+    for one in todo:
+        clash = next((path for path in one.results if path.resolve() in sources), None)
+        if clash is not None:
+            raise ValueError(f'{clash} is to be restored, and would be written over: choose another place with -o')
+    try:
+        todo[0].out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'-o {out}: cannot be made: {error.strerror}') from error
+    return todo
+
+
+def restore_all(todo: list[Restoration]) -> int:
+    """Say what is to come, do it picture by picture, say what came out; returns the exit status."""
+    log.info(announcement(todo))
+    kept, failed, start = 0, 0, time.monotonic()
+    for number, one in enumerate(todo, 1):
+        title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path)
+        try:
+            if one.finished():
+                log.info(f'{title}: done before, {one.out} is kept (--fresh does it anew)')
+                kept += 1
+                continue
+            result = one.run(title)
+            log.info(f'{title}: {one.out}, {sum(result.seconds.values()):.0f} s')
+        except Stopped as stopped:
+            log.info(f'{title}: stopped. The same command goes on from here')
+            return 128 + stopped.signal
+        except KeyboardInterrupt:
+            log.info(f'{title}: stopped at once. The same command goes on from the last checkpoint')
+            return 130
+        except Exception as error:  # noqa: BLE001  (the other pictures are still to be done)
+            failed += 1
+            log.error(f'{title}: {reason(one, error)}')
+    done = len(todo) - kept - failed
+    counts = {'done': done, 'kept': kept, 'failed': failed}
+    if len(todo) > 1:
+        took = timedelta(seconds=round(time.monotonic() - start))
+        log.info(', '.join(f'{count} {what}' for what, count in counts.items() if count) + f', {took}')
+    return 1 if failed else 0
+
+
+def reason(one: Restoration, error: Exception) -> str:
+    """Why a picture was not done, in one line."""
+    if isinstance(error, (BadPicture, ValueError)):
+        return first_line(error).removeprefix(f'{one.path}: ')
+    if isinstance(error, OSError):
+        where = f'{error.filename}: ' if error.filename else ''
+        return f'{where}{error.strerror or first_line(error)}; the same command goes on where it was left'
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
+        return 'out of memory: try a smaller picture or --device cpu'
+    if os.environ.get('KERNELFUSION_DEBUG') == '1':
+        log.error(traceback.format_exc())
+    return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
+
+
+def announcement(todo: list[Restoration]) -> str:
+    """What will be done, with what, and about how long it takes, from a few timed steps."""
+    settings = todo[0].settings
+    config, pace, sizes = settings.config, None, []
+    for one in todo:
+        try:
+            if one.finished():
+                continue
+            y = checked(read_picture(one.path).y, config)
+        except (ValueError, OSError):
+            continue  # said when it is its turn
+        pace = pace or measure_pace(y.to(settings.device), config, settings.kernel)
+        sizes.append(tuple(y.shape[-2:]))
+    what = f'{len(todo)} pictures' if len(todo) > 1 else printable(todo[0].path)
+    if len(sizes) == 1:
+        height, width = sizes[0]
+        what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
+    line = (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
+            f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
+    if not sizes:
+        return line
+    seconds = [pace.seconds(size) for size in sizes]
+    phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
+    parts = ', '.join(f'{PHASES[phase]} {_round(value)}' for phase, value in phases.items())
+    return f'{line}\nabout {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
+
+
+def _round(seconds: float) -> str:
+    """Two figures are all that an estimate has."""
+    if seconds < 90:
+        return f'{seconds:.2g} s'
+    return f'{seconds / 60:.2g} min' if seconds < 5400 else f'{seconds / 3600:.2g} h'

@@ -1,0 +1,142 @@
+"""How long a run will take on this machine: a few of its own steps are timed, the rest follows from their number.
+
+Steps of Phase 1 cost the same whatever the picture. Those of Phase 2 grow with the area that they work on: the piece
+on which em finds the kernel, and the whole picture; they are timed on a small cut.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .core.config import KernelFusionConfig
+from .core.degradation import Degradation
+from .core.diffusion import Schedule
+from .core.em import informative_piece, kernel_stages, solve_em
+from .core.joint import solve_joint
+from .core.kernel_models import Siren
+from .core.nets.patch_net import PatchDiffusionNet
+from .core.nets.refine_unet import RefineUNet
+from .core.patch_prior import PatchPrior, fit_patch_prior
+from .core.restore import final_prior, phase1_images
+from .core.texture_prior import load_texture_net, load_texture_prior
+
+SIDE = 64  # of the cut, LR pixels
+STEPS = 4  # that are timed of each kind, the first of which warms up
+
+
+@dataclass(frozen=True)
+class Term:
+    """Work that grows with the area it is done on.
+
+    Attributes:
+        seconds: of all of it, were the picture the cut that was timed.
+        degradation: its forward model, which says how large an estimate is.
+        side: it is done on a piece of at most this side, LR pixels; 0: on the whole picture.
+        area: of the cut's estimate, pixels.
+        constant: the share that is the same whatever the area.
+    """
+
+    seconds: float
+    degradation: Degradation
+    side: int
+    area: float
+    constant: float = 0.0
+
+    def at(self, size: tuple[int, int]) -> float:
+        """Seconds for a picture of (h, w)."""
+        height, width = (min(self.side, n) if self.side else n for n in size)
+        times = _area((height, width), self.degradation) / self.area
+        return self.seconds * (self.constant + (1 - self.constant) * times)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What steps cost on this machine: :meth:`seconds` of a run by phase, named as in Progress."""
+
+    phase1: dict[str, float]
+    solver: str
+    phase2: list[Term]
+
+    def seconds(self, size: tuple[int, int]) -> dict[str, float]:
+        """For a picture of (h, w) LR pixels."""
+        return {**self.phase1, self.solver: sum(term.at(size) for term in self.phase2)}
+
+
+def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Pace:
+    """Run a few steps of each kind on y (1, 3, h, w) and its device; nothing of them is kept."""
+    with torch.random.fork_rng(devices=[]):
+        seconds, priors = {}, {}
+        schedule = Schedule(config.prior.timesteps)
+        for phase, (image, prior) in phase1_images(y, config, kernel is not None).items():
+            net = load_texture_net() if phase == 'tuned' else PatchDiffusionNet(config.prior.channels)
+            net.to(y.device)
+            states = fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device))
+            seconds[phase] = _pace(islice(states, STEPS)) * prior.steps
+            priors[phase] = PatchPrior(net, schedule, config.prior.precision)
+        if config.uses_textures:
+            priors['textures'] = load_texture_prior(y.device, config.prior.precision)
+        terms = (_em if config.solver == 'em' else _joint)(_cut(y), priors, config, kernel)
+    return Pace(seconds, config.solver, terms)
+
+
+def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
+    """Each stage's steps, the M steps that end its passes, and the final passes."""
+    full, em, size = Degradation(config.scale, config.kernel_size, config.border), config.em, cut.shape[-2:]
+    few = dataclasses.replace(em, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
+                                     for stage in ('sketch', 'coarse', 'fine')},
+                              final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
+    search = priors.get('half') or priors.get('textures')
+    times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel, search))
+    terms = []
+    for stage, planned in zip(kernel_stages(full, few), kernel_stages(full, em)) if kernel is None else ():
+        passes = [list(islice(times, em.steps)) for _ in stage.sigmas]
+        step = median([seconds for one in passes for seconds in one[:-1] or one][1:] or passes[0])
+        m_step, count = max(0.0, passes[-1][-1] - step), len(planned.sigmas)
+        area = _area(size, stage.degradation)
+        terms.append(Term(count * em.steps * step, stage.degradation, em.kernel_side, area))
+        terms.append(Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5))
+    final = max(1, em.final_samples) * em.final_steps * median(list(times)[1:])
+    return [*terms, Term(final, full, 0, _area(size, full))]
+
+
+def _joint(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
+    degradation = Degradation(config.scale, config.kernel_size, config.border)
+    joint = config.joint
+    states = solve_joint(cut, priors['prior'], degradation, RefineUNet().to(cut.device),
+                         Siren(config.kernel_size).to(cut.device), joint, torch.Generator(cut.device))
+    steps = joint.n_iter_first + (joint.n_steps - 1) * joint.n_iter
+    return [Term(_pace(islice(states, STEPS)) * steps, degradation, 0, _area(cut.shape[-2:], degradation))]
+
+
+def _cut(y: Tensor) -> Tensor:
+    top, left, height, width = informative_piece(y, SIDE)
+    return y[..., top:top + height, left:left + width]
+
+
+def _area(size: tuple[int, int], degradation: Degradation) -> float:
+    height, width = degradation.hr_size(size)
+    return height * width
+
+
+def _times(states: Iterable[Any]) -> Iterator[float]:
+    """Seconds of each step."""
+    start = time.perf_counter()
+    for _ in states:
+        now = time.perf_counter()
+        yield now - start
+        start = time.perf_counter()
+
+
+def _pace(states: Iterable[Any]) -> float:
+    """Seconds of a step, the first left out."""
+    times = list(_times(states))
+    return median(times[1:] or times)

@@ -1,0 +1,156 @@
+"""The folder of a run under way: where it stands, the picture and the kernel as they form, and an animation of them.
+
+    status.json     phase, step, seconds left; renewed every second
+    live.png        x0_hat and the kernel; renewed every few seconds
+    frames/*.png    live.png at about a hundred steps of Phase 2, where they are asked for
+    lock            held by the process that is at work
+    checkpoint.pt   see ``checkpoints``
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from . import pictures, report
+from .checkpoints import is_locked
+from .core.restore import Progress
+from .progress import PHASES
+
+log = logging.getLogger(__name__)
+
+FRAMES = 100  # of an animation
+STATUS, LIVE, LOCK = 'status.json', 'live.png', 'lock'
+VIEW = 512  # longest side of the picture in live.png
+
+
+class LiveView:
+    """Writes a run's folder while it is under way.
+
+    Args:
+        folder: of the run.
+        name: of the image.
+        start: what is shown before Phase 2, uint8 RGB (H, W, 3).
+        frames: keep frames for an animation.
+    """
+
+    def __init__(self, folder: Path, name: str, start: np.ndarray, frames: bool = False,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.folder, self.name, self.frames, self.clock = folder, name, frames, clock
+        self._status_due = self._picture_due = -float('inf')
+        self._picture, self._kernel = _small(start), None
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a step, if it is time. What cannot be written is a warning: the run itself goes on."""
+        try:
+            self._show(progress)
+        except OSError as error:
+            log.warning(f'{self.folder}: the live picture cannot be written: {error.strerror or error}')
+            self._status_due = self._picture_due = self.clock() + 60
+
+    def _show(self, progress: Progress) -> None:
+        now = self.clock()
+        last = progress.step == progress.total
+        if last or now >= self._status_due:
+            self.say(phase=progress.phase, step=progress.step, total=progress.total, loss=progress.loss,
+                     seconds=round(progress.seconds, 1), left=round(progress.eta, 1))
+            self._status_due = now + 1
+        stride = -(-progress.total // FRAMES)
+        frame = self.frames and progress.kernel is not None and (last or progress.step % stride == 0)
+        if not (frame or last or now >= self._picture_due):
+            return
+        if progress.x0_hat is not None:
+            self._picture, self._kernel = _small(report.to_picture(progress.x0_hat)), progress.kernel
+        sheet = self._sheet(progress)
+        report.write_atomically(self.folder / LIVE, lambda file: sheet.save(file, format='PNG'))
+        if frame:
+            path = self.folder / 'frames' / f'{progress.step:06d}.png'
+            report.write_atomically(path, lambda file: sheet.save(file, format='PNG'))
+        self._picture_due = now + max(2.0, 20 * (self.clock() - now))
+
+    def say(self, **status: Any) -> None:  # noqa: ANN401  (as JSON takes it)
+        """Write ``status.json``."""
+        text = json.dumps({'name': self.name, **status}) + '\n'
+        report.write_atomically(self.folder / STATUS, lambda file: file.write(text.encode()))
+
+    def _sheet(self, progress: Progress) -> Image.Image:
+        step = f'{PHASES.get(progress.phase, progress.phase)}, step {progress.step}/{progress.total}'
+        panels = [pictures.Panel('bicubic' if self._kernel is None else 'x0_hat', step, self._picture)]
+        if self._kernel is not None:
+            panels.append(pictures.Panel('kernel', '', report.kernel_picture(_values(self._kernel)), whole=False))
+        return pictures.draw_sheet(panels, self.name)
+
+
+def find_run(place: Path) -> Path:
+    """The folder of a run: ``place`` itself, or the one in it that was written last.
+
+    Raises:
+        ValueError: there is none.
+    """
+    runs = [path for path in (place, *sorted(place.glob('*_run'))) if (path / STATUS).is_file()]
+    if not runs:
+        raise ValueError(f'{place}: no run here. A run has a folder NAME_run beside its result while it is under way, '
+                         'and keeps it with --save-run')
+    return max(runs, key=lambda path: (path / STATUS).stat().st_mtime)
+
+
+def read_status(folder: Path) -> dict[str, Any] | None:
+    """What ``status.json`` says, and ``active``: whether a process is at work; None if there is none."""
+    try:
+        status = json.loads((folder / STATUS).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+    return {**status, 'active': is_locked(folder / LOCK)} if isinstance(status, dict) else None
+
+
+def status_line(status: dict[str, Any]) -> str:
+    """``status.json`` in a line."""
+    if 'phase' not in status:
+        return f'{status.get("name")}: {status.get("state", "no step was made yet")}'
+    left = datetime.timedelta(seconds=round(status.get('left', 0)))
+    return (f'{status.get("name")}: {PHASES.get(status["phase"], status["phase"])}, step {status.get("step")}/'
+            f'{status.get("total")}, {left} left in it, loss {status.get("loss", 0):.4g}')
+
+
+def save_animation(folder: Path, out: Path) -> int:
+    """The frames of a saved run as GIF or, by the ending .png or .apng, animated PNG; returns their number.
+
+    Raises:
+        ValueError: there are none, or the ending is another.
+    """
+    kinds = {'.gif': 'GIF', '.png': 'PNG', '.apng': 'PNG'}
+    if out.suffix.lower() not in kinds:
+        raise ValueError(f'{out}: an animation must end in .gif, .png or .apng')
+    paths = sorted((folder / 'frames').glob('*.png'))
+    if not paths:
+        raise ValueError(f'{folder}: no frames were kept; --save-run keeps them')
+    frames = [Image.open(path).convert('RGB') for path in paths]
+    size = tuple(max(frame.size[axis] for frame in frames) for axis in (0, 1))
+    for index, frame in enumerate(frames):  # the title's width changes the sheet's
+        frames[index] = Image.new('RGB', size, pictures.PAPER)
+        frames[index].paste(frame)
+    times = [80] * (len(frames) - 1) + [2000]
+    report.write_atomically(out, lambda file: frames[0].save(file, format=kinds[out.suffix.lower()], save_all=True,
+                                                             append_images=frames[1:], duration=times, loop=0))
+    return len(frames)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    factor = VIEW / max(picture.shape[:2])
+    if factor >= 1:
+        return picture
+    size = [max(1, round(n * factor)) for n in (picture.shape[1], picture.shape[0])]
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+
+
+def _values(kernel: Tensor) -> np.ndarray:
+    return kernel.detach().float().cpu().numpy()

@@ -1,0 +1,113 @@
+"""A run of the toolbox that was killed and is started again with the same command goes on where it was.
+
+While a run is not finished its results have a folder ``unfinished``:
+
+    run.json                  a digest of the options
+    DATA SET/NAME.json        row and sums of the files of an image that is done
+    checkpoint.pt             of the image under way, see ``checkpoints``
+    lock                      held by the process at work
+
+BasicSR renames a folder of results that it finds to ``…_archived_TIME`` and begins an empty one. If there is such an
+archive of a run of the same options that did not finish, its files are moved back. That may be cut off as well: the
+archive is one to be moved back until its last file, ``run.json``, is.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..checkpoints import FILE, Checkpoint, is_locked, locked, read_record, sweep, write_record
+from ..report import write_atomically
+
+FOLDER, RUN, LOCK = 'unfinished', 'run.json', 'lock'
+SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that decide what comes out
+
+
+class Unfinished:
+    """What a run leaves for the one that goes on with it.
+
+    Args:
+        results: the folder of results, which BasicSR has just made.
+        opt: BasicSR's options.
+        resume: go on with an earlier run; False: leave it in its archive.
+    """
+
+    def __init__(self, results: Path, opt: Mapping[str, Any], resume: bool, logger: logging.Logger) -> None:
+        self.results, self.folder, self.logger = results, results / FOLDER, logger
+        self.key = options_digest(opt)
+        run = json.dumps({'key': self.key}) + '\n'
+        write_atomically(self.folder / RUN, lambda file: file.write(run.encode()))  # before anything is moved here
+        if resume:
+            self._adopt()
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """To be held while images are done: who starts the same run meanwhile, leaves this one alone."""
+        return locked(self.folder / LOCK)
+
+    def _adopt(self) -> None:
+        """Move archives of this run back, the oldest first."""
+        for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
+            if _run_key(archive) != self.key or is_locked(archive / FOLDER / LOCK):
+                continue
+            for folder in (archive, *(path for path in archive.rglob('*') if path.is_dir())):
+                sweep(folder)
+            last = archive / FOLDER / RUN
+            files = [path for path in archive.rglob('*') if path.is_file() and path != last]
+            for path in (*sorted(files), last):
+                target = self.results / path.relative_to(archive)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, target)
+            shutil.rmtree(archive)
+            self.logger.info(f'A run of these options did not finish: {archive.name} is moved back, and gone on with')
+
+    def row(self, dataset: str, name: str, key: str) -> dict[str, Any] | None:
+        """The scores of an image that is done, if its files are sound and the fingerprint is the same."""
+        record = read_record(self._record(dataset, name), key)
+        return None if record is None else record['row']
+
+    def finish(self, dataset: str, name: str, key: str, files: Iterable[Path], row: Mapping[str, Any]) -> None:
+        """An image is done."""
+        write_record(self._record(dataset, name), key, list(files), row=dict(row))
+        (self.folder / FILE).unlink(missing_ok=True)
+
+    def checkpoint(self, key: str, every: float) -> Checkpoint:
+        """That of the image under way."""
+        return Checkpoint(self.folder / FILE, key, every)
+
+    def drop_others(self, dataset: str, names: Iterable[str]) -> None:
+        """Remove results of images that the data set has no more."""
+        for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
+            files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
+            for path in (*(record.parent / name for name in files), record):
+                path.unlink(missing_ok=True)
+
+    def end(self) -> None:
+        """The run is finished: nothing is left to go on with."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _record(self, dataset: str, name: str) -> Path:
+        return self.folder / dataset / f'{name}.json'
+
+
+def options_digest(opt: Mapping[str, Any]) -> str:
+    """sha256 of the options that decide what comes out, and of the version."""
+    about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
+    about['pretrained'] = opt['path'].get('pretrain_network_g')
+    return hashlib.sha256(json.dumps([__version__, about], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _run_key(folder: Path) -> str | None:
+    try:
+        return json.loads((folder / FOLDER / RUN).read_text(encoding='utf-8'))['key']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

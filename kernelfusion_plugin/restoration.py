@@ -1,0 +1,198 @@
+"""One picture from its file to its results: taken up where it was left, kept if it is done, shown while it forms."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import shutil
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import pictures, report
+from .checkpoints import (
+    EVERY,
+    FILE,
+    Checkpoint,
+    Stopped,
+    StopRequest,
+    digest,
+    fingerprint,
+    locked,
+    read_record,
+    sweep,
+    write_record,
+)
+from .core.config import KernelFusionConfig
+from .core.restore import Progress, Result, restore_steps
+from .files import Picture, printable, read_picture, write_picture
+from .live import LOCK, LiveView
+from .progress import ProgressLog
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all pictures of a command.
+
+    Attributes:
+        config: of the core.
+        device: where it computes.
+        kernel: the known kernel (K, K); None: blind.
+        save_run: keep the run's folder, with a plot of its losses and frames for an animation.
+        fresh: begin anew, whatever is there.
+        every: seconds between two checkpoints.
+    """
+
+    config: KernelFusionConfig
+    device: torch.device
+    kernel: Tensor | None = None
+    save_run: bool = False
+    fresh: bool = False
+    every: float = EVERY
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """The work on one picture.
+
+    Attributes:
+        path: the LR picture.
+        out: the restored one; what else comes out lies beside it, with the name ``out`` has without its ending.
+        settings: see there.
+    """
+
+    path: Path
+    out: Path
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Decides the random numbers, with the seed: the file's name, wherever it lies and whatever is beside it."""
+        return self.path.stem
+
+    @property
+    def stem(self) -> str:
+        """Of all that is written."""
+        return self.out.stem.removesuffix(f'_x{self.settings.config.scale}')
+
+    @property
+    def folder(self) -> Path:
+        """Of the run while it is under way."""
+        return self.out.parent / f'{self.stem}_run'
+
+    @property
+    def record(self) -> Path:
+        """What tells a finished result."""
+        return self.out.parent / f'{self.stem}_restored.json'
+
+    @property
+    def results(self) -> list[Path]:
+        """All that comes out, but the record."""
+        return [self.out, *(self.out.parent / f'{self.stem}_{name}' for name in ('kernel.npy', 'kernel.png',
+                                                                                  'sheet.png'))]
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of the result."""
+        s = self.settings
+        return fingerprint(digest(self.path), s.config, self.name, s.device, s.kernel)
+
+    def finished(self) -> bool:
+        """Whether the results are there, made of this very picture with these settings, and unharmed."""
+        return (not self.settings.fresh and self.record.is_file() and self.path.is_file()
+                and read_record(self.record, self.key) is not None)
+
+    def checkpoint(self) -> Checkpoint:
+        """Its file in the run's folder."""
+        return Checkpoint(self.folder / FILE, self.key, self.settings.every)
+
+    def run(self, title: str) -> Result:
+        """Restore the picture and write what comes out.
+
+        Raises:
+            BadPicture, ValueError: the picture cannot be read, or is too small.
+            OSError: a result cannot be written. The checkpoint is left, the next call goes on from it.
+            Stopped: Ctrl-C or SIGTERM; likewise.
+        """
+        picture = read_picture(self.path)
+        with locked(self.folder / LOCK):
+            self._clear()
+            bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)
+            live = LiveView(self.folder, printable(self.path), bicubic, self.settings.save_run)
+            try:
+                result = self._compute(picture.y, title, live)
+            except ValueError:
+                shutil.rmtree(self.folder, ignore_errors=True)  # there is nothing to go on with
+                raise
+            self._write(result, picture)
+            if self.settings.save_run:
+                trace = [{**row, 'phase': 'prior'} if row['phase'] == 'tuned' else row
+                         for row in result.trace if row['phase'] != 'half']
+                pictures.save_plot(self.folder / 'plot.png', trace, printable(self.path))
+                live.say(state='finished', result=self.out.name)
+                for name in (FILE, LOCK):
+                    (self.folder / name).unlink(missing_ok=True)
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
+        return result
+
+    def _clear(self) -> None:
+        """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""
+        for folder in (self.folder, self.folder / 'frames'):
+            sweep(folder)
+        for path in (*self.results, self.record):
+            for left in path.parent.glob(f'.{glob.escape(path.name[:40])}.*.tmp'):
+                left.unlink(missing_ok=True)
+        if self.settings.fresh:
+            (self.folder / FILE).unlink(missing_ok=True)
+
+    def _compute(self, y: Tensor, title: str, live: LiveView) -> Result:
+        s, checkpoint = self.settings, self.checkpoint()
+        snapshot = checkpoint.load()
+        if snapshot is not None:
+            log.info(f'{title}: goes on where it was left')
+        show = ProgressLog(log, title)
+        steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
+        with StopRequest(lambda: log.info(f'{title}: stops behind this step; Ctrl-C again: at once')) as stop, \
+                _repeatable(s.device):
+            try:
+                while True:
+                    try:
+                        progress: Progress = next(steps)
+                    except StopIteration as end:
+                        return end.value
+                    show(progress)
+                    live(progress)
+                    checkpoint.offer(progress, now=stop.number is not None)
+                    if stop.number is not None and progress.step < progress.total:
+                        raise Stopped(stop.number)
+            finally:
+                show.close()
+
+    def _write(self, result: Result, like: Picture) -> None:
+        """Picture, kernel, sheet; last the record, without which they do not count."""
+        scale = self.settings.config.scale
+        self.record.unlink(missing_ok=True)
+        write_picture(self.out, result.sr, like)
+        kernel = result.kernel.numpy()
+        report.save_kernel(self.out.parent, self.stem, kernel)
+        bicubic, sr = report.bicubic_picture(like.y, scale), report.to_picture(result.sr)
+        title = (f'{printable(self.path)}: {like.y.shape[-1]} x {like.y.shape[-2]}, x{scale}, {result.config.solver}, '
+                 f'{result.config.preset}')
+        pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
+                            pictures.sheet_panels(bicubic, sr, None, kernel, None, {}), title)
+        write_record(self.record, self.key, self.results, picture=self.path.name, seconds=result.seconds,
+                     config=result.config.to_dict(), **report.environment(self.settings.device))
+
+
+def _repeatable(device: torch.device) -> object:
+    """cuDNN with the algorithms that give the same bits every time."""
+    if device.type != 'cuda':
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

@@ -1,0 +1,196 @@
+"""``basicsr/test.py`` started again with the same command, in spite of BasicSR's renaming of the results."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from glue_helpers import digests, run_toolbox, scores, toolbox_log, toy_options, write_pair
+
+from kernelfusion_plugin import checkpoints
+from kernelfusion_plugin.models.history import History
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_data(tmp_path)
+
+
+def make_data(folder):
+    for seed, name in enumerate('abc'):
+        write_pair(folder, name, seed, (16, 17))
+    return folder
+
+
+@pytest.fixture
+def log(caplog):
+    toolbox_log().addHandler(caplog.handler)
+    yield caplog
+    toolbox_log().removeHandler(caplog.handler)
+
+
+class Killed(BaseException):
+    """Ends a run as kill -9 does: nothing of ours catches it."""
+
+
+def killed(monkeypatch, at, phase='em', step=2):
+    """Make the run die behind that step of image number ``at``, having just written a checkpoint."""
+    add, seen = History.add, []
+
+    def die(self, progress):
+        add(self, progress)
+        if self not in seen:
+            seen.append(self)
+        if len(seen) > at and (progress.phase, progress.step) == (phase, step):
+            raise Killed
+
+    monkeypatch.setattr(History, 'add', die)
+    monkeypatch.setattr(checkpoints, 'SHARE', 1e9)
+
+
+def stable(folder):
+    return [{key: value for key, value in row.items() if 'seconds' not in key} for row in scores(folder)]
+
+
+def options(data, **changes):
+    return toy_options(data, kernelfusion__plot=True, kernelfusion__save_prior=True, kernelfusion__checkpoint_every=0,
+                       **changes)
+
+
+def done(data, run='run'):
+    """Names of the images that are done in data/run; the order of a folder is not that of the names."""
+    return sorted(path.stem for path in (data / run / 'results/toy/unfinished/Toy').glob('*.json'))
+
+
+def run_killed(opt, folder, monkeypatch, **where):
+    with monkeypatch.context() as patch:
+        killed(patch, **where)
+        with pytest.raises(Killed):
+            run_toolbox(opt, folder, patch)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The folder of a run that nothing happened to."""
+    data = make_data(tmp_path_factory.mktemp('whole'))
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_toolbox(options(data), data / 'run', patch) == 0
+    assert not (data / 'run/results/toy/unfinished').exists()
+    return data / 'run'
+
+
+def test_killed_and_started_again(whole, data, monkeypatch, log):
+    for where in ({'at': 0, 'phase': 'prior', 'step': 2}, {'at': 1}):  # twice, the second time within the next image
+        run_killed(options(data), data / 'run', monkeypatch, **where)
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert 'moved back' in log.text and re.search(r'\[2/3\] .: goes on where it was left', log.text)
+    assert re.search(r'\[1/3\] .: done before the run was stopped, and kept', log.text)
+    assert digests(data / 'run') == digests(whole) and stable(data / 'run') == stable(whole)
+    assert [path.name for path in (data / 'run/results').iterdir()] == ['toy']  # no archive is left
+    names = {path.name for path in (data / 'run/results/toy').iterdir() if path.suffix != '.log'}
+    assert names == {'visualization', 'priors', 'scores.csv', 'summary.json'}
+    assert len(list((data / 'run/results/toy/priors').iterdir())) == 3
+
+
+def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=2)
+    log.clear()
+    assert run_toolbox(options(data, kernelfusion__seed=1), data / 'run', monkeypatch) == 0
+    assert 'moved back' not in log.text and len(list((data / 'run/results').glob('toy_archived_*'))) == 1
+    run_killed(options(data), data / 'other', monkeypatch, at=2)
+    changed, kept = done(data, 'other')
+    write_pair(data, changed, 9)
+    log.clear()
+    assert run_toolbox(options(data), data / 'other', monkeypatch) == 0
+    assert f'{changed}: done before' not in log.text and f'{kept}: done before' in log.text
+    assert run_toolbox(options(data), data / 'anew', monkeypatch) == 0
+    assert digests(data / 'other') == digests(data / 'anew') and stable(data / 'other') == stable(data / 'anew')
+
+
+def test_damaged_results_and_removed_images(whole, data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=2)
+    damaged, removed = done(data)
+    (data / f'run/results/toy/visualization/Toy/{damaged}_toy.png').write_bytes(b'')
+    for folder in ('lr', 'hr', 'kernels'):
+        next((data / folder).glob(f'{removed}.*')).unlink()
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert ': done before' not in log.text and len(scores(data / 'run')) == 2
+    kept = {name: value for name, value in digests(whole).items() if not name.startswith(f'Toy/{removed}_')}
+    assert digests(data / 'run') == kept
+
+
+def test_resume_can_be_turned_off(data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=1)
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch, '--force_yml', 'kernelfusion:resume=false') == 0
+    assert 'moved back' not in log.text and 'kept' not in log.text
+
+
+def test_a_finished_run_is_archived_as_basicsr_does(data, monkeypatch, log):
+    for name in 'ab':
+        (data / f'lr/{name}.png').unlink()
+        (data / f'hr/{name}.png').unlink()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert 'moved back' not in log.text and len(list((data / 'run/results').glob('toy_archived_*'))) == 1
+
+
+def test_failed_images_are_done_by_the_same_command(whole, data, monkeypatch, log):
+    sound = (data / 'lr/b.png').read_bytes()
+    (data / 'lr/b.png').write_bytes(b'')
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 1
+    (data / 'lr/b.png').write_bytes(sound)
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert log.text.count('done before') == 2
+    assert digests(data / 'run') == digests(whole) and stable(data / 'run') == stable(whole)
+
+
+def test_moving_back_may_be_cut_off(whole, data, monkeypatch):
+    run_killed(options(data), data / 'run', monkeypatch, at=2)
+    replace, moved = os.replace, []
+
+    def cut_off(source, target):
+        if '_archived_' in str(source):
+            moved.append(source)
+            if len(moved) == 5:
+                raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', cut_off)
+        with pytest.raises(Killed):
+            run_toolbox(options(data), data / 'run', patch)
+    time.sleep(1.1)  # BasicSR's archives bear the second in their names
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert digests(data / 'run') == digests(whole) and stable(data / 'run') == stable(whole)
+    assert [path.name for path in (data / 'run/results').iterdir()] == ['toy']
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint(number, whole, data, monkeypatch, log):
+    add = History.add
+
+    def stop(self, progress):
+        add(self, progress)
+        if (progress.phase, progress.step) == ('em', 2):
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, 'add', stop)
+        assert run_toolbox(options(data), data / 'run', patch) == 128 + number
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert ': goes on where it was left' in log.text and digests(data / 'run') == digests(whole)
+
+
+def test_a_running_one_is_left_alone(data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=1)
+    with checkpoints.locked(data / 'run/results/toy/unfinished/lock'):
+        log.clear()
+        assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+        assert 'moved back' not in log.text
