@@ -263,13 +263,18 @@ def test_defaults_without_a_config(monkeypatch):
         pass
 
     def stop(net, y, schedule, config, generator, resume):
-        raise Enough(net.channels, config)
+        raise Enough(net, config)
 
     monkeypatch.setattr(module, 'fit_patch_prior', stop)
     with pytest.raises(Enough) as end:
         next(restore_steps(image()))
-    default = KernelFusionConfig().prior
-    assert end.value.args == (default.channels, default)
+    default, (net, config) = KernelFusionConfig(), end.value.args
+    assert isinstance(net, TextureUNet)
+    assert config == default.tuning.training(default.em.final_t_start + 1, default.prior.precision)
+    with pytest.raises(Enough) as end:
+        next(restore_steps(image(), KernelFusionConfig(solver='joint')))
+    net, config = end.value.args
+    assert (net.channels, config) == (default.prior.channels, default.prior)
 
 
 def weights(channels):
@@ -428,8 +433,9 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
     assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet], 'tuned': [TextureUNet, TextureUNet],
                      'both': [PatchDiffusionNet, TextureUNet]}[final_prior]
     assert type(given['search'].net) is {'textures': TextureUNet, 'internal': PatchDiffusionNet}[kernel_prior]
+    others = final[:1] if final_prior == 'tuned' else final  # tuned: the one that ships is the second of the two
     if kernel_prior == 'internal' or final_prior == 'tuned':
-        assert all(given['search'].net is not prior.net for prior in final)
+        assert all(given['search'].net is not prior.net for prior in others)
 
 
 def test_half_size_is_the_mean_of_a_constant_and_keeps_to_the_range():
