@@ -11,44 +11,56 @@ import numpy as np
 from torch import Tensor
 
 from .. import pictures, report
-from ..core.restore import Result
 
 
 @dataclass(frozen=True)
 class Restored:
-    """One restored image: ``visuals`` as of ``get_current_visuals``, and what was found and known about it."""
+    """One restored image: ``visuals`` as of ``get_current_visuals``, and what was found and known about it.
+
+    Attributes:
+        name: of the image.
+        scale: s.
+        title: of its sheet, behind name and size.
+        kernel: the estimate (K, K); None where the method makes none.
+        k_true: the true kernel, if it is known.
+        method: what the sheet calls the method.
+        kernel_space: ``hr``, or ``lr`` for an estimate of the blur in LR pixels: saved as NAME_lr_kernel, not compared
+            with the true kernel.
+    """
 
     name: str
     visuals: Mapping[str, Tensor]
-    result: Result
-    k_true: Tensor | None
-    history: list[dict[str, Any]]
+    scale: int
+    title: str
+    kernel: Tensor | None
+    k_true: Tensor | None = None
+    method: str = 'KernelFusion'
+    kernel_space: str = 'hr'
 
 
-def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: bool, plot: bool) -> dict[str, Any]:
+def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: bool) -> dict[str, Any]:
     """Score the picture as it is saved (8 bit), and write what comes out.
 
-    Files in ``folder`` (None: none): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png,
-    NAME_run.png.
+    Files in ``folder`` (None: none): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png.
 
     Returns:
-        Scores, seconds and settings, by column of ``scores.csv``.
+        Scores by column of ``scores.csv``.
     """
-    config, visuals = image.result.config, image.visuals
+    visuals = image.visuals
     sr, lq, gt = (report.to_picture(visuals[key] * 2 - 1) if key in visuals else None for key in ('result', 'lq', 'gt'))
-    bicubic = report.bicubic_picture(visuals['lq'] * 2 - 1, config.scale)
-    kernel = image.result.kernel.numpy()
-    k_true = None if image.k_true is None else image.k_true.numpy()
-    scores = {**report.picture_scores(sr, bicubic, gt), **report.kernel_scores(kernel, k_true)}
+    bicubic = report.bicubic_picture(visuals['lq'] * 2 - 1, image.scale)
+    kernel, k_true = (None if k is None else k.numpy() for k in (image.kernel, image.k_true))
+    scores = report.picture_scores(sr, bicubic, gt)
+    if kernel is not None and image.kernel_space == 'hr':
+        scores.update(report.kernel_scores(kernel, k_true))
     if folder is not None:
         grey = visuals['lq'].shape[1] == 1
         report.save_picture(folder / f'{image.name}_{suffix}.png', np.ascontiguousarray(sr[..., 0]) if grey else sr)
-        report.save_kernel(folder, image.name, kernel)
+        if kernel is not None:
+            report.save_kernel(folder, image.name if image.kernel_space == 'hr' else f'{image.name}_lr', kernel)
         if sheet:
-            title = f'{image.name}: {lq.shape[1]} x {lq.shape[0]}, x{config.scale}, {config.solver}, {config.preset}'
-            panels = pictures.sheet_panels(bicubic, sr, gt, kernel, k_true, scores)
+            title = f'{image.name}: {lq.shape[1]} x {lq.shape[0]}, {image.title}'
+            panels = pictures.sheet_panels(bicubic, sr, gt, kernel, k_true, scores, image.method,
+                                           'kernel' if image.kernel_space == 'hr' else 'LR-space kernel')
             pictures.save_sheet(folder / f'{image.name}_sheet.png', panels, title)
-        if plot:
-            pictures.save_plot(folder / f'{image.name}_run.png', image.history, image.name)
-    seconds = {f'seconds_{phase}': float(value) for phase, value in image.result.seconds.items()}
-    return {**scores, **seconds, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
+    return scores
