@@ -6,6 +6,7 @@ the gradient of ||y - (k_t * x0_hat(x_t))↓||², taken through the whole networ
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -257,6 +258,12 @@ def to_range(x: Tensor, config: BlindDiffConfig) -> Tensor:
 def from_range(x: Tensor, config: BlindDiffConfig) -> Tensor:
     """The network's range to [-1, 1]."""
     return x if config.image_range == 'signed' else 2 * x - 1
+
+
+def image_generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch.Generator:
+    """The random stream of one image, from ``seed`` and ``name`` alone."""
+    digest = hashlib.sha256(f'{seed}/{name}/blinddiff'.encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
 
 
 class _Guided(NamedTuple):

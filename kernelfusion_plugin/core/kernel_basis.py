@@ -1,4 +1,4 @@
-"""Principal components of a family of kernels: BlindDiff's kernel space (Li et al., Section 3.3, after SRMD and IKC)."""
+"""Principal components of a family of kernels: BlindDiff's kernel space (Li et al., Section 3.3)."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def kernel_basis(kernels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if kernels.ndim != 3 or kernels.shape[1] != kernels.shape[2]:
         raise ValueError(f'kernels must be (N, K, K), got {tuple(kernels.shape)}')
     rows = kernels.flatten(1).double()
-    if not 1 <= count <= min(rows.shape[1], len(rows) - 1):
-        raise ValueError(f'{len(rows)} kernels of {rows.shape[1]} entries have 1 to {min(rows.shape[1], len(rows) - 1)} '
-                         f'components, asked for {count}')
+    most = min(rows.shape[1], len(rows) - 1)
+    if not 1 <= count <= most:
+        raise ValueError(f'{len(rows)} kernels of {rows.shape[1]} entries have 1 to {most} components, not {count}')
     mean = rows.mean(0)
     variances, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
     components = (vectors * variances.clamp_min(0).sqrt()).T.flip(0)[:count]

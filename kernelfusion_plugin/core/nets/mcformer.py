@@ -280,9 +280,10 @@ def _through(blocks: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
 
 def _check(dim: int, num_blocks: Sequence[int], heads: Sequence[int], layers: int, upsampling: str) -> None:
     if len(num_blocks) != 4 or len(heads) != 4 or min(*num_blocks, *heads, layers) < 1:
-        raise ValueError(f'num_blocks and heads must have four entries of at least 1 each, predictor_layers at least 1; '
+        raise ValueError('num_blocks and heads must have four entries of at least 1 each, predictor_layers at least 1; '
                          f'got {list(num_blocks)}, {list(heads)}, {layers}')
     if dim < 2 or dim % 2 or any(2 ** level * dim % count for level, count in enumerate(heads)):
-        raise ValueError(f'dim must be even, and 1, 2, 4 and 8 times dim multiples of the heads {list(heads)}; got {dim}')
+        raise ValueError(f'dim must be even, and 1, 2, 4 and 8 times dim multiples of the heads {list(heads)}, '
+                         f'got {dim}')
     if upsampling not in UPSAMPLINGS:
         raise ValueError(f'upsampling must be one of {", ".join(UPSAMPLINGS)}, got {upsampling!r}')
