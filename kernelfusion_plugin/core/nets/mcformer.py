@@ -18,6 +18,7 @@ from .patch_net import sinusoidal_embedding
 
 MULTIPLE = 8  # height and width of x_t must be multiples of it: four levels, each half the size of the one before
 UPSAMPLINGS = ('pil', 'torch')
+CONTRAST_GAIN = 10.0  # of the kernel estimator's first layer at its start
 
 # What the authors' weights need beside the defaults (with no basis: their kernel head is a softmax).
 RELEASED = {'predictor_layers': 6, 'learned_variance': True, 'upsampling': 'torch'}
@@ -151,6 +152,26 @@ def _predictor(channels: int, dim: int, layers: int, outputs: int) -> nn.Sequent
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Conv2d(dim, outputs, 1), nn.Flatten())
 
 
+def _start_estimator(predictor: nn.Sequential) -> None:
+    """First weights with which the estimator learns from its first steps on; the paper does not say how it starts.
+
+    Blur shows in y's contrasts, some tenths at most, beside x_t's noise of deviation 1. Under PyTorch's own first
+    weights that noise swamps every ReLU, pooling leaves the mean colour, and the kernel stays the data set's mean for
+    more than a thousand steps of a small net. So the first layer starts blind to x_t and to constants, and loud.
+    """
+    first = True
+    for layer in predictor:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (5, 5):
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+            nn.init.zeros_(layer.bias)
+            if first:
+                with torch.no_grad():
+                    layer.weight -= layer.weight.mean((2, 3), keepdim=True)
+                    layer.weight *= CONTRAST_GAIN
+                    layer.weight[:, :3] = 0
+                first = False
+
+
 class ModulatedTransformer(nn.Module):
     """MCFormer: eps(x_t, t, y) and k(x_t, y), BlindDiff's denoiser and its kernel estimator.
 
@@ -227,6 +248,7 @@ class ModulatedTransformer(nn.Module):
         self.refinement = level(0, num_refinement_blocks, 2 * dim)
         self.k_mlp = nn.Sequential(nn.Linear(code, dim), nn.Mish(), nn.Linear(dim, dim))
         self.output = nn.Conv2d(2 * dim, 6 if learned_variance else 3, 3, padding=1, bias=False)
+        _start_estimator(self.predictor)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor) -> Prediction:
         self._check_sizes(x_t, y)
