@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
 
 from ..core.kernel_basis import kernel_basis
-from ..core.kernel_families import Mixture
+from ..core.kernel_families import Family, Mixture
 from ..core.nets.mcformer import ModulatedTransformer
 
 HEADS = ('pca', 'softmax')
@@ -40,10 +42,14 @@ class MCFormer(ModulatedTransformer):
             if mixture.size != kernel_size:
                 raise ValueError(f'network_g.kernels have the size {mixture.size}, but network_g.kernel_size is '
                                  f'{kernel_size}')
-            generator = torch.Generator().manual_seed(0)
-            drawn = torch.stack([mixture.draw(generator) for _ in range(SAMPLES)])
-            basis = kernel_basis(drawn, code_length)
+            basis = _basis(mixture.families, code_length)
         super().__init__(kernel_size=kernel_size, basis=basis, **network)
+
+
+@lru_cache(maxsize=4)  # a second or two; training builds the network twice
+def _basis(families: tuple[Family, ...], code_length: int) -> tuple[Tensor, Tensor]:
+    mixture, generator = Mixture(families), torch.Generator().manual_seed(0)
+    return kernel_basis(torch.stack([mixture.draw(generator) for _ in range(SAMPLES)]), code_length)
 
 
 def register() -> None:
