@@ -180,7 +180,7 @@ class SampleState:
         x_t: the image after the step, (B, 3, H, W); at the last step the result. In [-1, 1] but for noise, not clamped.
         x0_hat: the network's estimate of x0 at this step, likewise.
         kernel: (B, K, K); the mean of the tiles'.
-        residual: root mean square of y - (k * x0_hat)↓ per image (B,), in units of y; nan without guidance.
+        residual: root mean square of y - (k * x0_hat)↓ per image (B,), in units of the network's range.
     """
 
     step: int
@@ -306,14 +306,11 @@ def _guided(net: nn.Module, x_t: Tensor, t: int, y: Tensor, scale: int, schedule
     with torch.set_grad_enabled(guided):
         x = x_t.detach().requires_grad_(guided)
         said = net(x, torch.full((len(x),), t, device=x.device), y)
-        gradient, residual = torch.zeros_like(x_t), x_t.new_full((len(x),), math.nan)
-        if guided:
-            k = said.kernel if known is None else known
-            term, squared = data_term(y, _estimate(x, said.eps, t, schedule, config), k, scale, config)
-            gradient, = torch.autograd.grad(term.sum(), x)
-            residual = (squared.detach() / y[0].numel()).sqrt()
+        k = said.kernel if known is None else known
+        term, squared = data_term(y, _estimate(x, said.eps, t, schedule, config), k, scale, config)
+        gradient = torch.autograd.grad(term.sum(), x)[0] if guided else torch.zeros_like(x_t)
     v = None if said.v is None else said.v.detach()
-    return _Guided(said.eps.detach(), v, said.kernel.detach(), gradient, residual)
+    return _Guided(said.eps.detach(), v, said.kernel.detach(), gradient, (squared.detach() / y[0].numel()).sqrt())
 
 
 def _estimate(x_t: Tensor, eps: Tensor, t: int, schedule: Schedule, config: BlindDiffConfig) -> Tensor:

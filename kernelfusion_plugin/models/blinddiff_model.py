@@ -95,6 +95,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.ahead: dict[int, dict[str, Any]] = {}
         if self.is_train:
             self.start_training(path)
+        else:
+            self.net_g.requires_grad_(False)
 
     # Training
 
@@ -115,7 +117,14 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.setup_schedulers()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Lines 2 to 7 of Algorithm 1 on the batch that was fed."""
+        """Lines 2 to 7 of Algorithm 1 on the batch that was fed.
+
+        Raises:
+            ValueError: it came without ground truth or kernels.
+        """
+        if self.gt is None or self.k_true is None:
+            raise ValueError('BlindDiff is trained with pairs and their kernels: datasets.train.type must be '
+                             'RandomBlurDataset, or another that gives lq, gt and kernel')
         rank = self.opt.get('rank', 0)
         generator = image_generator(int(self.opt['manual_seed'] or 0), f'iteration {current_iter}, rank {rank}',
                                     self.device)
@@ -161,9 +170,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.names = list(data.get('name') or (Path(path).stem for path in paths))
         self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
         self.output = self.kernel = None
-        if self.is_train and torch.is_grad_enabled() and (self.gt is None or self.k_true is None):
-            raise ValueError('BlindDiff is trained with pairs and their kernels: datasets.train.type must be '
-                             'RandomBlurDataset, or another that gives lq, gt and kernel')
 
     def test(self) -> None:
         """Algorithm 2 for every image of the batch; fills ``output`` (B, C, s·h, s·w) and ``kernel`` (B, K, K)."""

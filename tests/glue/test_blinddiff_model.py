@@ -152,8 +152,9 @@ def test_training_without_kernels_is_refused(data, tmp_path):
     opt = train_options(data) | {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': True}
     opt['path'] = {'visualization': str(tmp_path)}
     model = BlindDiffModel(opt)
+    model.feed_data({'lq': torch.zeros(1, 3, 4, 4), 'gt': torch.zeros(1, 3, 16, 16)})
     with pytest.raises(ValueError, match='RandomBlurDataset'):
-        model.feed_data({'lq': torch.zeros(1, 3, 4, 4), 'gt': torch.zeros(1, 3, 16, 16)})
+        model.optimize_parameters(1)
 
 
 def test_everything_is_written_and_batches_change_nothing(data, tmp_path, monkeypatch):

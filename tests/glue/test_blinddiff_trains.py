@@ -33,11 +33,12 @@ OPTIONS = {
                            'io_backend': {'type': 'disk'}, 'gt_size': 64, 'kernels': KERNELS, 'use_hflip': True,
                            'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 8,
                            'dataset_enlarge_ratio': 200}},
-    'network_g': {'type': 'MCFormer', 'dim': 16, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1},
+    'network_g': {'type': 'MCFormer', 'dim': 16, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1,
+                  'ffn_expansion_factor': 1.0},
     'path': {},
     'train': {'ema_decay': 0.99, 'optim_g': {'type': 'Adam', 'lr': 2e-3, 'betas': [0.9, 0.99]},
-              'scheduler': {'type': 'MultiStepLR', 'milestones': [1000, 1200, 1350], 'gamma': 0.5},
-              'total_iter': 1500, 'warmup_iter': 50},
+              'scheduler': {'type': 'MultiStepLR', 'milestones': [1200, 1500, 1800], 'gamma': 0.4},
+              'total_iter': 2000, 'warmup_iter': 50},
     'logger': {'print_freq': 20, 'save_checkpoint_freq': 100, 'use_tb_logger': False},
 }
 pytestmark = pytest.mark.slow

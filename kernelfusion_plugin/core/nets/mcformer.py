@@ -246,7 +246,8 @@ class ModulatedTransformer(nn.Module):
         self.up2_1 = _Up(2 * dim)
         self.decoder_level1 = level(0, num_blocks[0], 2 * dim)  # the skip is concatenated and not reduced
         self.refinement = level(0, num_refinement_blocks, 2 * dim)
-        self.k_mlp = nn.Sequential(nn.Linear(code, dim), nn.Mish(), nn.Linear(dim, dim))
+        if modulation:
+            self.k_mlp = nn.Sequential(nn.Linear(code, dim), nn.Mish(), nn.Linear(dim, dim))
         self.output = nn.Conv2d(2 * dim, 6 if learned_variance else 3, 3, padding=1, bias=False)
         _start_estimator(self.predictor)
 
