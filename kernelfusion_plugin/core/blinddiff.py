@@ -46,7 +46,8 @@ class BlindDiffConfig:
             of the blurred image (released).
         border: of the gradient term, see :class:`~.degradation.Degradation`.
         image_range: what the network sees: ``signed``, [-1, 1], or ``unit``, [0, 1] (released).
-        clip_x0: keep x0_hat within the range at each step. Neither paper nor released code do.
+        clip_x0: keep x0_hat within the range at each step. Paper and released code do not; but at the first steps
+            1 / √ᾱ_t is 157, and with it the squared term of a net that is not trained to the end runs away.
         tile, overlap: in LR pixels. Larger images are done in tiles whose predictions are blended at every step, so
             that they share all noise. 0: whole.
         kernel_weight: weight of the kernel's L1 in Eq. 13; 0: no kernel constraint (Table 3).
@@ -68,7 +69,7 @@ class BlindDiffConfig:
     downsample: str = 'direct'
     border: str = 'reflect'
     image_range: str = 'signed'
-    clip_x0: bool = False
+    clip_x0: bool = True
     tile: int = 64
     overlap: int = 16
     kernel_weight: float = 1.0
@@ -114,7 +115,7 @@ class BlindDiffConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     'paper': {},
     'released': {'residual': 'norm', 'shrinkage': 0.1, 'downsample': 'bicubic', 'image_range': 'unit',
-                 'kernel_weight': 0.0},
+                 'clip_x0': False, 'kernel_weight': 0.0},
 }
 
 

@@ -46,7 +46,8 @@ def last(states):
 # The gradient term
 
 @pytest.mark.parametrize('options', [{}, {'residual': 'norm', 'shrinkage': 0.1}, {'downsample': 'bicubic'},
-                                     {'guidance': 'bicubic'}, {'border': 'zeros', 'image_range': 'unit'}])
+                                     {'guidance': 'bicubic'}, {'border': 'zeros', 'image_range': 'unit'},
+                                     {'clip_x0': False}])
 def test_gradient_is_that_of_finite_differences(options):
     """Through estimate, kernel and degradation, in float64: one step with it less one without is -lambda times it."""
     config = BlindDiffConfig(steps=4, guidance_weight=0.37, tile=0, **options)
@@ -62,6 +63,8 @@ def test_gradient_is_that_of_finite_differences(options):
         said = net(x, torch.full((2,), t), y_in)
         a = schedule.alphas_cumprod[t]
         x0 = (x - (1 - a).sqrt() * said.eps) / a.sqrt()
+        if config.clip_x0:
+            x0 = x0.clamp(-1 if config.image_range == 'signed' else 0, 1)
         return data_term(y_in, x0, said.kernel, 4, config)[0].sum()
 
     with torch.no_grad():
@@ -160,8 +163,8 @@ def test_sampler_is_that_chain():
     net = GaussianDenoiser(schedule, GAUSS['mean'], GAUSS['var'], torch.full((1, 4, 4), 1 / 16, dtype=torch.float64))
     y = random(2, 3, 20, 20, seed=5) * 0.4
     for w in (weight, 0.0):
-        x = last(sample(net, y, 4, BlindDiffConfig(steps=steps, guidance_weight=w, tile=0), generators(2),
-                        schedule=schedule)).x_t
+        config = BlindDiffConfig(steps=steps, guidance_weight=w, tile=0, clip_x0=False)
+        x = last(sample(net, y, 4, config, generators(2), schedule=schedule)).x_t
         blocks = F.avg_pool2d(x, 4)
         slope, shift, variance = chain(schedule, w, **GAUSS)
         found = ((y - y.mean()) * blocks).sum() / (y - y.mean()).square().sum()
@@ -177,7 +180,7 @@ def test_ddim_without_gradient_is_the_deterministic_map():
     """eta = 0 and a Gaussian prior: x0 is the prior's quantile of x_T, mean + sd · x_T, as steps become many."""
     schedule = PAPER.schedule()
     net = GaussianDenoiser(schedule, 0.1, 0.25, torch.full((1, 4, 4), 1 / 16, dtype=torch.float64))
-    config = BlindDiffConfig(steps=500, sampler='ddim', guidance='none', tile=0)
+    config = BlindDiffConfig(steps=500, sampler='ddim', guidance='none', tile=0, clip_x0=False)
     y = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     x = last(sample(net, y, 4, config, generators(1))).x_t
     x_T = torch.randn(1, 3, 16, 16, generator=generators(1)[0], dtype=torch.float64)
@@ -208,6 +211,13 @@ def test_an_image_does_not_depend_on_its_batch_and_seeds_matter():
     assert (other.x_t - alone.x_t).abs().mean() > 0.1
     with pytest.raises(ValueError, match='generator per image'):
         next(sample(net, y, 4, config, generators(2)))
+
+
+def test_a_net_without_training_does_not_run_away():
+    """At t = 999 its x0_hat is some hundred times too large, and so would be the gradient."""
+    y = random(1, 3, 4, 4, dtype=torch.float32).clamp(-1, 1)
+    state = last(sample(tiny_net(), y, 4, BlindDiffConfig(steps=20), generators(1)))
+    assert state.x_t.abs().max() < 3
 
 
 def test_tiles_of_a_local_denoiser_are_the_whole():
