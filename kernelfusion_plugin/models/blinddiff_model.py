@@ -305,6 +305,9 @@ def load_into(net: nn.Module, path: str, key: str) -> None:
     Raises:
         ValueError: no such file, or weights of another network; one line.
     """
+    if not Path(path).is_file():
+        raise ValueError(f'path.pretrain_network_g: there is no file {path}: no weights come with this package; train '
+                         'some (options/train_blinddiff_iso.yml), or say where yours are')
     state, rest = load_weights(path)
     if key in rest:
         state = {name.removeprefix('module.'): value for name, value in rest[key].items()}

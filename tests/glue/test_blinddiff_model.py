@@ -247,7 +247,7 @@ def test_weights_that_are_missing_or_of_another_network(data, tmp_path):
         BlindDiffModel(opt)
     with pytest.raises(ValueError, match='another network'):
         load_into(build_net({'network_g': {**NET, 'dim': 16}}, 4), str(data / 'net.pth'), 'params')
-    with pytest.raises(ValueError, match='net.pth: not a file of weights'):
+    with pytest.raises(ValueError, match='there is no file .*net.pth'):
         load_into(build_net({'network_g': NET}, 4), str(tmp_path / 'net.pth'), 'params')
 
 

@@ -50,7 +50,7 @@ def datasets(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('file', sorted(OPTIONS.glob('*.yml')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('file', sorted(OPTIONS.glob('kernelfusion_*.yml')), ids=lambda path: path.stem)
 def test_option_file_runs(file, datasets, monkeypatch):
     opt = read_file(file)
     assert run_toolbox(opt, datasets, monkeypatch, '--force_yml', *TINY) == 0
