@@ -6,57 +6,28 @@ import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.archs import build_network
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
-from torch import Tensor, nn
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
 
 from .. import report
-from ..core.blinddiff import BlindDiffConfig, SampleState, image_generator, sample, training_loss
+from ..core.blinddiff import training_loss
+from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
-from ..core.sections import check_number, from_section, nearest
+from .blinddiff_options import build_net, load_into, parse_section
 from .images import Entry, entries
 from .options import check_metrics
 from .outputs import Restored, scores_and_files
-from .priors import load_weights
 from .progress import ProgressLog
 from .toolbox import image_metrics
 from .validation import ImageByImage
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """Keys of the section ``blinddiff:`` that concern files; all others are :class:`BlindDiffConfig`'s.
-
-    Attributes:
-        batch: images of one size that are sampled at the same time; results do not depend on it.
-        kernel_oracle: take the true kernel in the gradient term, in place of the estimate: the upper bound of it.
-        kernel_dir, kernel_tmpl: where the true kernels are, as in the section ``kernelfusion:``. A data set that
-            gives its kernels along (RandomBlurDataset) needs neither.
-        crop_gt: cut ground truth that is larger than LR x scale, in place of reporting it as an error.
-        sheet: write NAME_sheet.png.
-    """
-
-    batch: int = 1
-    kernel_oracle: bool = False
-    kernel_dir: str | None = None
-    kernel_tmpl: str = '{name}'
-    crop_gt: bool = False
-    sheet: bool = True
-
-    def __post_init__(self) -> None:
-        check_number('batch', self.batch, 1, whole=True)
-        for name in ('kernel_oracle', 'crop_gt', 'sheet'):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f'{name} must be true or false, got {getattr(self, name)!r}')
 
 
 class BlindDiffModel(ImageByImage, BaseModel):
@@ -65,7 +36,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
     Training needs a data set that gives ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers follow
     from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights. Options, besides
     BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
-    :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`FileOptions`.
+    :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.FileOptions`.
 
     Raises:
         ValueError: an option is unknown or out of range, weights are missing or do not fit the network.
@@ -263,59 +234,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
     def _rgb(lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1)
-
-
-def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, FileOptions, str]:
-    """The section ``blinddiff:`` of an option file, divided: the core's configuration, ours, the preset's name.
-
-    Raises:
-        ValueError: an unknown key (with the nearest known one), or a value out of range.
-    """
-    ours = {field.name for field in dataclasses.fields(FileOptions)}
-    core = {field.name for field in dataclasses.fields(BlindDiffConfig)} | {'preset'}
-    for key in section:
-        if key not in ours | core:
-            raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), ours | core)}")
-    files = from_section(FileOptions, {key: section[key] for key in section if key in ours}, 'blinddiff')
-    config = BlindDiffConfig.from_options({key: section[key] for key in section if key in core})
-    return config, files, section.get('preset', 'paper')
-
-
-def build_net(opt: Mapping[str, Any], scale: int) -> nn.Module:
-    """``network_g``; its ``scale`` is the run's.
-
-    Raises:
-        ValueError: the network is unknown or does not take an argument.
-    """
-    options = {'scale': scale, **(opt.get('network_g') or {'type': 'MCFormer'})}
-    if options.get('type') not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {options.get('type')!r} in 'network_g'"
-                         f'{nearest(str(options.get("type")), ARCH_REGISTRY.keys())}')
-    if int(options['scale']) != scale:
-        raise ValueError(f"'network_g.scale' is {options['scale']}, but 'scale' is {scale}: leave the first one out")
-    try:
-        return build_network(options)
-    except TypeError as error:
-        raise ValueError(f"'network_g': {error}") from error
-
-
-def load_into(net: nn.Module, path: str, key: str) -> None:
-    """Weights of a file: those under ``key`` if it has them, else ``params`` or the file itself; strictly.
-
-    Raises:
-        ValueError: no such file, or weights of another network; one line.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f'path.pretrain_network_g: there is no file {path}: no weights come with this package; train '
-                         'some (options/train_blinddiff_iso.yml), or say where yours are')
-    state, rest = load_weights(path)
-    if key in rest:
-        state = {name.removeprefix('module.'): value for name, value in rest[key].items()}
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{path}: weights of another network than network_g says: {reason[:300]}') from None
 
 
 def register() -> None:

@@ -6,15 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernelfusion_plugin.core.blinddiff import (
-    BlindDiffConfig,
-    data_term,
-    degrade,
-    image_generator,
-    sample,
-    training_loss,
-    variance_bound,
-)
+from kernelfusion_plugin.core.blinddiff import BlindDiffConfig, training_loss, variance_bound
+from kernelfusion_plugin.core.blinddiff_sampling import data_term, degrade, image_generator, sample
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernels import delta, gaussian

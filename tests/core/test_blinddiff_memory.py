@@ -2,7 +2,8 @@
 
 import torch
 
-from kernelfusion_plugin.core.blinddiff import BlindDiffConfig, image_generator, sample
+from kernelfusion_plugin.core.blinddiff import BlindDiffConfig
+from kernelfusion_plugin.core.blinddiff_sampling import image_generator, sample
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.mcformer import ModulatedTransformer

@@ -15,7 +15,8 @@ from PIL import Image
 from kernelfusion_plugin import compat, resume, runlog
 from kernelfusion_plugin import options as option_reader
 from kernelfusion_plugin.core.nets.mcformer import RELEASED
-from kernelfusion_plugin.models.blinddiff_model import BlindDiffModel, build_net, load_into, parse_section
+from kernelfusion_plugin.models.blinddiff_model import BlindDiffModel
+from kernelfusion_plugin.models.blinddiff_options import build_net, load_into, parse_section
 from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'

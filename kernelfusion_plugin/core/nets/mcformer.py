@@ -1,7 +1,6 @@
 """MCFormer, the modulated conditional transformer of BlindDiff (Li et al., Section 3.3): noise and blur kernel at once.
 
-Attention and feed-forward layers are Restormer's (Zamir et al., CVPR 2022). Modules bear the names that the released
-weights have.
+Its layers are Restormer's (``restormer``). Modules bear the names that the released weights have.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ..degradation import upscale_bicubic
 from .patch_net import sinusoidal_embedding
+from .restormer import ChannelAttention, Down, GatedFeedForward, PixelNorm, Up
 
 MULTIPLE = 8  # height and width of x_t must be multiples of it: four levels, each half the size of the one before
 UPSAMPLINGS = ('pil', 'torch')
@@ -46,52 +46,6 @@ class _Time(nn.Module):
         return sinusoidal_embedding(t, self.dim)
 
 
-class _Norm(nn.Module):
-    """Layer norm over the channels of each pixel."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.body = nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class _Attention(nn.Module):
-    """MDTA: attention between the channels of each head, over all pixels; cost linear in their number."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
-        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=False)
-        self.qkv_dwconv = nn.Conv2d(3 * dim, 3 * dim, 3, padding=1, groups=3 * dim, bias=False)
-        self.project_out = nn.Conv2d(dim, dim, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        qkv = self.qkv_dwconv(self.qkv(x)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
-        q, k, v = qkv.unbind(1)  # (B, heads, C / heads, H·W) each
-        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-1, -2)  # (B, heads, C / heads, C / heads)
-        mixed = (scores * self.temperature).softmax(-1) @ v
-        return self.project_out(mixed.reshape(batch, channels, height, width))
-
-
-class _FeedForward(nn.Module):
-    """GDFN: two depth-wise branches, one gates the other."""
-
-    def __init__(self, dim: int, expansion: float) -> None:
-        super().__init__()
-        hidden = int(dim * expansion)
-        self.project_in = nn.Conv2d(dim, 2 * hidden, 1, bias=False)
-        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
-        self.project_out = nn.Conv2d(hidden, dim, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.gelu(gate) * value)
-
-
 class _Block(nn.Module):
     """Kernel-modulated transformer block, Eqs. 16 and 17: scale and shift before MDTA and before GDFN.
 
@@ -100,38 +54,16 @@ class _Block(nn.Module):
 
     def __init__(self, dim: int, heads: int, expansion: float, embed_dim: int) -> None:
         super().__init__()
-        self.norm1 = _Norm(dim)
-        self.attn = _Attention(dim, heads)
-        self.norm2 = _Norm(dim)
-        self.ffn = _FeedForward(dim, expansion)
+        self.norm1 = PixelNorm(dim)
+        self.attn = ChannelAttention(dim, heads)
+        self.norm2 = PixelNorm(dim)
+        self.ffn = GatedFeedForward(dim, expansion)
         self.modulation = nn.Sequential(nn.Mish(), nn.Linear(embed_dim, 4 * dim))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         tau1, gamma1, tau2, gamma2 = self.modulation(embedding)[..., None, None].chunk(4, dim=1)  # (B, C, 1, 1) each
         x = x + self.attn(self.norm1(x) * (1 + gamma1) + tau1)
         return x + self.ffn(self.norm2(x) * (1 + gamma2) + tau2)
-
-
-class _Down(nn.Module):
-    """(B, C, H, W) to (B, 2C, H / 2, W / 2)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(dim, dim // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
-
-
-class _Up(nn.Module):
-    """(B, C, H, W) to (B, C / 2, 2H, 2W)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(dim, 2 * dim, 3, padding=1, bias=False), nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
 
 
 class _PatchEmbed(nn.Module):
@@ -231,19 +163,19 @@ class ModulatedTransformer(nn.Module):
         self.patch_embed = _PatchEmbed(6, dim)
         self.predictor = _predictor(6, dim, predictor_layers, code)
         self.encoder_level1 = level(0, num_blocks[0], dim)
-        self.down1_2 = _Down(dim)
+        self.down1_2 = Down(dim)
         self.encoder_level2 = level(1, num_blocks[1], 2 * dim)
-        self.down2_3 = _Down(2 * dim)
+        self.down2_3 = Down(2 * dim)
         self.encoder_level3 = level(2, num_blocks[2], 4 * dim)
-        self.down3_4 = _Down(4 * dim)
+        self.down3_4 = Down(4 * dim)
         self.latent = level(3, num_blocks[3], 8 * dim)
-        self.up4_3 = _Up(8 * dim)
+        self.up4_3 = Up(8 * dim)
         self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=False)
         self.decoder_level3 = level(2, num_blocks[2], 4 * dim)
-        self.up3_2 = _Up(4 * dim)
+        self.up3_2 = Up(4 * dim)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False)
         self.decoder_level2 = level(1, num_blocks[1], 2 * dim)
-        self.up2_1 = _Up(2 * dim)
+        self.up2_1 = Up(2 * dim)
         self.decoder_level1 = level(0, num_blocks[0], 2 * dim)  # the skip is concatenated and not reduced
         self.refinement = level(0, num_refinement_blocks, 2 * dim)
         if modulation:
