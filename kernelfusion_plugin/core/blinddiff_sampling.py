@@ -60,6 +60,7 @@ def sample(net: nn.Module, y: Tensor, scale: int, config: BlindDiffConfig, gener
     if len(generators) != len(y):
         raise ValueError(f'sampling needs a generator per image: {len(y)} images, {len(generators)} generators')
     schedule = schedule or config.schedule()
+    guide = _Guide(net, scale, schedule, config)
     height, width = (scale * n for n in y.shape[-2:])
     y = _padded(to_range(y, config), scale)
     like = y.new_empty(len(y), y.shape[1], *(scale * n for n in y.shape[-2:]))
@@ -72,8 +73,8 @@ def sample(net: nn.Module, y: Tensor, scale: int, config: BlindDiffConfig, gener
     path = timesteps(schedule.steps - 1, config.steps)
     for step, (t, t_next) in enumerate(pairwise(path), 1):
         noise = draw() if t_next >= 0 else torch.zeros_like(x_t)  # line 4
-        said = _predict(net, x_t, t, y, scale, schedule, config, known)
-        x0_hat = _estimate(x_t, said.eps, t, schedule, config)
+        said = guide.predict(x_t, t, y, known)
+        x0_hat = guide.estimate(x_t, said.eps, t)
         if config.sampler == 'ddim':
             x_t = schedule.ddim_step(x_t, x0_hat, t, t_next, noise, config.eta)
         else:  # line 5
@@ -119,49 +120,57 @@ class _Guided(NamedTuple):
     residual: Tensor
 
 
-def _predict(net: nn.Module, x_t: Tensor, t: int, y: Tensor, scale: int, schedule: Schedule, config: BlindDiffConfig,
-             known: Tensor | None) -> _Guided:
-    """:func:`_guided` on the whole, or on tiles that are blended; kernel and residual are means over the tiles."""
-    tile = config.tile or max(y.shape[-2:])
-    tile += -tile % _multiple(scale)
-    if max(y.shape[-2:]) <= tile:
-        return _guided(net, x_t, t, y, scale, schedule, config, known)
-    sums: list[Tensor | None] = [None] * 3
-    kernels, residuals = [], []
-    for rows, cols, weight in blended(y.shape[-2:], tile, config.overlap):
-        place = (..., *(slice(scale * cut.start, scale * cut.stop) for cut in (rows, cols)))
-        piece = _guided(net, x_t[place], t, y[..., rows, cols], scale, schedule, config, known)
-        w = weight(scale).to(x_t)
-        for i, part in enumerate((piece.eps, piece.gradient, piece.v)):
-            if part is not None:
-                sums[i] = torch.zeros_like(x_t) if sums[i] is None else sums[i]
-                sums[i][place] += w * part
-        kernels.append(piece.kernel)
-        residuals.append(piece.residual.square())
-    eps, gradient, v = sums
-    return _Guided(eps, v, torch.stack(kernels).mean(0), gradient, torch.stack(residuals).mean(0).sqrt())
+@dataclass(frozen=True)
+class _Guide:
+    """Network and settings: what lines 5 and 6 need besides the images."""
 
+    net: nn.Module
+    scale: int
+    schedule: Schedule
+    config: BlindDiffConfig
 
-def _guided(net: nn.Module, x_t: Tensor, t: int, y: Tensor, scale: int, schedule: Schedule, config: BlindDiffConfig,
-            known: Tensor | None) -> _Guided:
-    """Lines 5 and 6 on one piece: the network's word, and the gradient through it."""
-    guided = config.guidance != 'none' and config.guidance_weight > 0
-    with torch.set_grad_enabled(guided):
-        x = x_t.detach().requires_grad_(guided)
-        said = net(x, torch.full((len(x),), t, device=x.device), y)
-        k = said.kernel if known is None else known
-        term, squared = data_term(y, _estimate(x, said.eps, t, schedule, config), k, scale, config)
-        gradient = torch.autograd.grad(term.sum(), x)[0] if guided else torch.zeros_like(x_t)
-    v = None if said.v is None else said.v.detach()
-    return _Guided(said.eps.detach(), v, said.kernel.detach(), gradient, (squared.detach() / y[0].numel()).sqrt())
+    def predict(self, x_t: Tensor, t: int, y: Tensor, known: Tensor | None) -> _Guided:
+        """:meth:`piece` on the whole, or on tiles that are blended, each guided by its own estimate of the kernel.
 
+        Kernel and residual are then means over the tiles.
+        """
+        tile = self.config.tile or max(y.shape[-2:])
+        tile += -tile % _multiple(self.scale)
+        if max(y.shape[-2:]) <= tile:
+            return self.piece(x_t, t, y, known)
+        sums: list[Tensor | None] = [None] * 3
+        kernels, residuals = [], []
+        for rows, cols, weight in blended(y.shape[-2:], tile, self.config.overlap):
+            place = (..., *(slice(self.scale * cut.start, self.scale * cut.stop) for cut in (rows, cols)))
+            piece = self.piece(x_t[place], t, y[..., rows, cols], known)
+            w = weight(self.scale).to(x_t)
+            for i, part in enumerate((piece.eps, piece.gradient, piece.v)):
+                if part is not None:
+                    sums[i] = torch.zeros_like(x_t) if sums[i] is None else sums[i]
+                    sums[i][place] += w * part
+            kernels.append(piece.kernel)
+            residuals.append(piece.residual.square())
+        eps, gradient, v = sums
+        return _Guided(eps, v, torch.stack(kernels).mean(0), gradient, torch.stack(residuals).mean(0).sqrt())
 
-def _estimate(x_t: Tensor, eps: Tensor, t: int, schedule: Schedule, config: BlindDiffConfig) -> Tensor:
-    """x0_hat of Eq. 4."""
-    x0_hat = schedule.x0_from_eps(x_t, eps, t)
-    if not config.clip_x0:
-        return x0_hat
-    return x0_hat.clamp(-1 if config.image_range == 'signed' else 0, 1)
+    def piece(self, x_t: Tensor, t: int, y: Tensor, known: Tensor | None) -> _Guided:
+        """What the network says, and the gradient through it."""
+        guided = self.config.guidance != 'none' and self.config.guidance_weight > 0
+        with torch.set_grad_enabled(guided):
+            x = x_t.detach().requires_grad_(guided)
+            said = self.net(x, torch.full((len(x),), t, device=x.device), y)
+            k = said.kernel if known is None else known
+            term, squared = data_term(y, self.estimate(x, said.eps, t), k, self.scale, self.config)
+            gradient = torch.autograd.grad(term.sum(), x)[0] if guided else torch.zeros_like(x_t)
+        v = None if said.v is None else said.v.detach()
+        return _Guided(said.eps.detach(), v, said.kernel.detach(), gradient, (squared.detach() / y[0].numel()).sqrt())
+
+    def estimate(self, x_t: Tensor, eps: Tensor, t: int) -> Tensor:
+        """x0_hat of Eq. 4."""
+        x0_hat = self.schedule.x0_from_eps(x_t, eps, t)
+        if not self.config.clip_x0:
+            return x0_hat
+        return x0_hat.clamp(-1 if self.config.image_range == 'signed' else 0, 1)
 
 
 def _reduce(x: Tensor, scale: int) -> Tensor:
