@@ -28,7 +28,6 @@ import yaml
 _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
 _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
-NEVER = 10 ** 12  # iterations: validation at the end of a training only
 _every_run = False
 
 
@@ -159,7 +158,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     key = 'experiments_root' if is_train else 'results_root'
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     if is_train:
-        opt['val'].setdefault('val_freq', NEVER)
+        opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     with _replaced_command_line(opt, others):
         opt, args = original(os.getcwd(), is_train=is_train)
     args.opt, args.force_yml = arguments.opt, arguments.force_yml
