@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -195,16 +196,15 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
     def _restore_group(self, entry: Entry) -> None:
         """Restore this image, and with it those of its size among the next; ``ahead`` gets them all."""
-        group = {entry.index: self._read(entry)}
-        size = group[entry.index]['lq'].shape
-        for other in list(entries(entry.dataset))[entry.index + 1:entry.index + self.files.batch]:
+        first = self._read(entry)
+        group = {entry.index: first}
+        for other in islice(entries(entry.dataset), entry.index + 1, entry.index + self.files.batch):
             try:
                 data = self._read(other)
             except ValueError:
                 continue  # it is read again, and reported, when its turn comes
-            if data['lq'].shape == size and data.keys() == group[entry.index].keys():
+            if _shapes(data) == _shapes(first):
                 group[other.index] = data
-        first = group[entry.index]
         self.feed_data({key: [data[key] for data in group.values()] if key == 'name'
                         else torch.cat([data[key] for data in group.values()]) for key in first})
         self.test()
@@ -234,6 +234,10 @@ class BlindDiffModel(ImageByImage, BaseModel):
     def _rgb(lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1)
+
+
+def _shapes(data: Mapping[str, Any]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in data.items() if isinstance(value, Tensor)}
 
 
 def register() -> None:

@@ -201,6 +201,17 @@ def test_pairs_with_their_kernels_in_a_folder_and_the_oracle(data, tmp_path, mon
     assert 'kernel_oracle needs true kernels' in runlog.failures[0]
 
 
+def test_a_batch_has_kernels_of_one_size(data, tmp_path, monkeypatch):
+    for name, size in (('a', 12), ('b', 16), ('c', 12)):
+        write_pair(tmp_path, name, 1, size=(8, 8), kernel_size=size)
+    opt = test_options(data, batch=3, kernel_oracle=True)
+    opt['datasets']['test_1'] = {'name': 'Pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'hr'),
+                                 'dataroot_lq': str(tmp_path / 'lr'), 'dataroot_kernel': str(tmp_path / 'kernels'),
+                                 'io_backend': {'type': 'disk'}}
+    assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 0
+    assert [row['image'] for row in scores(tmp_path / 'run')] == ['a', 'b', 'c']
+
+
 def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkeypatch, caplog):
     for name in ('a', 'c', 'd'):
         write_pair(tmp_path, name, 1, size=(8, 8))
@@ -271,6 +282,27 @@ def test_every_option_file_is_read_and_fits_the_model():
     assert all(getattr(released, key) == value for key, value in RELEASED.items() if key != 'predictor_layers')
     sets = read_file(OPTIONS / 'blinddiff_set5.yml')['datasets'].values()
     assert [dataset['kernels'][0]['sigma'] for dataset in sets] == [1.8, 2.0, 2.2, 2.4, 2.6, 2.8, 3.0, 3.2]  # Gaussian8
+
+
+@pytest.mark.parametrize('file', ['blinddiff_table3', 'train_blinddiff_table3'])
+def test_the_ablations_that_the_heads_of_the_files_name(file):
+    text = (OPTIONS / f'{file}.yml').read_text()
+    lines = [line.partition('--force_yml ')[2].split('   ')[0].split() for line in text.splitlines()
+             if line.startswith('#') and '--force_yml' in line]
+    found = []
+    for entries in lines:
+        opt = read_file(OPTIONS / f'{file}.yml')
+        option_reader.apply_force_yml(opt, [entry for entry in entries if entry != 'W'])
+        config = parse_section(opt['blinddiff'])[0]
+        net = build_net({'network_g': {**opt['network_g'], 'dim': 8}}, 4)
+        found.append((net.modulation, config.guidance, config.guidance_weight, config.kernel_weight))
+    if file.startswith('train'):
+        assert found == [(False, 'kernel', 1, 1), (False, 'kernel', 1, 0)]
+    else:
+        assert [(modulation, guidance) for modulation, guidance, *_ in found] == [
+            (True, 'none'), (True, 'bicubic'), (False, 'bicubic'), (False, 'kernel'), (False, 'bicubic'),
+            (False, 'none'), (True, 'kernel')]
+        assert found[-1][2] == 5
 
 
 @pytest.mark.parametrize('file', ['blinddiff_set5', 'blinddiff_imagenet_aniso', 'train_blinddiff_aniso'])
