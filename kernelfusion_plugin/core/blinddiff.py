@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .diffusion import Schedule
 from .sections import check_number, from_section, nearest
 
-CHOICES = {'sampler': ('ancestral', 'ddim'), 'guidance': ('kernel', 'bicubic', 'none'),
+CHOICES = {'sampler': ('ancestral', 'ddim'), 'guidance': ('kernel', 'bicubic'),
            'residual': ('squared', 'norm'), 'downsample': ('direct', 'bicubic'),
            'border': ('reflect', 'replicate', 'zeros'), 'image_range': ('signed', 'unit')}
 
@@ -30,9 +30,9 @@ class BlindDiffConfig:
         steps: sampling steps, spread evenly over T. The released code has 500.
         sampler: ``ancestral`` (Algorithm 2) or ``ddim``.
         eta: of ``ddim``: 0 is deterministic, 1 ancestral.
-        guidance: the gradient term (Table 3): ``kernel`` (kernel-aware), ``bicubic`` (as if y were a bicubic
-            reduction of x) or ``none``.
-        guidance_weight: lambda (Table 4).
+        guidance: the gradient term (Table 3): ``kernel`` (kernel-aware) or ``bicubic`` (as if y were a bicubic
+            reduction of x).
+        guidance_weight: lambda (Table 4); 0: no gradient term.
         residual: what the gradient is of: ``squared``, ||r||² as in Algorithm 2, or ``norm``, ||r|| (released).
         shrinkage: weight of ||x0_hat|| besides ||r||, with ``norm`` only. Not in the paper; the released code has 0.1.
         downsample: of the gradient term: ``direct``, every s-th pixel as in Eq. 1, or ``bicubic``, a bicubic reduction

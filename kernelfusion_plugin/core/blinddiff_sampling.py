@@ -155,7 +155,7 @@ class _Guide:
 
     def piece(self, x_t: Tensor, t: int, y: Tensor, known: Tensor | None) -> _Guided:
         """What the network says, and the gradient through it."""
-        guided = self.config.guidance != 'none' and self.config.guidance_weight > 0
+        guided = self.config.guidance_weight > 0
         with torch.set_grad_enabled(guided):
             x = x_t.detach().requires_grad_(guided)
             said = self.net(x, torch.full((len(x),), t, device=x.device), y)

@@ -46,7 +46,7 @@ def test_gradient_is_that_of_finite_differences(options):
     config = BlindDiffConfig(steps=4, guidance_weight=0.37, tile=0, **options)
     net, y = tiny_net(torch.float64), random(2, 3, 4, 6).clamp(-1, 1)
     with_term, without = (next(sample(net, y, 4, c, generators(2)))
-                          for c in (config, BlindDiffConfig(**{**vars(config), 'guidance': 'none'})))
+                          for c in (config, BlindDiffConfig(**{**vars(config), 'guidance_weight': 0})))
     gradient = (without.x_t - with_term.x_t) / 0.37 / (2 if config.image_range == 'unit' else 1)
     schedule, t = config.schedule(), 999
     x_t = torch.cat([torch.randn(1, 3, 16, 24, generator=g, dtype=torch.float64) for g in generators(2)])
@@ -173,7 +173,7 @@ def test_ddim_without_gradient_is_the_deterministic_map():
     """eta = 0 and a Gaussian prior: x0 is the prior's quantile of x_T, mean + sd · x_T, as steps become many."""
     schedule = PAPER.schedule()
     net = GaussianDenoiser(schedule, 0.1, 0.25, torch.full((1, 4, 4), 1 / 16, dtype=torch.float64))
-    config = BlindDiffConfig(steps=500, sampler='ddim', guidance='none', tile=0, clip_x0=False)
+    config = BlindDiffConfig(steps=500, sampler='ddim', guidance_weight=0, tile=0, clip_x0=False)
     y = torch.zeros(1, 3, 4, 4, dtype=torch.float64)
     x = last(sample(net, y, 4, config, generators(1))).x_t
     x_T = torch.randn(1, 3, 16, 16, generator=generators(1)[0], dtype=torch.float64)
@@ -218,7 +218,7 @@ def test_tiles_of_a_local_denoiser_are_the_whole():
     schedule = PAPER.schedule()
     net = GaussianDenoiser(schedule, 0.1, 0.25, gaussian(9, sigmas=1.0).double()[None])
     y = random(1, 3, 21, 34).clamp(-1, 1)
-    whole, tiled = (last(sample(net, y, 4, BlindDiffConfig(steps=5, guidance='none', tile=tile, overlap=3),
+    whole, tiled = (last(sample(net, y, 4, BlindDiffConfig(steps=5, guidance_weight=0, tile=tile, overlap=3),
                                 generators(1))).x_t for tile in (0, 8))
     torch.testing.assert_close(tiled, whole)
 
@@ -246,7 +246,7 @@ def test_the_true_kernel_replaces_the_estimate_in_the_gradient():
 
 def test_learned_variance_takes_part():
     y = random(1, 3, 4, 4, dtype=torch.float32).clamp(-1, 1)
-    config = BlindDiffConfig(steps=3, guidance='none')
+    config = BlindDiffConfig(steps=3, guidance_weight=0)
     fixed, learned = (last(sample(tiny_net(learned_variance=v), y, 4, config, generators(1))) for v in (False, True))
     assert torch.isfinite(learned.x_t).all() and not torch.equal(fixed.x_t, learned.x_t)
 
