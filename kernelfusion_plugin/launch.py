@@ -34,6 +34,8 @@ def run(pipeline: str) -> int:
     try:
         compat.register()
         module = importlib.import_module(f'basicsr.{pipeline}')
+        if pipeline == 'train':
+            importlib.import_module('kernelfusion_plugin.resume').patch(module)
         getattr(module, f'{pipeline}_pipeline')(os.getcwd())
     except (ImportError, OSError, ValueError, yaml.YAMLError) as error:
         line = one_line(error)

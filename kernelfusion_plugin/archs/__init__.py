@@ -1,14 +1,14 @@
 """Our networks under BasicSR's names, so that ``basicsr.archs.build_network`` makes them from an option file."""
 
-from . import baseline_arch, kernelfusion_arch
+from . import baseline_arch, blinddiff_arch, kernelfusion_arch
 
-ARCHS = (*kernelfusion_arch.ARCHS, *baseline_arch.ARCHS)
+ARCHS = (*kernelfusion_arch.ARCHS, *baseline_arch.ARCHS, blinddiff_arch.MCFormer)
 
 
 def register() -> None:
     """Enter :data:`ARCHS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    kernelfusion_arch.register()
-    baseline_arch.register()
+    for module in (kernelfusion_arch, baseline_arch, blinddiff_arch):
+        module.register()
 
 
 register()

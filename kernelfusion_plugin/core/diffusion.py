@@ -54,18 +54,45 @@ class Schedule:
         a = self.alpha_bar(t, x_t)
         return (x_t - a.sqrt() * x0) / (1 - a).sqrt()
 
-    def posterior_step(self, x_t: Tensor, x0: Tensor, t: int, t_next: int, noise: Tensor,
-                       sigma_scale: float = 1.0) -> Tensor:
-        """Ancestral step: a draw from q(x_s | x_t, x0), s = ``t_next`` < t (Ho et al., Eqs. 6 and 7).
+    def x0_from_eps(self, x_t: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
+        """x0 = (x_t - √(1 - ᾱ_t) · eps) / √ᾱ_t."""
+        a = self.alpha_bar(t, x_t)
+        return (x_t - (1 - a).sqrt() * eps) / a.sqrt()
+
+    def posterior(self, x_t: Tensor, x0: Tensor, t: int | Tensor, t_next: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(x_s | x_t, x0), s = ``t_next`` < t (Ho et al., Eqs. 6 and 7).
 
         With a = ᾱ_t / ᾱ_s: mean = √ᾱ_s (1 - a) / (1 - ᾱ_t) · x0 + √a (1 - ᾱ_s) / (1 - ᾱ_t) · x_t and
-        variance (1 - a)(1 - ᾱ_s) / (1 - ᾱ_t), its root times ``sigma_scale``. At s = -1 this is x0.
+        variance (1 - a)(1 - ᾱ_s) / (1 - ᾱ_t). At s = -1 these are x0 and 0.
         """
         a_t, a_s = self.alpha_bar(t, x_t), self.alpha_bar(t_next, x_t)
         a = a_t / a_s
         mean = (a_s.sqrt() * (1 - a) * x0 + a.sqrt() * (1 - a_s) * x_t) / (1 - a_t)
-        sigma = ((1 - a) * (1 - a_s) / (1 - a_t)).sqrt()
-        return mean + sigma_scale * sigma * noise
+        return mean, (1 - a) * (1 - a_s) / (1 - a_t)
+
+    def posterior_step(self, x_t: Tensor, x0: Tensor, t: int, t_next: int, noise: Tensor,
+                       sigma_scale: float = 1.0, variance: Tensor | None = None) -> Tensor:
+        """Ancestral step: a draw from :meth:`posterior`, its deviation times ``sigma_scale``.
+
+        Args:
+            variance: in place of the posterior's, such as :meth:`learned_variance`.
+        """
+        mean, own = self.posterior(x_t, x0, t, t_next)
+        return mean + sigma_scale * (own if variance is None else variance).sqrt() * noise
+
+    def learned_variance(self, v: Tensor, t: int | Tensor, t_next: int | Tensor) -> Tensor:
+        """The variance of a step that a network's ``v`` chooses, log-linear between the posterior's and beta.
+
+        log σ² = u log β + (1 - u) log β̃, u = (v + 1) / 2, β = 1 - ᾱ_t / ᾱ_s (Nichol & Dhariwal 2021, Eq. 15). Where
+        the posterior's variance β̃ is 0, at s = -1, that of the step from t = 1 to 0 stands for it.
+        """
+        a_t, a_s = self.alpha_bar(t, v), self.alpha_bar(t_next, v)
+        first, last = self.alpha_bar(min(1, self.steps - 1), v), self.alpha_bar(0, v)
+        beta = 1 - a_t / a_s
+        lower = beta * (1 - a_s) / (1 - a_t)
+        lower = torch.where(a_s < 1, lower, (1 - first / last) * (1 - last) / (1 - first))
+        u = (v + 1) / 2
+        return (u * beta.log() + (1 - u) * lower.log()).exp()
 
     def ddim_step(self, x_t: Tensor, x0: Tensor, t: int, t_next: int, noise: Tensor, eta: float = 0.0) -> Tensor:
         """x_s = √ᾱ_s · x0 + √(1 - ᾱ_s - σ²) · eps + σ · noise (Song et al., Eq. 12).

@@ -1,8 +1,12 @@
-"""A net of finite reach on a large picture, tile by tile: the same values, bounded memory."""
+"""A net on a large picture, tile by tile, in bounded memory.
+
+:func:`tiled` gives the same values as the whole where the net's reach is finite; where it is not (attention, pooling),
+:func:`blended` fades overlapping tiles into one another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,3 +38,47 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int,
             row.append(piece[..., above:above + scale * step, before:before + scale * step])
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)
+
+
+def placements(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles of ``tile`` begin, evenly, that cover ``length`` and overlap by at least ``overlap``.
+
+    Raises:
+        ValueError: the overlap is not below the tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f'the overlap of tiles must be at least 0 and below the tile {tile}, got {overlap}')
+    count = max(1, -(-(length - overlap) // (tile - overlap)))
+    return [0] if count == 1 else [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def blended(size: tuple[int, int], tile: int, overlap: int) -> Iterator[tuple[slice, slice, Callable[[int], Tensor]]]:
+    """Overlapping tiles of a picture of ``size`` with weights that sum to 1 at every pixel.
+
+    Yields:
+        Rows, columns, and a function that gives the tile's weights (s·h, s·w) on a grid s times as fine: level inside,
+        falling linearly over the overlaps.
+    """
+    axes = [_axis(length, min(tile, length), overlap) for length in size]
+    for rows, vertical in axes[0]:
+        for cols, horizontal in axes[1]:
+            yield rows, cols, lambda s, v=vertical, h=horizontal: v(s)[:, None] * h(s)
+
+
+def _axis(length: int, tile: int, overlap: int) -> list[tuple[slice, Callable[[int], Tensor]]]:
+    """Along one axis: the tiles, and each one's share of the weight by fineness."""
+    starts = placements(length, tile, min(overlap, tile - 1))
+
+    def share(start: int, s: int) -> Tensor:
+        at = (torch.arange(length * s, dtype=torch.float64) + 0.5) / s
+        heights = []
+        for begin in starts:
+            left = (at - begin) / overlap if begin > 0 and overlap else torch.full_like(at, torch.inf)
+            right = ((begin + tile - at) / overlap if begin + tile < length and overlap
+                     else torch.full_like(at, torch.inf))
+            inside = (at > begin) & (at < begin + tile)
+            heights.append(torch.minimum(left, right).clamp(0, 1) * inside)
+        part = heights[starts.index(start)] / sum(heights)
+        return part[start * s:(start + tile) * s]
+
+    return [(slice(start, start + tile), lambda s, start=start: share(start, s)) for start in starts]

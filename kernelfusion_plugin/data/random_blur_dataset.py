@@ -108,7 +108,8 @@ class RandomBlurDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]
-        generator = torch.Generator().manual_seed(self._seed(path))
+        seed = getattr(index, 'seed', None)  # of resume.ResumableSampler
+        generator = torch.Generator().manual_seed(self._seed(path) if seed is None else seed)
         gt = self._crop(self._read(path), path, generator)
         k = self.mixture.draw(generator)
         return {'lq': self._degrade(gt, k, generator), 'gt': gt, 'kernel': k, 'lq_path': path, 'gt_path': path}

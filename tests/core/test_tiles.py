@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernelfusion_plugin.core.tiles import tiled
+from kernelfusion_plugin.core.tiles import blended, placements, tiled
 
 
 def blur(x):
@@ -59,3 +59,28 @@ def test_an_enlarging_function_in_tiles():
     whole = function(x)
     torch.testing.assert_close(tiled(function, x, 16, 2, scale=3), whole)
     torch.testing.assert_close(tiled(function, x, 16, 2, multiple=8, scale=3), whole)
+
+
+@pytest.mark.parametrize(('length', 'tile', 'overlap'), [(10, 4, 1), (64, 64, 16), (65, 64, 16), (200, 64, 16)])
+def test_placements_cover_and_overlap(length, tile, overlap):
+    starts = placements(length, tile, overlap)
+    assert starts[0] == 0 and starts[-1] + tile == length
+    assert all(0 < b - a <= tile - overlap for a, b in zip(starts, starts[1:]))
+
+
+@pytest.mark.parametrize('size', [(10, 23), (5, 8), (30, 8)])
+@pytest.mark.parametrize(('tile', 'overlap'), [(8, 3), (8, 0), (9, 7)])
+def test_weights_of_blended_tiles_sum_to_one_and_fade_to_nothing_at_inner_edges(size, tile, overlap):
+    total = torch.zeros(3 * size[0], 3 * size[1], dtype=torch.float64)
+    for rows, cols, weight in blended(size, tile, overlap):
+        w = weight(3)
+        assert w.shape == (3 * (rows.stop - rows.start), 3 * (cols.stop - cols.start)) and w.min() >= 0
+        if cols.start > 0 and overlap:
+            assert w[:, 0].max() < 0.5 / overlap
+        total[3 * rows.start:3 * rows.stop, 3 * cols.start:3 * cols.stop] += w
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+def test_an_overlap_as_wide_as_the_tile_is_refused():
+    with pytest.raises(ValueError, match='overlap'):
+        placements(20, 8, 8)

@@ -1,0 +1,58 @@
+"""MCFormer, BlindDiff's network, in BasicSR's ARCH_REGISTRY."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor
+
+from ..core.kernel_basis import kernel_basis
+from ..core.kernel_families import Family, Mixture
+from ..core.nets.mcformer import ModulatedTransformer
+
+HEADS = ('pca', 'softmax')
+SAMPLES = 2000  # kernels that the basis is computed from; drawn anew at each start, always the same
+
+
+class MCFormer(ModulatedTransformer):
+    """The network as ``network_g``; see :class:`~..core.nets.mcformer.ModulatedTransformer` for the other arguments.
+
+    Args:
+        kernel_head: ``pca``, the paper's: the kernel is a mixture of principal components. ``softmax``, the released
+            weights': any kernel.
+        kernels: the families that the components are computed from, as in the training data's ``kernels``; trained
+            weights bring their own. Default: isotropic Gaussians of sigma 0.2 to 4.
+        code_length: how many components; the paper does not say, IKC has 10.
+
+    Raises:
+        ValueError: an argument is out of range, or kernels of another size than ``kernel_size``.
+    """
+
+    def __init__(self, kernel_head: str = 'pca', kernels: Sequence[Mapping[str, Any]] | None = None,
+                 code_length: int = 10, kernel_size: int = 21, **network: Any) -> None:  # noqa: ANN401
+        if kernel_head not in HEADS:
+            raise ValueError(f'network_g.kernel_head must be one of {", ".join(HEADS)}, got {kernel_head!r}')
+        basis = None
+        if kernel_head == 'pca':
+            mixture = Mixture.from_options(kernels or [{'type': 'isotropic', 'size': kernel_size}], 'network_g.kernels')
+            if mixture.size != kernel_size:
+                raise ValueError(f'network_g.kernels have the size {mixture.size}, but network_g.kernel_size is '
+                                 f'{kernel_size}')
+            basis = _basis(mixture.families, code_length)
+        super().__init__(kernel_size=kernel_size, basis=basis, **network)
+
+
+@lru_cache(maxsize=4)  # a second or two; training builds the network twice
+def _basis(families: tuple[Family, ...], code_length: int) -> tuple[Tensor, Tensor]:
+    mixture, generator = Mixture(families), torch.Generator().manual_seed(0)
+    return kernel_basis(torch.stack([mixture.draw(generator) for _ in range(SAMPLES)]), code_length)
+
+
+def register() -> None:
+    """Enter the network into the registry; a second call, or a name that is taken already, changes nothing."""
+    if MCFormer.__name__ not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(MCFormer)

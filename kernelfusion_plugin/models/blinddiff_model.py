@@ -1,0 +1,246 @@
+"""``BlindDiffModel``: trains MCFormer by Algorithm 1, restores images by Algorithm 2 of BlindDiff."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor
+
+from .. import report
+from ..core.blinddiff import training_loss
+from ..core.blinddiff_sampling import SampleState, image_generator, sample
+from ..core.diffusion import noise_like
+from ..core.kernels import normalise
+from ..core.restore import Progress
+from ..progress import ProgressLog
+from .blinddiff_options import build_net, load_into, parse_section
+from .images import Entry, entries
+from .options import check_metrics
+from .outputs import Restored, scores_and_files
+from .toolbox import image_metrics
+from .validation import ImageByImage
+
+
+class BlindDiffModel(ImageByImage, BaseModel):
+    """BlindDiff (Li et al. 2024) as a model of BasicSR.
+
+    Training needs a data set that gives ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers follow
+    from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights. Options, besides
+    BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
+    :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.FileOptions`.
+
+    Raises:
+        ValueError: an option is unknown or out of range, weights are missing or do not fit the network.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt)
+        self.logger = get_root_logger()
+        if self.device.type == 'cuda' and not torch.cuda.is_available():
+            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
+            self.device = torch.device('cpu')
+        if opt.get('scale') is None:
+            raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+        self.scale = int(opt['scale'])
+        self.config, self.files, self.preset = parse_section(opt.get('blinddiff') or {})
+        self.schedule = self.config.schedule()
+        check_metrics(opt)
+        self.start_tables()
+        self.net_g = self.model_to_device(build_net(opt, self.scale))
+        path = opt['path'].get('pretrain_network_g')
+        if path:
+            wanted = 'params' if self.is_train else opt['path'].get('param_key_g', 'params_ema')
+            load_into(self.get_bare_model(self.net_g), path, wanted)
+        elif not self.is_train:
+            raise ValueError('path.pretrain_network_g must name trained weights of MCFormer: BlindDiff restores '
+                             'nothing without; train some (options/train_blinddiff_iso.yml)')
+        self.ahead: dict[int, dict[str, Any]] = {}
+        if self.is_train:
+            self.start_training(path)
+        else:
+            self.net_g.requires_grad_(False)
+
+    # Training
+
+    def start_training(self, pretrained: str | None) -> None:
+        """Moving average of the weights, optimizer and schedule of the learning rate."""
+        options = self.opt['train']
+        self.net_g.train()
+        self.ema_decay = float(options.get('ema_decay', 0))
+        if self.ema_decay > 0:
+            self.net_g_ema = build_net(self.opt, self.scale).to(self.device).eval().requires_grad_(False)
+            if pretrained:
+                load_into(self.net_g_ema, pretrained, 'params_ema')
+            else:
+                self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+        optimizer = dict(options['optim_g'])
+        self.optimizer_g = self.get_optimizer(optimizer.pop('type'), list(self.net_g.parameters()), **optimizer)
+        self.optimizers.append(self.optimizer_g)
+        self.setup_schedulers()
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Lines 2 to 7 of Algorithm 1 on the batch that was fed.
+
+        Raises:
+            ValueError: it came without ground truth or kernels.
+        """
+        if self.gt is None or self.k_true is None:
+            raise ValueError('BlindDiff is trained with pairs and their kernels: datasets.train.type must be '
+                             'RandomBlurDataset, or another that gives lq, gt and kernel')
+        rank = self.opt.get('rank', 0)
+        generator = image_generator(int(self.opt['manual_seed'] or 0), f'iteration {current_iter}, rank {rank}',
+                                    self.device)
+        x0, y = self.gt * 2 - 1, self._rgb(self.lq)
+        t = torch.randint(self.schedule.steps, (len(x0),), generator=generator, device=self.device)
+        eps = noise_like(x0, generator)
+        losses = training_loss(self.net_g, x0, y, self.k_true, t, eps, self.schedule, self.config)
+        self.optimizer_g.zero_grad()
+        losses.total.backward()
+        self.optimizer_g.step()
+        if self.ema_decay > 0:
+            self.model_ema(self.ema_decay)
+        parts = {'l_noise': losses.noise, 'l_kernel': losses.kernel, 'l_variance': losses.variance}
+        self.log_dict = self.reduce_loss_dict(OrderedDict((name, value.detach()) for name, value in parts.items()
+                                                          if value is not None))
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Weights (``params``, ``params_ema``) and training state, where BasicSR has them."""
+        if self.opt.get('rank', 0) != 0:
+            return
+        nets = {'params': self.get_bare_model(self.net_g)}
+        if self.ema_decay > 0:
+            nets['params_ema'] = self.net_g_ema
+        weights = {key: {name: value.cpu() for name, value in net.state_dict().items()} for key, net in nets.items()}
+        number = 'latest' if current_iter == -1 else current_iter
+        report.write_atomically(Path(self.opt['path']['models'], f'net_g_{number}.pth'),
+                                lambda file: torch.save(weights, file))
+        if current_iter != -1:
+            state = {'epoch': epoch, 'iter': current_iter, 'optimizers': [o.state_dict() for o in self.optimizers],
+                     'schedulers': [s.state_dict() for s in self.schedulers]}
+            report.write_atomically(Path(self.opt['path']['training_states'], f'{current_iter}.state'),
+                                    lambda file: torch.save(state, file))
+
+    # Restoration
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], ``gt``, ``lq_path`` (B names); ``name`` (B), ``kernel``
+        (B, K, K), the true ones, if they are known.
+        """
+        self.lq = data['lq'].to(self.device)
+        self.gt = data['gt'].to(self.device) if 'gt' in data else None
+        paths = data.get('lq_path') or [''] * len(self.lq)
+        self.names = list(data.get('name') or (Path(path).stem for path in paths))
+        self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
+        self.output = self.kernel = None
+
+    def test(self) -> None:
+        """Algorithm 2 for every image of the batch; fills ``output`` (B, C, s·h, s·w) and ``kernel`` (B, K, K)."""
+        if self.files.kernel_oracle and self.k_true is None:
+            raise ValueError(f'blinddiff.kernel_oracle needs true kernels, and that of {self.names[0]!r} is unknown')
+        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+        training = net.training
+        net.eval()
+        generators = [image_generator(self.config.seed, name, self.device) for name in self.names]
+        states = sample(net, self._rgb(self.lq), self.scale, self.config, generators,
+                        self.k_true if self.files.kernel_oracle else None)
+        state = self._drain(states)
+        net.train(training)
+        sr = (state.x_t.clamp(-1, 1) + 1) / 2
+        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
+        self.kernel = torch.stack([normalise(k.clamp_min(0)) for k in state.kernel.double().cpu()]).float()
+
+    def _drain(self, states: Any) -> SampleState:  # noqa: ANN401
+        """Take all steps, and show them."""
+        show, start = ProgressLog(self.logger, self.title or ', '.join(self.names)), time.perf_counter()
+        try:
+            for state in states:
+                show(Progress('blinddiff', state.step, state.total, float(state.residual.mean()),
+                              time.perf_counter() - start))
+        finally:
+            show.close()
+        self.seconds = (time.perf_counter() - start) / len(self.names)
+        return state
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        """``lq``, ``result`` and, if there is one, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K)."""
+        visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
+        if self.gt is not None:
+            visuals['gt'] = self.gt.detach().cpu()
+        visuals['kernel'] = self.kernel
+        return visuals
+
+    def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
+        """One image from its file to its results; returns its row of ``scores.csv``."""
+        if entry.index not in self.ahead:
+            self._restore_group(entry)
+        done = self.ahead.pop(entry.index)
+        visuals, k_true = done['visuals'], done['k_true']
+        title = f'x{self.scale}, {self.preset}, {self.config.steps} steps'
+        image = Restored(entry.name, visuals, self.scale, title, done['kernel'], k_true, 'BlindDiff')
+        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
+        folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
+        scores = scores_and_files(image, folder, self.suffix, self.files.sheet)
+        return {**scores, 'seconds_phase1': 0.0, 'seconds_phase2': done['seconds'], 'seed': self.config.seed,
+                'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight,
+                **{f'val_{name}': value for name, value in metrics.items()}}
+
+    def _restore_group(self, entry: Entry) -> None:
+        """Restore this image, and with it those of its size among the next; ``ahead`` gets them all."""
+        first = self._read(entry)
+        group = {entry.index: first}
+        for other in islice(entries(entry.dataset), entry.index + 1, entry.index + self.files.batch):
+            try:
+                data = self._read(other)
+            except ValueError:
+                continue  # it is read again, and reported, when its turn comes
+            if _shapes(data) == _shapes(first):
+                group[other.index] = data
+        self.feed_data({key: [data[key] for data in group.values()] if key == 'name'
+                        else torch.cat([data[key] for data in group.values()]) for key in first})
+        self.test()
+        visuals = self.get_current_visuals()
+        kernels = visuals.pop('kernel')
+        for i, (index, data) in enumerate(group.items()):
+            self.ahead[index] = {'visuals': {key: value[i:i + 1] for key, value in visuals.items()},
+                                 'kernel': kernels[i], 'k_true': data['kernel'][0] if 'kernel' in data else None,
+                                 'seconds': self.seconds}
+
+    def _read(self, entry: Entry) -> dict[str, Any]:
+        """lq, gt and kernel, as far as there are, with a batch of 1 in front, and the name."""
+        item = entry.read(self.scale, self.files.crop_gt)
+        data = {key: item[key] for key in ('lq', 'gt', 'kernel') if key in item}
+        if 'kernel' not in data:
+            k_true = self.kernel_for_scores(entry, self.files.kernel_dir, self.files.kernel_tmpl,
+                                            needed=self.files.kernel_oracle)
+            if k_true is not None:
+                data['kernel'] = k_true[None]
+        return {**data, 'name': entry.name}
+
+    def about_run(self) -> dict[str, Any]:
+        """``config`` of ``summary.json``."""
+        return {'config': {'preset': self.preset, **dataclasses.asdict(self.config), **dataclasses.asdict(self.files)}}
+
+    @staticmethod
+    def _rgb(lq: Tensor) -> Tensor:
+        """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
+        return (lq * 2 - 1).expand(-1, 3, -1, -1)
+
+
+def _shapes(data: Mapping[str, Any]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in data.items() if isinstance(value, Tensor)}
+
+
+def register() -> None:
+    """Enter the model into the registry; a second call, or a name that is taken already, changes nothing."""
+    if BlindDiffModel.__name__ not in MODEL_REGISTRY:
+        MODEL_REGISTRY.register(BlindDiffModel)
