@@ -28,15 +28,17 @@ class Panel:
     whole: bool = True  # False: a kernel, shown as it is
 
 
-def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray,
-                 k_true: np.ndarray | None, scores: Mapping[str, Any]) -> list[Panel]:
-    """bicubic | ours | truth, if any | kernel | true kernel, if any; with the scores that are known."""
-    panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic),
-              Panel('KernelFusion', _quality(scores, ''), sr)]
+def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
+                 k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion') -> list[Panel]:
+    """bicubic | ``method``, unless it is that | truth | kernel | true kernel, what there is; with the known scores."""
+    panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
+    if method != 'bicubic':
+        panels.append(Panel(method, _quality(scores, ''), sr))
     if gt is not None:
         panels.append(Panel('ground truth', _size(gt), gt))
-    note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
-    panels.append(Panel('kernel', note, kernel_picture(kernel), whole=False))
+    if kernel is not None:
+        note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
+        panels.append(Panel('kernel', note, kernel_picture(kernel), whole=False))
     if k_true is not None:
         panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))
     return panels

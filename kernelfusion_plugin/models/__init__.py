@@ -1,8 +1,21 @@
-"""``KernelFusionModel`` in BasicSR's MODEL_REGISTRY; importing this also registers our archs, data sets and metrics."""
+"""Our models in BasicSR's MODEL_REGISTRY; importing this also registers our archs, data sets and metrics."""
+
+from basicsr.utils.registry import MODEL_REGISTRY
 
 from .. import archs, data, metrics
-from .kernelfusion_model import KernelFusionModel, register
+from .baselines import BackProjectionModel, BicubicModel
+from .kernelfusion_model import KernelFusionModel
+
+MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel)
+
+
+def register() -> None:
+    """Enter :data:`MODELS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    for model in MODELS:
+        if model.__name__ not in MODEL_REGISTRY:
+            MODEL_REGISTRY.register(model)
+
 
 register()
 
-__all__ = ['KernelFusionModel', 'archs', 'data', 'metrics', 'register']
+__all__ = ['MODELS', 'BackProjectionModel', 'BicubicModel', 'KernelFusionModel', 'archs', 'data', 'metrics', 'register']

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-import traceback
-from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
-from .. import report, runlog
 from ..core.restore import Progress, Result, restore_steps
 from .history import History
-from .images import BadImage, Entry, entries
-from .kernels import true_kernel
-from .options import check_metrics, network_factories, parse_section
-from .outputs import Restored, scores_and_files
+from .options import network_factories, parse_section
+from .outputs import Restoration
 from .priors import PriorStore, load_weights
 from .progress import ProgressLog
-from .toolbox import image_metrics
-
-DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
+from .restoration_model import RestorationModel
 
 
-class KernelFusionModel(BaseModel):
+class KernelFusionModel(RestorationModel):
     """Blind super-resolution of each image from itself (KernelFusion, ICLR 2026) as a model of BasicSR.
 
     There is nothing to train beforehand: ``basicsr/test.py`` runs Phase 1 and Phase 2 for every image of its data
-    sets (PairedImageDataset, SingleImageDataset or any with ``paths``, images of any sizes, from disk or LMDB).
-    Seeds follow from ``kernelfusion: seed`` and the image's name: neither the order of the images nor
+    sets. Seeds follow from ``kernelfusion: seed`` and the image's name: neither the order of the images nor
     ``manual_seed`` has any influence.
 
     Options, besides BasicSR's own: ``scale``; ``kernelfusion:``, keys of
@@ -45,56 +33,27 @@ class KernelFusionModel(BaseModel):
     LinearCnnKernel); ``path.pretrain_network_g``, weights of PD for every image; per data set
     ``dataroot_kernel`` and ``kernel_tmpl``.
 
-    Results, under ``results/<name>``: see README. A bad image costs one line in the log and an entry in
-    ``runlog.failures`` (exit status 1); all others are done.
-
     Raises:
         ValueError: an option is unknown, out of range, or contradicts another.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        super().__init__(opt)
-        if self.is_train:
-            raise ValueError('KernelFusionModel is fitted to each image by basicsr/test.py: there is nothing to train')
-        self.logger = get_root_logger()
-        if self.device.type == 'cuda' and not torch.cuda.is_available():
-            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
-            self.device = torch.device('cpu')
-        self.config, self.glue = parse_section(opt)
+        self.config, glue = parse_section(opt)
         self.config, self.factories = network_factories(opt, self.config)
-        check_metrics(opt)
-        if self.glue.plot and importlib.util.find_spec('matplotlib') is None:
+        super().__init__(opt, self.config.scale, glue)
+        if glue.plot and importlib.util.find_spec('matplotlib') is None:
             self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
-            self.glue = replace(self.glue, plot=False)
-        path = opt['path']
-        self.results = Path(path.get('results_root') or path['visualization'])
-        self.priors = PriorStore(self.glue.prior_dir or self.results / 'priors', reuse=self.glue.prior_dir is not None)
-        pretrained = path.get('pretrain_network_g')
+            self.glue = replace(glue, plot=False)
+        self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
+        pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
-        self.rows: list[dict[str, Any]] = []
-        self.datasets: dict[str, dict[str, Any]] = {}
-        self.finished = 0  # data sets; two may bear the same name
-        self.title = ''
 
-    def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``, ``kernel``
-        (K, K), the true one, if they are known.
-        """
-        if data['lq'].ndim != 4 or data['lq'].shape[0] != 1:
-            raise ValueError(f'KernelFusion does one image at a time, (1, C, h, w); got {tuple(data["lq"].shape)}')
-        self.lq = data['lq'].to(self.device)
-        self.gt = data['gt'] if 'gt' in data else None
-        self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
-        self.k_true = data.get('kernel')
-        self.output = self.result = None
-
-    def test(self) -> None:
-        """Phase 1, unless weights of this image are at hand, and Phase 2; fills ``output`` and ``result``."""
-        y = self._rgb(self.lq)
-        config, kernel = self.config, self._known_kernel()
+    def restore(self, y: Tensor) -> Restoration:
+        """Phase 1, unless weights of this image are at hand, and Phase 2."""
+        config, kernel = self.config, self.known_kernel()
         if kernel is not None:
             config = replace(config, kernel_size=kernel.shape[-1])
-        self.history = History(None if self.k_true is None else self.k_true.numpy())
+        history = History(None if self.k_true is None else self.k_true.numpy())
         show = ProgressLog(self.logger, self.title or self.name)
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, **self.factories)
@@ -102,143 +61,18 @@ class KernelFusionModel(BaseModel):
                       if self.glue.deterministic else nullcontext())
         with torch.enable_grad(), repeatable:
             try:
-                self.result = _drain(steps, show, self.history.add)
+                result = _drain(steps, show, history.add)
             finally:
                 show.close()
-        if self.glue.save_prior and prior_state is None and self.result.prior_state:
-            self.priors.save(self.name, y, self.result.prior_state, config)
-        sr = (self.result.sr + 1) / 2
-        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
+        if self.glue.save_prior and prior_state is None and result.prior_state:
+            self.priors.save(self.name, y, result.prior_state, config)
+        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion',
+                           {'seed': config.seed, 'solver': config.solver, 'preset': config.preset},
+                           history.points() if self.glue.plot else None)
 
-    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if there is one, ``gt``: (1, C, H, W) RGB in [0, 1]; ``kernel`` (K, K)."""
-        visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
-        if self.gt is not None:
-            visuals['gt'] = self.gt.detach().cpu()
-        visuals['kernel'] = self.result.kernel
-        return visuals
-
-    def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Rank 0 does all images."""
-        if self.opt['rank'] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
-
-    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Restore every image of a data set, write what comes out, and log the means.
-
-        The loader's data set is read here image by image: within the loader one bad file would end the run.
-        """
-        dataset = dataloader.dataset
-        name = dataset.opt['name']
-        todo = list(entries(dataset))
-        done: list[dict[str, Any]] = []
-        failed: list[str] = []
-        if not todo:
-            runlog.record_failure(f'{name}: there are no images')
-        for number, entry in enumerate(todo, 1):
-            self.title = f'[{number}/{len(todo)}] {entry.name}'
-            try:
-                row = self._restore(entry, name, save_img)
-            except Exception as error:  # noqa: BLE001  (the other images are still to be done)
-                failed.append(entry.name)
-                self._report(entry, error)
-                continue
-            done.append(row)
-            self.rows.append(row)
-            report.write_scores(self.results / 'scores.csv', self.rows)
-        report.write_scores(self.results / 'scores.csv', self.rows)  # the head at least, where nothing was restored
-        self.datasets[name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
-        report.write_summary(self.results / 'summary.json', self._summary())
-        self.logger.info(report.mean_line(name, done, len(failed)))
-        self._toolbox_means(name, done, current_iter, tb_logger)
-        self.finished += 1
-        runlog.end_of_dataset(self.opt, self.finished)
-
-    def _restore(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
-        """One image from its file to its results; returns its row of ``scores.csv``."""
-        data = entry.read(self.config.scale, self.glue.crop_gt)
-        self.feed_data({**data, 'name': entry.name, 'kernel': self._true_kernel(entry)})
-        self.test()
-        visuals = self.get_current_visuals()
-        image = Restored(entry.name, visuals, self.result, self.k_true, self.history.points())
-        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
-        folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
-        suffix = self.opt['val'].get('suffix') or self.opt['name']
-        scores = scores_and_files(image, folder, suffix, self.glue.sheet, self.glue.plot)
-        self.lq = self.gt = self.output = self.result = None
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
-        return {'dataset': dataset, 'image': entry.name, **scores,
-                **{f'val_{name}': value for name, value in metrics.items()}}
-
-    def _true_kernel(self, entry: Entry) -> Tensor | None:
-        """The data set's true kernel of this image. A bad file of a kernel that only scores need is reported once."""
-        options = entry.dataset.opt
-        place = options.get('dataroot_kernel') or self.glue.kernel_dir
-        try:
-            return true_kernel(place, options.get('kernel_tmpl') or self.glue.kernel_tmpl, entry.name)
-        except ValueError as error:
-            if self.glue.known_kernel is True:
-                raise
-            if str(error) not in runlog.failures:
-                self.logger.error(f'{error}. Results come without kernel scores')
-                runlog.record_failure(str(error))
-            return None
-
-    def _known_kernel(self) -> Tensor | None:
-        """The kernel to restore with (K, K), None for blind."""
-        known = self.glue.known_kernel
-        if known is False:
-            return None
-        kernel = self.k_true if known is True else true_kernel(known, self.glue.kernel_tmpl, self.name)
-        if kernel is None:
-            raise ValueError(f'known_kernel is {known!r}, but there is no kernel for the image {self.name!r}')
-        return kernel
-
-    @staticmethod
-    def _rgb(lq: Tensor) -> Tensor:
-        """(1, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
-        return (lq * 2 - 1).expand(-1, 3, -1, -1) if lq.shape[1] == 1 else lq * 2 - 1
-
-    def _report(self, entry: Entry, error: Exception) -> None:
-        """One line for an image that could not be done; the traceback too where nobody foresaw the error."""
-        reason = (str(error).strip().splitlines() or [''])[0]
-        if isinstance(error, BadImage):
-            message = reason
-        elif isinstance(error, ValueError):
-            message = f'{entry.path}: {reason}'
-        elif isinstance(error, torch.OutOfMemoryError):
-            message = f'{entry.path}: out of GPU memory'
-        else:
-            message = f'{entry.path}: {type(error).__name__}: {reason}'
-            self.logger.error(traceback.format_exc())
-        self.logger.error(f'{message}. The image is left out, the run goes on')
-        runlog.record_failure(message)
-
-    def _toolbox_means(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Means of ``val.metrics`` as BasicSR logs them; infinite values (identical images) are left out."""
-        names = list(self.opt['val'].get('metrics') or {})
-        if not names:
-            return
-        means = report.mean_scores(rows)
-        means = {name: means[f'val_{name}'] for name in names if f'val_{name}' in means}
-        self.metric_results = means
-        self._initialize_best_metric_results(dataset)
-        lines = [f'Validation {dataset}']
-        for name, value in means.items():
-            self._update_best_metric_result(dataset, name, value, current_iter)
-            infinite = sum(row.get(f'val_{name}') == float('inf') for row in rows)
-            lines.append(f'\t # {name}: {value:.4f}' + (f' ({infinite} infinite left out)' if infinite else ''))
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, current_iter)
-        lines += [f'\t # {name}: no value' for name in names if name not in means]
-        self.logger.info('\n'.join(lines))
-
-    def _summary(self) -> dict[str, Any]:
-        options = {key: value for key, value in self.opt.items() if key not in ('dist', 'rank', 'world_size')}
-        options['path'] = {key: value for key, value in self.opt['path'].items() if key not in DERIVED}
-        return {'name': self.opt['name'], **report.environment(self.device), 'config': self.config.to_dict(),
-                'datasets': self.datasets, 'options': options}
+    def settings(self) -> dict[str, Any]:
+        """The core's configuration."""
+        return self.config.to_dict()
 
 
 def _drain(steps: Generator[Progress, None, Result], *listeners: Any) -> Result:  # noqa: ANN401
@@ -250,9 +84,3 @@ def _drain(steps: Generator[Progress, None, Result], *listeners: Any) -> Result:
             return end.value
         for listen in listeners:
             listen(progress)
-
-
-def register() -> None:
-    """Enter the model into the registry; a second call, or a name that is taken already, changes nothing."""
-    if KernelFusionModel.__name__ not in MODEL_REGISTRY:
-        MODEL_REGISTRY.register(KernelFusionModel)
