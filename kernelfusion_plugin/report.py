@@ -144,10 +144,10 @@ def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, ke
     if min(lr.shape[:2]) <= 2 * metrics.lr_reach(scale, largest):
         return {}
     degradation = Degradation(scale, len(kernel), 'reflect')
-    scores = {'lr_consistency': metrics.lr_consistency(to_tensor(lr), to_tensor(sr), k, degradation,
-                                                       metrics.lr_reach(scale, len(kernel)))}
+    border = metrics.lr_reach(scale, len(kernel))
+    scores = {'lr_consistency': metrics.lr_consistency(to_tensor(lr), to_tensor(sr).float(), k, degradation, border)}
     if gt is not None and k_true is not None:
-        scores['kernel_lr_psnr'] = metrics.kernel_lr_psnr(k, torch.from_numpy(k_true), to_tensor(gt), scale)
+        scores['kernel_lr_psnr'] = metrics.kernel_lr_psnr(k, torch.from_numpy(k_true), to_tensor(gt).float(), scale)
     return scores
 
 

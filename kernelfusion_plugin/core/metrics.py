@@ -2,7 +2,7 @@
 
 Images are float RGB in [-1, 1], (3, H, W) or (1, 3, H, W), one at a time; they are scored as they are, neither
 clamped nor rounded to 8 bits: convert what comes from a uint8 file by u / 127.5 - 1. Scores are Python floats,
-computed in float64.
+computed in float64; where a picture is degraded, that is done in the picture's own dtype.
 """
 
 from __future__ import annotations
@@ -151,11 +151,11 @@ def lr_consistency(y: Tensor, x: Tensor, k: Tensor, degradation: Degradation, bo
         k: (K, K).
         border: of the LR image, see :func:`crop_border`; what x is beyond its frame is a guess.
     """
-    y, x = (z.detach().double().reshape(1, *z.shape[-3:]) for z in (y, x))
-    degraded = degradation.forward(x, k.detach().to(x))
+    y, x = (z.detach().reshape(1, *z.shape[-3:]) for z in (y, x))
+    degraded = degradation.forward(x, k.detach().to(x)).double()
     if degraded.shape != y.shape:
         raise ValueError(f'the degraded x has the shape {tuple(degraded.shape)}, y has {tuple(y.shape)}')
-    return _psnr(crop_border(degraded, border), crop_border(y, border), 2.0)
+    return _psnr(crop_border(degraded, border), crop_border(y.double(), border), 2.0)
 
 
 def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> float:
@@ -172,9 +172,9 @@ def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> flo
     Raises:
         ValueError: the picture is too small for the kernels.
     """
-    x = x_true.detach().double().reshape(1, *x_true.shape[-3:])
+    x = x_true.detach().reshape(1, *x_true.shape[-3:])
     sizes = [check_square(z) for z in (k, k_true)]
-    a, b = (Degradation(scale, size, 'reflect').forward(x, normalise(z.detach()).to(x))
+    a, b = (Degradation(scale, size, 'reflect').forward(x, normalise(z.detach().double()).to(x)).double()
             for size, z in zip(sizes, (k, k_true)))
     border = lr_reach(scale, max(sizes))
     return _psnr(crop_border(a, border), crop_border(b, border), 2.0)

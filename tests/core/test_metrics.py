@@ -159,9 +159,9 @@ def test_kernel_lr_psnr_is_scipys():
            for z in (k, k_true)]  # the window of LR pixel 1 begins at HR 4 - (12 - 4) / 2 = 0
     mse = np.square(lrs[0] - lrs[1]).mean()
     assert metrics.kernel_lr_psnr(k, k_true, x, 4) == pytest.approx(10 * math.log10(4 / mse), abs=1e-6)
-    assert metrics.kernel_lr_psnr(3 * k, k, x, 4) > 250
+    assert metrics.kernel_lr_psnr(3 * k, k, x, 4) > 140
     wide = torch.nn.functional.pad(k, (6, 6, 6, 6))  # the same kernel on a grid of 24
-    assert metrics.kernel_lr_psnr(wide, k, x, 4) > 250
+    assert metrics.kernel_lr_psnr(wide, k, x, 4) > 140
 
 
 def test_kernel_lr_psnr_weighs_what_a_picture_shows():
