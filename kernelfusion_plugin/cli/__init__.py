@@ -17,6 +17,7 @@ from .. import __version__
 COMMANDS = {
     'benchmark': ('bench.speed', 'What the fast paths are worth, each beside the slow one in one run.'),
     'fit-textures': ('cli.fit_textures', 'Fit the texture prior anew, to generated pictures.'),
+    'make-dataset': ('cli.make_dataset', 'Make a data set: DIV2KFK, Blind144, DIV2KRK, others, your own.'),
     'published': ('bench.published', 'Ours beside what the authors of KernelFusion published.'),
 }  # name: module that has it as ``command``, line in the list
 
