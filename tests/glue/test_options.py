@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.io
-from glue_helpers import run_toolbox, scores, toy_options, write_pair
+from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin
+from PIL import Image
 
+from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
+from kernelfusion_plugin.bench.make import make_dataset
 from kernelfusion_plugin.models.options import check_metrics, network_factories, parse_section
 from kernelfusion_plugin.options import read_file
 
@@ -19,28 +20,18 @@ TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfu
 
 
 def lay_out_datasets(root):
-    """The folders that the option files name, with one toy image in each."""
-    write_pair(root / 'made', '0801', 3)
-    write_pair(root / 'krk', '13', 4, kernel_size=31)
-    for base in ('datasets/DIV2KFK', 'demo'):
-        lr = 'lr' if base == 'demo' else 'LRx4'
-        hr = 'hr' if base == 'demo' else 'HR'
-        for source, target in (('lr', lr), ('hr', hr), ('kernels', 'kernels')):
-            shutil.copytree(root / 'made' / source, root / base / target)
-    blind = root / 'datasets/Blind144'
-    shutil.copytree(root / 'made/hr', blind / 'HR')
-    (blind / 'kernels').mkdir()
-    for n in range(12):
-        (blind / f'LRx4/k{n:02d}').mkdir(parents=True)
-        shutil.copy(root / 'made/lr/0801.png', blind / f'LRx4/k{n:02d}/0801_k{n:02d}.png')
-        shutil.copy(root / 'made/kernels/0801.npy', blind / f'kernels/k{n:02d}.npy')
-    krk = root / 'datasets/DIV2KRK'
-    for source, target in (('hr', 'HR'), ('lr', 'LRx4')):
-        (krk / target).mkdir(parents=True)
-        shutil.copy(root / 'krk' / source / '13.png', krk / target / 'im_13.png')
-    (krk / 'kernels').mkdir()
-    scipy.io.savemat(krk / 'kernels/kernel_13.mat', {'Kernel': np.load(root / 'krk/kernels/13.npy')})
-    shutil.copytree(root / 'made/lr', root / 'datasets/pictures')
+    """The folders that the option files name, made as a user makes them, of toy pictures."""
+    pictures = root / 'DIV2K'
+    pictures.mkdir()
+    for name in ('0801', '0802'):
+        Image.fromarray(texture(64, 64, int(name))).save(pictures / f'{name}.png')
+    levin = write_levin(root / 'Levin09.mat')
+    for recipe in ('DIV2KFK', 'Blind144', 'DIV2KRK'):
+        make_dataset(find_recipe(recipe), Setting(recipe, images=('0801',)), Sources(pictures, levin),
+                     root / 'datasets' / recipe)
+    for source, target in (('LRx4', 'lr'), ('HR', 'hr'), ('kernels', 'kernels')):
+        shutil.copytree(root / 'datasets/DIV2KFK' / source, root / 'demo' / target)
+    shutil.copytree(root / 'demo/lr', root / 'datasets/pictures')
 
 
 @pytest.fixture(scope='module')
