@@ -93,6 +93,8 @@ class KernelFusionConfig:
         """The solver must start at a level that Phase 1 trains; found here, not after hours of Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
         limits = {f'prior.{limit}': getattr(self.prior, limit)}
+        if self.solver == 'joint' and not self.joint.uses_pd:
+            limits = {'prior.timesteps': self.prior.timesteps}  # the schedule alone
         if self.uses_textures:
             limits["the texture prior's levels"] = T_MAX
         solver = getattr(self, self.solver)

@@ -51,6 +51,63 @@ def test_option_file_runs(file, datasets, monkeypatch):
         assert all(row['psnr'] and row['kernel_ncc'] and row['val_psnr'] == row['psnr'] for row in rows)
 
 
+LAYERED = sorted([*OPTIONS.glob('ablations/*.yml'), *OPTIONS.glob('baselines/*.yml')])
+TINY_JOINT = ['kernelfusion:joint:n_iter=1', 'kernelfusion:joint:n_iter_first=1', 'kernelfusion:joint:n_steps=2',
+              'network_r:channels=[4, 8]']
+
+
+@pytest.mark.parametrize('file', LAYERED, ids=lambda path: f'{path.parent.name}-{path.stem}')
+def test_ablations_and_baselines_run(file, datasets, monkeypatch):
+    opt = read_file(file)
+    assert opt['name'] == file.stem
+    first = next(iter(opt['datasets']))
+    opt['datasets'] = {first: opt['datasets'][first]}
+    assert run_toolbox(opt, datasets, monkeypatch, '--force_yml', *TINY, *TINY_JOINT) == 0
+    row, = scores(datasets, opt['name'])
+    assert row['psnr'] and (row['kernel_ncc'] or file.stem == 'bicubic')
+    joint = opt['model_type'] == 'KernelFusionModel' and opt['kernelfusion'].get('solver') == 'joint'
+    if joint:
+        no_pd = opt['kernelfusion'].get('joint', {}).get('pipeline') in ('dip', 'unet')
+        assert row['solver'] == 'joint' and (float(row['seconds_phase1']) == 0) == no_pd
+
+
+def test_ablations_are_those_of_the_paper():
+    """Each table's files differ in what the table is about, and in nothing else."""
+    def differences(table):
+        files = sorted(OPTIONS.glob(f'ablations/{table}_*.yml'))
+        found = [{key: value for key, value in read_file(path).items() if key != 'name'} for path in files]
+        network = [opt['network_k'] for opt in found]
+        joint = [opt['kernelfusion'].get('joint') or {} for opt in found]
+        rest = [{**opt, 'network_k': None, 'kernelfusion': {**opt['kernelfusion'], 'joint': None}} for opt in found]
+        assert all(each == rest[0] for each in rest)
+        return [(one['type'], one.get('activation'), two.get('pipeline')) for one, two in zip(network, joint)]
+
+    siren = ('SirenKernel', None)
+    assert set(differences('table3')) == {(*siren, kind) for kind in ('dip', 'unet', 'pd_unet', 'kernelfusion')}
+    kinds = (('DirectKernel', 'sigmoid'), ('DirectKernel', 'relu'), ('LinearCnnKernel', None), siren)
+    assert set(differences('table4')) == {(*kind, setup) for kind in kinds for setup in ('kernelfusion', 'dip')}
+    assert len(read_file(OPTIONS / 'ablations/table3_dip.yml')['datasets']) == 12
+    assert [each['name'] for each in read_file(OPTIONS / 'ablations/table4_siren_dip.yml')['datasets'].values()] == [
+        'Blind144_k00', 'Blind144_k01', 'Blind144_k02']
+
+
+def test_a_file_goes_over_its_base(tmp_path):
+    (tmp_path / 'deep').mkdir()
+    (tmp_path / 'a.yml').write_text('name: a\nscale: 4\ndatasets: {one: {name: x, type: T}, two: {name: y}}\n'
+                                    'network_k: {type: SirenKernel, width: 8}\nkernelfusion: {seed: 1, em: {steps: 2}}')
+    (tmp_path / 'deep/b.yml').write_text('base: ../a.yml\nname: b\ndatasets: {one: {name: z}, two: ~}\n'
+                                         'network_k: {type: DirectKernel}\nkernelfusion: {em: {cg_iterations: 3}}')
+    assert read_file(tmp_path / 'deep/b.yml') == {
+        'name': 'b', 'scale': 4, 'datasets': {'one': {'name': 'z', 'type': 'T'}}, 'network_k': {'type': 'DirectKernel'},
+        'kernelfusion': {'seed': 1, 'em': {'steps': 2, 'cg_iterations': 3}}}
+    (tmp_path / 'a.yml').write_text('base: deep/b.yml')
+    with pytest.raises(ValueError, match='leads back'):
+        read_file(tmp_path / 'deep/b.yml')
+    (tmp_path / 'a.yml').write_text('base: absent.yml')
+    with pytest.raises(FileNotFoundError, match=r'a\.yml: base: there is no option file absent\.yml'):
+        read_file(tmp_path / 'a.yml')
+
+
 def test_there_is_a_file_per_experiment():
     names = {path.stem.removeprefix('kernelfusion_') for path in OPTIONS.glob('kernelfusion_*.yml')}
     assert names >= {'div2kfk', 'blind144', 'div2krk', 'folder', 'demo'}
