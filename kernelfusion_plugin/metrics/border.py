@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
 from ..core import metrics

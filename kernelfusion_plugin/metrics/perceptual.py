@@ -22,7 +22,7 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, border: float | int = BOR
     """Learned perceptual distance (Zhang et al. 2018), version 0.1; 0 for identical images, lower is better.
 
     Args:
-        img, img2, border, input_order, **options: as of :func:`.border.calculate_psnr_border`; all three channels count.
+        img, img2, border, input_order, **options: as of :func:`.border.calculate_psnr_border`, on all channels.
         net: ``alex``, as the authors recommend for scores, ``vgg`` or ``squeeze``.
 
     Raises:
