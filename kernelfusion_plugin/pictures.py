@@ -86,6 +86,19 @@ def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
     write_atomically(path, lambda file: draw_sheet(panels, title).save(file, format='PNG'))
 
 
+def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
+    """Kernels by name as one PNG, each scaled to its own maximum, ``columns`` in a row."""
+    cell = max(kernel_picture(k, side).shape[0] for k in kernels.values()) + GAP
+    rows = -(-len(kernels) // columns)
+    sheet = Image.new('RGB', (PAD + cell * min(columns, len(kernels)), PAD + rows * (cell + NOTE)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, k) in enumerate(kernels.items()):
+        x, y = PAD + number % columns * cell, PAD + number // columns * (cell + NOTE)
+        sheet.paste(Image.fromarray(kernel_picture(k, side)), (x, y))
+        pen.text((x, y + cell - GAP), name, FAINT, ImageFont.load_default(NOTE))
+    write_atomically(path, lambda file: sheet.save(file, format='PNG'))
+
+
 def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:
     """Losses of both phases over their steps, and the kernel's correlation with the truth where it is known.
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from torch import Generator, Tensor
 
-from ..core.degradation import Degradation
 from ..core.kernel_files import PICTURES, levin_kernels, load_kernel
-from ..core.kernels import blind144_synthetic, gaussian, motion, normalise, shift
+from ..core.kernels import blind144_synthetic, gaussian, motion, resize
 from . import kernelgan
 
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
@@ -95,6 +94,8 @@ class Setting:
     each: bool = False
 
     def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f'--scale must be at least 1, got {self.scale}')
         if self.piece < 0 or self.piece % self.scale:
             raise ValueError(f'--piece must be a multiple of the scale {self.scale}, got {self.piece}')
         if not 0 <= self.noise < float('inf'):
@@ -105,9 +106,13 @@ class Setting:
             raise ValueError(f'--name must be the name of a folder, got {self.name!r}')
 
 
-def grid_middle(size: int, scale: int) -> float:
-    """Where on a kernel's grid the LR pixel's centre, HR s·i + (s - 1) / 2, lies: (K - 1) / 2 if K - s is even."""
-    return Degradation(scale, size).margin[0] + (scale - 1) / 2
+def size_on_grid(size: int, scale: int) -> int:
+    """The next size K from ``size`` on with K - s even.
+
+    The middle of such a kernel lies at HR s·i + (s - 1) / 2, the bicubic grid; that of another half a pixel further,
+    see :mod:`..core.degradation`.
+    """
+    return size + (size - scale) % 2
 
 
 def generator(seed: int, *names: str) -> Generator:
@@ -134,21 +139,24 @@ def _shakes(scale: int, sources: Sources) -> dict[str, Tensor]:
 
 
 def _gaussian8(scale: int, sources: Sources) -> dict[str, Tensor]:
-    """Gaussian8 (Gu et al. 2019, IKC; BlindDiff, Section 4.1): eight widths, 21 x 21, on the bicubic grid."""
+    """Gaussian8 (Gu et al. 2019, IKC; BlindDiff, Section 4.1): eight widths, 21 x 21 (22 x 22 at an even scale)."""
     low, high = {2: (0.8, 1.6), 3: (1.35, 2.4), 4: (1.8, 3.2)}[scale]
-    middle = (grid_middle(21, scale),) * 2
     widths = [low + (high - low) * step / 7 for step in range(8)]
-    return {f'g{100 * width:03.0f}': gaussian(21, sigmas=width, centre=middle) for width in widths}
+    return {f'g{100 * width:03.0f}': gaussian(size_on_grid(21, scale), sigmas=width) for width in widths}
 
 
-def _aligned(size: int) -> Callable[[int, Generator], Tensor]:
-    """Draws KernelGAN's noisy Gaussians on one grid of ``size``, centred where the forward model needs them."""
-    return lambda scale, random: kernelgan.anisotropic(size, random, grid_middle(size, scale)).float()
+def _anisotropic(scale: int, random: Generator) -> Tensor:
+    """BlindDiff's anisotropic kernels, Section 4.1: 11 x 11 (12 x 12 at an even scale), KernelGAN's law.
+
+    0.6 … 5 are taken for variances, as in DIV2KRK's files; as standard deviations they would not fit 11 pixels.
+    """
+    return kernelgan.anisotropic(size_on_grid(11, scale), random).float()
 
 
 def _div2krk_aligned(scale: int, random: Generator) -> Tensor:
-    k = kernelgan.draw_kernel(scale, random).double()
-    return normalise(shift(k, (grid_middle(len(k), scale) - (len(k) - 1) / 2,) * 2)).float()
+    """DIV2KRK's kernel on the next even grid: bilinear, middle on middle."""
+    k = kernelgan.draw_kernel(scale, random)
+    return resize(k, size_on_grid(len(k), scale), factor=1.0)
 
 
 def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
@@ -180,14 +188,14 @@ RECIPES = {recipe.name: recipe for recipe in (
     Recipe('DIV2KRK', "KernelGAN's noisy anisotropic Gaussians, as published: kernel files are off the grid by half a "
            'pixel.', draw=kernelgan.draw_kernel, scales=(2, 4), multiple=0, border='symmetric', forward='kernelgan',
            kernel_tmpl='kernel_{number}'),
-    Recipe('DIV2KRK-aligned', 'the same kernels, on the bicubic grid, so that y = (x * k)↓ holds for the files.',
+    Recipe('DIV2KRK-aligned', 'the same kernels on 32 x 32, whose middle is on the bicubic grid: y = (x * k)↓ holds.',
            draw=_div2krk_aligned, scales=(2, 4), multiple=0, border='reflect'),
     Recipe('DIV2KRK-offset', 'the same kernels, in the middle of 31 x 31: LR pixel i lies at HR 4i + 2.',
            draw=kernelgan.draw_kernel, scales=(2, 4), multiple=0, border='reflect'),
-    Recipe('DIV2K-Gaussian8', 'DIV2K validation x eight isotropic Gaussians, 21 x 21 (BlindDiff).', _gaussian8,
+    Recipe('DIV2K-Gaussian8', 'DIV2K validation x eight isotropic Gaussians (BlindDiff).', _gaussian8,
            each=True, scales=(2, 3, 4), multiple=0, border='reflect'),
-    Recipe('DIV2K-Anisotropic', 'DIV2K validation, each image with a noisy anisotropic Gaussian, 11 x 11 (BlindDiff).',
-           draw=_aligned(11), scales=(2, 3, 4), multiple=0, border='reflect'),
+    Recipe('DIV2K-Anisotropic', 'DIV2K validation, each image with a noisy anisotropic Gaussian (BlindDiff).',
+           draw=_anisotropic, scales=(2, 3, 4), multiple=0, border='reflect'),
     Recipe('free', 'any folder of pictures x any kernels: --kernels, --name.', _files, images=(), scales=(2, 3, 4),
            multiple=0, border='reflect'),
 )}

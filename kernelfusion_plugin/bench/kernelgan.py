@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..core.degradation import Degradation
-from ..core.kernels import centre, centre_of_mass, gaussian, normalise, shift
+from ..core.kernels import centre, centre_of_mass, gaussian, normalise
 
 SIZE = 11  # at scale 2; at scale 4 it is 3 · 11 - 2 = 31
 VARIANCE = 0.6, 5.0  # pixels², of each axis of the Gaussian at scale 2
@@ -42,19 +42,14 @@ def draw_kernel(scale: int, generator: Generator) -> Tensor:
     return normalise(F.conv_transpose2d(spread[None, None], k[None, None])[0, 0]).float()
 
 
-def anisotropic(size: int, generator: Generator, middle: float | None = None) -> Tensor:
-    """The Gaussian with multiplicative noise of :func:`draw_kernel` on one grid, float64.
-
-    Args:
-        middle: where its centre of mass goes, on either axis; default (size - 1) / 2.
-    """
+def anisotropic(size: int, generator: Generator) -> Tensor:
+    """The Gaussian with multiplicative noise of :func:`draw_kernel`, (size, size), centred, float64."""
     u = torch.rand(3, generator=generator, dtype=torch.float64)
     low, high = VARIANCE
     sigmas = tuple(math.sqrt(low + (high - low) * float(part)) for part in u[:2])
     smooth = gaussian(size, sigmas=sigmas, theta=float(u[2]) * math.pi).double()
-    k = smooth * (1 + NOISE * (2 * torch.rand(size, size, generator=generator, dtype=torch.float64) - 1))
-    k = centre(k)
-    return k if middle is None else normalise(shift(k, (middle - (size - 1) / 2,) * 2))
+    noise = 2 * torch.rand(size, size, generator=generator, dtype=torch.float64) - 1
+    return centre(smooth * (1 + NOISE * noise))
 
 
 def downscale(hr: Tensor, k: Tensor, scale: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Makes a data set by a recipe.
 
-ROOT/HR, ROOT/LRx4 (or ROOT/LRx4/KERNEL, a folder for each kernel), ROOT/kernels, ROOT/options.yml (which runs it), and
-last ROOT/manifest.json: where that is, the set is complete.
+ROOT/HR, ROOT/LRx4 (or ROOT/LRx4/KERNEL, a folder for each kernel), ROOT/kernels, ROOT/options.yml (which runs it),
+ROOT/manifest.json and ROOT/kernels.png, for looking. ROOT appears when all is done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import io
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from ..core.degradation import BORDERS, synthesise
 from ..core.kernel_files import PICTURES
+from ..pictures import save_kernel_grid
 from ..report import environment, write_atomically, write_summary
 from . import kernelgan
 from .datasets import Recipe, Setting, Sources, generator
@@ -50,15 +52,17 @@ def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, 
     """Make the data set in ``out``; returns its manifest. A picture that cannot be used is logged and left out.
 
     Raises:
-        ValueError: a setting does not fit the recipe, pictures or kernels are missing, or ``out`` holds a data set.
+        ValueError: a setting does not fit the recipe, pictures or kernels are missing, or ``out`` is not empty.
     """
-    if (out / MANIFEST).exists():
-        raise ValueError(f'{out}: holds a complete data set: give another --out, or take it away')
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f'{out}: is not empty: give another --out, or take it away')
     paths = check(recipe, setting, sources)
     if lmdb and any('.' in name for name in paths):
         raise ValueError("--lmdb: BasicSR ends an LMDB's key at the first dot, and a picture has one in its name")
     kernels = recipe.kernel_set(setting.scale, sources) if recipe.kernel_set else {}
-    storage = Lmdbs(out) if lmdb else Folders(out)
+    work = out.with_name(f'.{out.name}.unfinished')
+    shutil.rmtree(work, ignore_errors=True)
+    storage = Lmdbs(work) if lmdb else Folders(work)
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
     for name, path in tqdm(paths.items(), setting.name, unit=' pictures', mininterval=1):
@@ -68,15 +72,18 @@ def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, 
             log.error(f'{error}. The picture is left out')
             failed.append(name)
             continue
-        rows += [_keep(case, recipe, setting, storage, out, first=number == 0) for number, case in enumerate(found)]
+        rows += [_keep(case, recipe, setting, storage, work, first=number == 0) for number, case in enumerate(found)]
     storage.close()
     manifest = {'format': FORMAT, 'dataset': setting.name, 'recipe': recipe.name,
                 'setting': dataclasses.asdict(setting), 'lmdb': lmdb, 'failed': failed,
                 'whole_recipe': not failed and not setting.images and not setting.piece, 'images': rows,
                 **environment(torch.device('cpu'))}
     if rows:
-        write_options(out, manifest, recipe, storage)
-        write_summary(out / MANIFEST, manifest)
+        write_options(work, out, manifest, recipe, storage)
+        write_summary(work / MANIFEST, manifest)
+        save_kernel_grid(work / 'kernels.png', {Path(row['kernel_file']).stem: np.load(work / row['kernel_file'])
+                                                for row in rows})
+        work.replace(out)
     return manifest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..report import write_atomically
-from .datasets import Recipe
+from .datasets import Recipe, size_on_grid
 from .storage import Folders, Lmdbs
 
 HEAD = """# {name}, made by kernelfusion make-dataset.
@@ -21,22 +21,25 @@ HEAD = """# {name}, made by kernelfusion make-dataset.
 """
 
 
-def write_options(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> None:
-    """OUT/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in."""
+def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Recipe,
+                  storage: Folders | Lmdbs) -> None:
+    """FOLDER/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in."""
     name, scale = manifest['dataset'], manifest['setting']['scale']
-    sizes = {row['kernel_size'] for row in manifest['images']}
+    size = max(row['kernel_size'] for row in manifest['images'])
+    if recipe.forward == 'kernelgan':  # LR pixels on the bicubic grid, whatever the file's size
+        size = size_on_grid(size, scale)
     section: dict[str, Any] = {'preset': 'balanced', 'solver': 'em'}
-    if sizes != {6 * scale}:
-        section['kernel_size'] = max(2 * scale, *sizes)
+    if size != 6 * scale:
+        section['kernel_size'] = max(2 * scale, size)
     options = {
         'name': f'kernelfusion_{name}', 'model_type': 'KernelFusionModel', 'scale': scale, 'num_gpu': 'auto',
         'manual_seed': 0, 'datasets': _datasets(out, manifest, recipe, storage),
         'network_g': {'type': 'PatchDiffusion'}, 'kernelfusion': section, 'path': {},
         'val': {'save_img': True, 'metrics': {measure: {'type': f'calculate_{measure}_border', 'border': 0.05}
                                               for measure in ('psnr', 'ssim')}}}
-    path = out / 'options.yml'
-    text = HEAD.format(name=name, path=path.as_posix()) + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
+    text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    write_atomically(folder / 'options.yml', lambda file: file.write(text.encode()))
 
 
 def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:

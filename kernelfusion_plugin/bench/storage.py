@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from PIL import Image
 from ..report import save_picture
 
 COMPRESSION = 1  # of PNG in an LMDB, as BasicSR's own tool has it
-FILES_OF_LMDB = {'data.mdb', 'lock.mdb', 'meta_info.txt'}
 
 
 def digest(values: np.ndarray) -> str:
@@ -78,7 +76,6 @@ class Lmdbs:
             compat.apply()
             from basicsr.utils.lmdb_util import LmdbMaker
             folder = self.root / self.path(place)
-            _clear(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             self._open[place] = LmdbMaker(str(folder), map_size=self.map_size, compress_level=COMPRESSION)
         file = io.BytesIO()
@@ -105,19 +102,6 @@ class Lmdbs:
         for each in self._open.values():
             each.close()
         self._open.clear()
-
-
-def _clear(folder: Path) -> None:
-    """Take away an LMDB that a run cut short has left; nothing else.
-
-    Raises:
-        ValueError: something else lies there.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - FILES_OF_LMDB:
-        raise ValueError(f'{folder}: in the way, and no LMDB: give another --out')
-    shutil.rmtree(folder)
 
 
 def _first_line(error: Exception) -> str:

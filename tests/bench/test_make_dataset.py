@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from glue_helpers import run_toolbox, scores, texture, write_levin
 from PIL import Image
 
-from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_recipe, grid_middle
+from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import cases
 from kernelfusion_plugin.cli import main
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian
@@ -136,9 +136,12 @@ def test_where_the_lr_pixels_lie(recipe, at, tmp_path):
 def test_gaussian8_and_anisotropic():
     eight = RECIPES['DIV2K-Gaussian8'].kernel_set(4, Sources(Path()))
     assert list(eight) == ['g180', 'g200', 'g220', 'g240', 'g260', 'g280', 'g300', 'g320']
-    torch.testing.assert_close(eight['g260'], gaussian(21, sigmas=2.6, centre=(9.5, 9.5)))
+    torch.testing.assert_close(eight['g260'], gaussian(22, sigmas=2.6))
+    assert list(RECIPES['DIV2K-Gaussian8'].kernel_set(3, Sources(Path())).values())[0].shape == (21, 21)
     k = RECIPES['DIV2K-Anisotropic'].draw(4, torch.Generator().manual_seed(0))
-    assert k.shape == (11, 11) and (centre_of_mass(k) - grid_middle(11, 4)).abs().max() < 0.05
+    assert k.shape == (12, 12) and (centre_of_mass(k) - 5.5).abs().max() < 0.01
+    k = RECIPES['DIV2KRK-aligned'].draw(4, torch.Generator().manual_seed(0))
+    assert k.shape == (32, 32) and (centre_of_mass(k) - 15.5).abs().max() < 0.01
     assert not torch.equal(k, RECIPES['DIV2K-Anisotropic'].draw(4, torch.Generator().manual_seed(1)))
 
 
@@ -181,6 +184,24 @@ def test_noise_jpeg_and_piece(tmp_path):
     assert np.array_equal(case.hr, hr[64:128, 96:160]) and np.array_equal(case.lr, lr()[16:32, 24:40])
 
 
+@pytest.mark.parametrize(('recipe', 'size', 'option'), [
+    ('DIV2KRK', 31, 32), ('DIV2KRK-aligned', 32, 32), ('DIV2KRK-offset', 31, 31), ('DIV2K-Anisotropic', 12, 12),
+    ('DIV2KMotion', 24, None)])
+def test_the_option_file_seeks_a_kernel_on_the_datas_grid(recipe, size, option, div2k, tmp_path):
+    made = make(div2k, tmp_path / 'set', recipe, '--image', '0801')
+    opt = read_file(tmp_path / 'set/options.yml')
+    assert made['images'][0]['kernel_size'] == size and opt['kernelfusion'].get('kernel_size') == option
+    assert Image.open(tmp_path / 'set/kernels.png').size[0] > 96
+
+
+def test_what_was_cut_short_is_made_anew(div2k, tmp_path):
+    (tmp_path / '.set.unfinished/HR').mkdir(parents=True)
+    (tmp_path / '.set.unfinished/HR/0899.png').write_bytes(b'')
+    make(div2k, tmp_path / 'set', 'DIV2KMotion', '--image', '0801')
+    assert [path.name for path in (tmp_path / 'set/HR').iterdir()] == ['0801.png']
+    assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
 def test_a_damaged_picture_costs_itself(div2k, tmp_path):
     folder = shutil.copytree(div2k, tmp_path / 'hr')
     (folder / '0802.png').write_bytes(b'no picture')
@@ -214,7 +235,7 @@ def test_faults_are_one_line(arguments, message, div2k, tmp_path):
 def test_a_complete_set_is_not_written_over(div2k, tmp_path):
     make(div2k, tmp_path / 'set', 'DIV2KMotion', '--image', '0801')
     answer = invoke('DIV2KMotion', '--hr', div2k, '--out', tmp_path / 'set', '--image', '0801')
-    assert answer.exit_code == 2 and 'complete data set' in answer.output
+    assert answer.exit_code == 2 and 'is not empty' in answer.output
     answer = invoke(tmp_path / 'set/manifest.json', '--hr', div2k, '--seed', '0')
     assert answer.exit_code == 2 and '--seed: the manifest says that already' in answer.output
 
