@@ -102,7 +102,10 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
         raise ValueError(f'{recipe.name} has its own name and kernels: --name, --kernels and --each are for free')
     if recipe.name == 'free' and setting.name in {'DIV2KFK', 'Blind144', 'DIV2KRK'}:
         raise ValueError(f'--name: {setting.name} is the name of a published data set, which this one is not')
-    there = {path.stem: path for path in pictures(sources.hr)}
+    found = pictures(sources.hr)
+    there = {path.stem: path for path in found}
+    if len(there) < len(found):
+        raise ValueError(f'{sources.hr}: two pictures bear the same name, but for its ending')
     names = sorted(set(setting.images or recipe.images or there))
     missing = [name for name in names if name not in there]
     if missing:

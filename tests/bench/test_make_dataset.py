@@ -232,6 +232,13 @@ def test_faults_are_one_line(arguments, message, div2k, tmp_path):
     assert 'Traceback' not in answer.output and not (tmp_path / 'set').exists()
 
 
+def test_two_pictures_of_one_name_are_refused(div2k, tmp_path):
+    folder = shutil.copytree(div2k, tmp_path / 'hr')
+    Image.open(folder / '0801.png').save(folder / '0801.jpg')
+    answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', '--image', '0801')
+    assert answer.exit_code == 2 and 'same name, but for its ending' in answer.output
+
+
 def test_a_complete_set_is_not_written_over(div2k, tmp_path):
     make(div2k, tmp_path / 'set', 'DIV2KMotion', '--image', '0801')
     answer = invoke('DIV2KMotion', '--hr', div2k, '--out', tmp_path / 'set', '--image', '0801')

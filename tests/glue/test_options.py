@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin
+import yaml
+from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin, write_pair
 from PIL import Image
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
@@ -106,6 +107,15 @@ def test_a_file_goes_over_its_base(tmp_path):
     (tmp_path / 'a.yml').write_text('base: absent.yml')
     with pytest.raises(FileNotFoundError, match=r'a\.yml: base: there is no option file absent\.yml'):
         read_file(tmp_path / 'a.yml')
+
+
+def test_a_file_over_its_base_runs(tmp_path, monkeypatch):
+    write_pair(tmp_path, 'one', 1)
+    (tmp_path / 'below.yml').write_text(yaml.safe_dump(toy_options(tmp_path)))
+    top = {'base': '../below.yml', 'name': 'top', 'model_type': 'BicubicModel', 'datasets': {'test_1': {'name': 'B'}}}
+    assert run_toolbox(top, tmp_path / 'run', monkeypatch) == 0
+    row, = scores(tmp_path / 'run', 'top')
+    assert row['dataset'] == 'B' and row['solver'] == 'bicubic'
 
 
 def test_there_is_a_file_per_experiment():
