@@ -6,7 +6,7 @@ Conventions (recovered from the published data of Heinimann et al., KernelFusion
 * With padding (K - s) / 2 the kernel's centre (K - 1) / 2 lies on the centre of LR pixel i, which is
   HR coordinate s·i + (s - 1) / 2: the half-pixel grid of PIL's and MATLAB's bicubic resampling.
   Where K - s is odd the smaller half goes to the top left, so that the centre lies half a pixel
-  further to the lower right (K = 31, s = 4: HR 4i + 2, which is the grid of DIV2KRK).
+  further to the lower right (K = 31, s = 4: HR 4i + 2).
 """
 
 from __future__ import annotations
