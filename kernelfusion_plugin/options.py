@@ -191,6 +191,8 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
+    if is_train:
+        opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     with _replaced_command_line(opt, others):
         opt, args = original(os.getcwd(), is_train=is_train)
     args.opt, args.force_yml = arguments.opt, arguments.force_yml

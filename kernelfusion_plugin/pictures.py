@@ -29,7 +29,8 @@ class Panel:
 
 
 def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
-                 k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion') -> list[Panel]:
+                 k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion',
+                 kernel_title: str = 'kernel') -> list[Panel]:
     """bicubic | ``method``, unless it is that | truth | kernel | true kernel, what there is; with the known scores."""
     panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
     if method != 'bicubic':
@@ -38,7 +39,7 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
         panels.append(Panel('ground truth', _size(gt), gt))
     if kernel is not None:
         note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
-        panels.append(Panel('kernel', note, kernel_picture(kernel), whole=False))
+        panels.append(Panel(kernel_title, note, kernel_picture(kernel), whole=False))
     if k_true is not None:
         panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))
     return panels

@@ -192,7 +192,8 @@ def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> s
                      f'SSIM {means["ssim"]:.4f} (bicubic {means["ssim_bicubic"]:.4f})')
     if 'kernel_ncc' in means:
         parts.append(f'kernel correlation {means["kernel_ncc"]:.3f}')
-    parts.append(f'{means["seconds_phase1"]:.1f} s phase 1 and {means["seconds_phase2"]:.1f} s phase 2 per image')
+    both = f'{means["seconds_phase1"]:.1f} s phase 1 and ' if means['seconds_phase1'] else ''
+    parts.append(f'{both}{means["seconds_phase2"]:.1f} s{" phase 2" if both else ""} per image')
     same = sum(math.isinf(row.get('psnr', 0.0)) for row in rows)
     if same:
         parts.append(f'{same} identical to the truth and left out of the mean PSNR')

@@ -13,7 +13,7 @@ from typing import Any
 from .em import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
-from .texture_prior import T_MAX, TRAINING
+from .texture_prior import T_MAX, TRAINING, TuningConfig
 
 SOLVERS = ('em', 'joint')
 
@@ -52,7 +52,9 @@ class KernelFusionConfig:
         border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
             assumes nothing.
         seed: of all randomness, together with the image's name.
-        prior, em, joint: settings of Phase 1 and of the two solvers.
+        prior: settings of Phase 1 where PD is fitted to y.
+        tuning: of Phase 1 where the texture prior is tuned to y (``em.final_prior: tuned``).
+        em, joint: of the two solvers of Phase 2.
 
     Raises:
         ValueError: a value is out of range; the message names the option.
@@ -67,6 +69,7 @@ class KernelFusionConfig:
     prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's
     em: EmConfig = None  # type: ignore[assignment]
     joint: JointConfig = None  # type: ignore[assignment]
+    tuning: TuningConfig = TuningConfig()
 
     def __post_init__(self) -> None:
         if self.preset not in tuple(PRESETS):  # a tuple takes unhashable values too
@@ -86,23 +89,25 @@ class KernelFusionConfig:
 
     @property
     def uses_textures(self) -> bool:
-        """Whether the texture prior takes part."""
+        """Whether the texture prior takes part, as it is or tuned to y."""
         return self.solver == 'em' and {self.em.kernel_prior, self.em.final_prior} != {'internal'}
 
     def _check_levels(self) -> None:
-        """The solver must start at a level that Phase 1 trains; found here, not after hours of Phase 1."""
+        """The solver must start at a level that its prior is trained on; found here, not after hours of Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
-        limits = {f'prior.{limit}': getattr(self.prior, limit)}
-        if self.solver == 'joint' and not self.joint.uses_pd:
-            limits = {'prior.timesteps': self.prior.timesteps}  # the schedule alone
-        if self.uses_textures:
-            limits["the texture prior's levels"] = T_MAX
+        limits = {f'prior.{limit}': getattr(self.prior, limit), "the texture prior's levels": T_MAX}
+        pd, textures = limits
+        if self.solver == 'em':
+            used = {'t_start': [pd if self.em.kernel_prior == 'internal' else textures],
+                    'final_t_start': {'internal': [pd], 'both': [pd, textures]}.get(self.em.final_prior, [textures])}
+        else:
+            used = {'t_start': [pd] if self.joint.uses_pd else []}
         solver = getattr(self, self.solver)
-        for name in ('t_start', 'final_t_start'):
-            for owner, levels in limits.items():
-                if getattr(solver, name, -1) >= levels:
-                    raise ValueError(f'{self.solver}.{name} must be below {owner} = {levels}, the levels that the '
-                                     f'prior is trained on, got {getattr(solver, name)}')
+        for name, owners in used.items():
+            for owner in owners:
+                if getattr(solver, name) >= limits[owner]:
+                    raise ValueError(f'{self.solver}.{name} must be below {owner} = {limits[owner]}, the levels that '
+                                     f'the prior is trained on, got {getattr(solver, name)}')
         if self.uses_textures and self.prior.timesteps != TRAINING.timesteps:
             raise ValueError(f'prior.timesteps must be {TRAINING.timesteps}, as in the texture prior, got '
                              f'{self.prior.timesteps}; or set em.kernel_prior and em.final_prior to internal')
@@ -132,7 +137,7 @@ class KernelFusionConfig:
         return dataclasses.asdict(self)
 
 
-_SECTIONS = (PriorConfig, EmConfig, JointConfig)
+_SECTIONS = (PriorConfig, EmConfig, JointConfig, TuningConfig)
 
 
 def _replace(config: Any, options: Any, prefix: str, **ready: Any) -> Any:

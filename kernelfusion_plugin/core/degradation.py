@@ -199,6 +199,19 @@ def upscale_bicubic(y: Tensor, scale: int) -> Tensor:
     return F.interpolate(y, scale_factor=scale, mode='bicubic', align_corners=False, antialias=True)
 
 
+def downscale_bicubic(x: Tensor, scale: int) -> Tensor:
+    """Bicubic reduction (a = -0.5, half-pixel grid, the filter as wide as the scale) as PIL and MATLAB do it.
+
+    Args:
+        x: (B, C, H, W), H and W multiples of s.
+
+    Returns:
+        (B, C, H / s, W / s), not clamped.
+    """
+    size = x.shape[-2] // scale, x.shape[-1] // scale
+    return F.interpolate(x, size=size, mode='bicubic', align_corners=False, antialias=True)
+
+
 def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
     """Bicubic enlargement of y to the size that ``degradation`` maps to y; margins continue the edge."""
     before, after = (math.ceil(m / degradation.scale) for m in degradation.margin)

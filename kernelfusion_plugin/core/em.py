@@ -39,7 +39,7 @@ from .state import Phase2State
 
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 KERNEL_PRIORS = ('textures', 'internal')
-FINAL_PRIORS = ('both', 'textures', 'internal')
+FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
 
 class Prior(Protocol):
@@ -57,7 +57,8 @@ class EmConfig:
     Attributes:
         kernel_prior: what the kernel is found with: ``textures``, the prior that ships with the package, or
             ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
-        final_prior: of the final passes: ``internal`` (PD fitted to y), ``textures`` or ``both``, their mean.
+        final_prior: of the final passes: ``tuned`` (the texture prior, trained on with y), ``internal`` (PD fitted to
+            y), ``textures`` or ``both``, the mean of these two.
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
@@ -89,7 +90,7 @@ class EmConfig:
     """
 
     kernel_prior: str = 'textures'
-    final_prior: str = 'both'
+    final_prior: str = 'tuned'
     kernel_side: int = 192
     support: float = 4 / 3
     start_width: float = 1.25

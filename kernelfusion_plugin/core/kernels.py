@@ -15,7 +15,10 @@ from .kernel_align import centre, centre_by_pixels, centre_of_mass, normalise, r
 from .kernel_files import levin_kernels, load_kernel, load_levin
 
 __all__ = ['blind144_synthetic', 'centre', 'centre_by_pixels', 'centre_of_mass', 'delta', 'gaussian', 'hollow_square',
-           'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize', 'shift', 'square']
+           'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize',
+           'sample_anisotropic', 'sample_isotropic', 'sample_motion', 'shift', 'square']
+
+Range = tuple[float, float]
 
 
 def delta(size: int) -> Tensor:
@@ -131,6 +134,38 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
         lens = torch.exp(-0.5 * ((lens[:, None] - lens) / blur) ** 2)
         k = lens @ k @ lens
     return centre(k).float()
+
+
+def sample_isotropic(size: int, generator: torch.Generator, sigma: Range = (0.2, 4.0)) -> Tensor:
+    """A Gaussian of one width, sigma uniform in its range of pixels (IKC's and DAN's for x4: 0.2 to 4)."""
+    return gaussian(size, sigmas=_uniform(*sigma, generator))
+
+
+def sample_anisotropic(size: int, generator: torch.Generator, sigma: Range = (0.6, 5.0), noise: float = 0.25) -> Tensor:
+    """A turned Gaussian of two widths, whose entries are disturbed (KernelGAN's kind).
+
+    Both sigmas are uniform in their range of pixels, theta in [0, π), and every entry is multiplied by a number
+    that is uniform in [1 - noise, 1 + noise], before the kernel is normalised. It is not centred anew.
+
+    Raises:
+        ValueError: noise is not in [0, 1).
+    """
+    if not 0 <= noise < 1:
+        raise ValueError(f'the noise of an anisotropic kernel must be in [0, 1), got {noise}')
+    sigmas = _uniform(*sigma, generator), _uniform(*sigma, generator)
+    k = gaussian(size, sigmas=sigmas, theta=_uniform(0, math.pi, generator)).double()
+    factors = torch.rand(size, size, generator=generator, dtype=torch.float64) * 2 - 1
+    return normalise(k * (1 + noise * factors)).float()
+
+
+def sample_motion(size: int, generator: torch.Generator, extent: Range = (0.3, 0.95),
+                  blur: Range = (0.4, 0.8)) -> Tensor:
+    """A camera shake, see :func:`motion`, its extent and optical blur uniform in their ranges."""
+    return motion(size, generator, extent=_uniform(*extent, generator), blur=_uniform(*blur, generator), steps=500)
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _ornstein_uhlenbeck(steps: int, time: float, generator: torch.Generator) -> Tensor:

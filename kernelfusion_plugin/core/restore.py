@@ -22,9 +22,10 @@ from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
 from .state import Phase2State
-from .texture_prior import load_texture_prior
+from .texture_prior import load_texture_net, load_texture_prior
 
 Factory = Callable[[], nn.Module]
+FINAL = {'tuned': ('tuned',), 'textures': ('textures',), 'internal': ('prior',), 'both': ('prior', 'textures')}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Progress:
     """Where a run stands after one step.
 
     Attributes:
-        phase: ``prior`` and ``half`` (Phase 1: PD, and PD of y at half size), ``em`` or ``joint`` (Phase 2).
+        phase: ``prior``, ``half``, ``tuned`` (Phase 1: PD; PD of y at half size; the texture prior), ``em`` or
+            ``joint`` (Phase 2).
         step, total: number of this step, 1 … ``total``, within the phase.
         loss: the phase's loss at this step.
         seconds: since the phase began.
@@ -64,8 +66,9 @@ class Result:
         sr: the restored picture (1, 3, s·h, s·w) in [-1, 1], on y's device.
         kernel: (K, K) float32 on the CPU, sums to 1, as drawn: y = (x * k)↓s with ``*`` as in ``F.conv2d``.
         seconds: of ``phase1`` (0 with weights at hand) and ``phase2``.
-        prior_state: PD's weights, and those of the half-size one (``half.…``), on the CPU; give them to
-            :func:`restore` again to skip Phase 1. Empty where there was none.
+        prior_state: what Phase 1 found: PD's weights, those of the half-size one (``half.…``) and of the tuned
+            texture prior (``tuned.…``), on the CPU; give them to :func:`restore` again to skip it. Empty where there
+            was none.
         config: the settings used.
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
     """
@@ -112,7 +115,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
             which other images are restored, or in which order.
         kernel: the true kernel (K, K), if it is known: it is used as it is, and only x is estimated (``em``).
-        prior_state: PD's weights for this image, to skip Phase 1; what is needed and not among them is trained.
+        prior_state: weights for this image, to skip Phase 1; what is needed and not among them is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
     """
@@ -124,7 +127,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     trace: list[dict[str, float | str]] = []
 
     images = _phase1_images(y, config, kernel is not None)
-    nets = {phase: seeds.build(f'{phase}_net', make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels)))
+    make_patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
+    nets = {phase: seeds.build(f'{phase}_net', load_texture_net if phase == 'tuned' else make_patch_net)
             for phase in images}
     phase1 = yield from _fit_priors(nets, images, _split(prior_state), schedule, seeds, trace)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
@@ -133,8 +137,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
 
     start = time.perf_counter()
     if config.solver == 'em':
-        final = [priors[name] for name in ('prior', 'textures')
-                 if config.em.final_prior in ('both', 'internal' if name == 'prior' else name)]
+        final = [priors[name] for name in FINAL[config.em.final_prior]]
         states = solve_em(y, final[0] if len(final) == 1 else MeanPrior(final), degradation, config.em,
                           seeds.generator('em'), kernel, priors.get('half') or priors.get('textures'))
     else:
@@ -166,8 +169,11 @@ def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degra
 def _phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
     images = {}
-    if config.joint.uses_pd if config.solver == 'joint' else config.em.final_prior != 'textures':
+    final = FINAL[config.em.final_prior] if config.solver == 'em' else ('prior',) * config.joint.uses_pd
+    if 'prior' in final:
         images['prior'] = y, config.prior
+    if 'tuned' in final:
+        images['tuned'] = y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)
     if config.solver == 'em' and config.em.kernel_prior == 'internal' and not kernel_known:
         images['half'] = half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2))
     return images
@@ -254,7 +260,7 @@ def half_size(y: Tensor) -> Tensor:
 
 
 def _join(nets: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Weights of all nets as one state dict: PD's under their own names, others with ``half.`` before."""
+    """Weights of all nets as one state dict: PD's under their own names, others with their phase before."""
     return {('' if phase == 'prior' else f'{phase}.') + key: value.detach().cpu()
             for phase, net in nets.items() for key, value in net.state_dict().items()}
 
@@ -263,7 +269,9 @@ def _split(state: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
     """The inverse of :func:`_join`; what is not there is left out."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in (state or {}).items():
-        phase, name = ('half', key.removeprefix('half.')) if key.startswith('half.') else ('prior', key)
+        phase, _, name = key.partition('.')
+        if phase not in ('half', 'tuned'):
+            phase, name = 'prior', key
         parts.setdefault(phase, {})[name] = value
     return parts
 

@@ -7,7 +7,9 @@ given up (the authors name such a start as future work, Sec. 6); ``em.kernel_pri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator as Iter
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
@@ -16,6 +18,7 @@ import torch
 from torch import Generator, Tensor
 
 from .diffusion import Schedule
+from .nets.patch_net import RECEPTIVE_FIELD
 from .nets.texture_unet import TextureUNet
 from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
 
@@ -26,13 +29,51 @@ T_MAX = 400  # it was fitted to the levels below this
 TRAINING = PriorConfig(steps=12_000, crop=96, batch=8, lr=1e-3, lr_end=1e-5, t_max=T_MAX, ema=0.999, max_grad_norm=1.0)
 
 
+@dataclass(frozen=True)
+class TuningConfig:
+    """Phase 1 of ``em`` with ``final_prior: tuned``: the texture prior is trained on, with y's crops.
+
+    Attributes:
+        steps: gradient steps.
+        crop: side of the random crops in pixels; smaller images are taken whole.
+        batch: crops per step.
+        lr: Adam's learning rate at the start; it falls to 0 as a cosine.
+        ema: decay of the weights' moving average, whose result is used; 0 for none.
+    """
+
+    steps: int = 300
+    crop: int = 64
+    batch: int = 4
+    lr: float = 2e-4
+    ema: float = 0.99
+
+    def __post_init__(self) -> None:
+        for name in ('steps', 'batch', 'lr'):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f'tuning.{name} must be positive and finite, got {getattr(self, name)}')
+        if self.crop < RECEPTIVE_FIELD:
+            raise ValueError(f'tuning.crop must be at least {RECEPTIVE_FIELD}, got {self.crop}')
+        if not 0 <= self.ema < 1:
+            raise ValueError(f'tuning.ema must be in [0, 1), got {self.ema}')
+
+    def training(self, t_max: int, precision: str) -> PriorConfig:
+        """These settings as those of any training, on the levels below ``t_max``."""
+        return PriorConfig(steps=self.steps, crop=self.crop, batch=self.batch, lr=self.lr, ema=self.ema, t_max=t_max,
+                           timesteps=TRAINING.timesteps, max_grad_norm=TRAINING.max_grad_norm, precision=precision)
+
+
 def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto') -> PatchPrior:
     """The prior that ships with the package, on a device; ``precision`` as in :class:`PriorConfig`."""
+    return PatchPrior(load_texture_net().to(device, memory_format=torch.channels_last),
+                      Schedule(TRAINING.timesteps), precision)
+
+
+def load_texture_net() -> TextureUNet:
+    """The network that ships with the package, on the CPU, ready to be trained on."""
     with torch.random.fork_rng(devices=[]):  # the weights it is born with are drawn from the global state
         net = TextureUNet()
     net.load_state_dict(_weights())
-    net.to(device, memory_format=torch.channels_last)
-    return PatchPrior(net, Schedule(TRAINING.timesteps), precision)
+    return net
 
 
 @cache

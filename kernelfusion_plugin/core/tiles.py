@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 
-def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int, multiple: int = 1) -> Tensor:
+def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int, multiple: int = 1,
+          scale: int = 1) -> Tensor:
     """``function(x)`` computed on tiles of about ``tile`` pixels square, each with ``halo`` pixels around it.
 
     Equal to ``function(x)``, but for rounding, if an output pixel depends on inputs no farther than ``halo`` away and
     the function treats all places alike, up to shifts by ``multiple`` (the stride of its coarsest level).
 
     Args:
-        function: (B, C, h, w) to (B, D, h, w).
+        function: (B, C, h, w) to (B, D, s·h, s·w).
         x: (B, C, H, W).
+        scale: s.
     """
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:
@@ -28,6 +30,7 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int,
         for left in range(0, width, step):
             upper, outer = max(0, top - halo), max(0, left - halo)
             piece = function(x[..., upper:top + step + halo, outer:left + step + halo])
-            row.append(piece[..., top - upper:top - upper + step, left - outer:left - outer + step])
+            above, before = scale * (top - upper), scale * (left - outer)
+            row.append(piece[..., above:above + scale * step, before:before + scale * step])
         rows.append(torch.cat(row, dim=-1))
     return torch.cat(rows, dim=-2)

@@ -4,9 +4,10 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from .. import archs, data, metrics
 from .baselines import BackProjectionModel, BicubicModel
+from .blind_sr_model import BlindSRModel
 from .kernelfusion_model import KernelFusionModel
 
-MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel)
+MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel, BlindSRModel)
 
 
 def register() -> None:
@@ -18,4 +19,5 @@ def register() -> None:
 
 register()
 
-__all__ = ['MODELS', 'BackProjectionModel', 'BicubicModel', 'KernelFusionModel', 'archs', 'data', 'metrics', 'register']
+__all__ = ['MODELS', 'BackProjectionModel', 'BicubicModel', 'BlindSRModel', 'KernelFusionModel', 'archs', 'data',
+           'metrics', 'register']

@@ -16,8 +16,7 @@ from torch import Tensor
 from ..core.back_projection import back_project
 from ..core.degradation import upscale_bicubic
 from .options import FileOptions, file_options, read_scale
-from .outputs import Restoration
-from .restoration_model import RestorationModel
+from .restoration_model import Restoration, RestorationModel
 
 
 @dataclass(frozen=True)

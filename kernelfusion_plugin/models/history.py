@@ -30,7 +30,7 @@ class History:
         """Take note of one step. PD at half size is left out: the plot shows that of y."""
         if progress.phase == 'half':
             return
-        if progress.phase == 'prior':
+        if progress.phase in ('prior', 'tuned'):  # a run has one of them at most
             self._sum += progress.loss
             self._count += 1
             if progress.step == progress.total or self._count >= progress.total / POINTS:

@@ -14,10 +14,9 @@ from torch import Tensor
 from ..core.restore import Progress, Result, restore_steps
 from .history import History
 from .options import network_factories, parse_section
-from .outputs import Restoration
 from .priors import PriorStore, load_weights
 from .progress import ProgressLog
-from .restoration_model import RestorationModel
+from .restoration_model import Restoration, RestorationModel
 
 
 class KernelFusionModel(RestorationModel):

@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..core.config import KernelFusionConfig
+from ..core.tensor_files import load_tensors
 from ..report import write_atomically
 
 
@@ -22,21 +22,20 @@ def image_digest(y: Tensor) -> str:
     return hashlib.sha256(f'{tuple(data.shape)}'.encode() + data.numpy().tobytes()).hexdigest()
 
 
-def load_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict]:
-    """A state dict (bare, or under ``params`` as BasicSR writes it) and what else the file says.
+def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params',)) -> tuple[dict[str, Tensor], dict]:
+    """A state dict (bare, or under the first of ``keys`` that is there, as BasicSR writes it), and what else is there.
 
     Raises:
         ValueError: the file cannot be read as one, in one line. Code in it is never run (weights_only).
     """
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise ValueError(f'{path}: not a file of weights: {str(error).strip().splitlines()[0][:120]}') from error
-    state = content.get('params', content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'{path}: not a file of weights: a state dict, or one under the key params, is needed')
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
-    return state, {} if state is content else {key: content[key] for key in content if key != 'params'}
+    content = load_tensors(path, 'a file of weights')
+    key = next((key for key in keys if key in content), None) if isinstance(content, dict) else None
+    state = content if key is None else content[key]
+    if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'{path}: not a file of weights: a state dict, or one under the key {" or ".join(keys)}, '
+                         'is needed')
+    state = {name.removeprefix('module.'): value for name, value in state.items()}
+    return state, {} if key is None else {name: content[name] for name in content if name != key}
 
 
 class PriorStore:

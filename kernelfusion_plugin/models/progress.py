@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..core.restore import Progress
 
 PHASES = {'prior': 'phase 1 (patch prior)', 'half': 'phase 1 (prior at half size)',
-          'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}
+          'tuned': 'phase 1 (texture prior, tuned)', 'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}
 
 
 class ProgressLog:

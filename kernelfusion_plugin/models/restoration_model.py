@@ -1,13 +1,11 @@
-"""``RestorationModel``: what all models of this package share. BasicSR gives a data set; each image of it is read,
-restored, scored and written on its own.
-"""
+"""``RestorationModel``: what the models share that restore each image by itself, without training."""
 
 from __future__ import annotations
 
-import traceback
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,37 @@ from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
-from .. import report, runlog
-from .images import BadImage, Entry, entries
+from .. import pictures
+from .images import Entry
 from .kernels import true_kernel
 from .options import FileOptions, check_metrics
-from .outputs import Restoration, scores_and_files
+from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
+from .validation import ImageByImage
 
-DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
+
+@dataclass(frozen=True)
+class Restoration:
+    """One restored image.
+
+    Attributes:
+        sr: (1, 3, s·h, s·w) in [-1, 1].
+        kernel: (K, K) on the CPU, found or given; None where the method has none.
+        seconds: of ``phase1`` and ``phase2``.
+        method: name for sheets.
+        settings: further columns of ``scores.csv``: seed, solver, preset, where there are such.
+        history: points of the plot of the run; None for no plot.
+    """
+
+    sr: Tensor
+    kernel: Tensor | None
+    seconds: Mapping[str, float]
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] | None = None
 
 
-class RestorationModel(BaseModel, ABC):
+class RestorationModel(ImageByImage, BaseModel, ABC):
     """Test-time model of BasicSR: scores, files and failures of every image; a subclass says how to restore one.
 
     Works with ``basicsr/test.py`` and any data set that has ``paths`` (PairedImageDataset, SingleImageDataset, ours):
@@ -55,11 +73,7 @@ class RestorationModel(BaseModel, ABC):
             self.device = torch.device('cpu')
         check_metrics(opt)
         self.scale, self.glue = scale, glue
-        self.results = Path(opt['path'].get('results_root') or opt['path']['visualization'])
-        self.rows: list[dict[str, Any]] = []
-        self.datasets: dict[str, dict[str, Any]] = {}
-        self.finished = 0  # data sets; two may bear the same name
-        self.title = ''
+        self.start_tables()
 
     @abstractmethod
     def restore(self, y: Tensor) -> Restoration:
@@ -103,72 +117,28 @@ class RestorationModel(BaseModel, ABC):
             visuals['kernel'] = self.restoration.kernel
         return visuals
 
-    def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Rank 0 does all images."""
-        if self.opt['rank'] == 0:
-            self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
-
-    def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Restore every image of a data set, write what comes out, and log the means.
-
-        The loader's data set is read here image by image: within the loader one bad file would end the run.
-        """
-        dataset = dataloader.dataset
-        name = dataset.opt['name']
-        todo = list(entries(dataset))
-        done: list[dict[str, Any]] = []
-        failed: list[str] = []
-        if not todo:
-            runlog.record_failure(f'{name}: there are no images')
-        for number, entry in enumerate(todo, 1):
-            self.title = f'[{number}/{len(todo)}] {entry.name}'
-            try:
-                row = self._one_image(entry, name, save_img)
-            except Exception as error:  # noqa: BLE001  (the other images are still to be done)
-                failed.append(entry.name)
-                self._report(entry, error)
-                continue
-            done.append(row)
-            self.rows.append(row)
-            report.write_scores(self.results / 'scores.csv', self.rows)
-        report.write_scores(self.results / 'scores.csv', self.rows)  # the head at least, where nothing was restored
-        self.datasets[name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
-        report.write_summary(self.results / 'summary.json', self._summary())
-        self.logger.info(report.mean_line(name, done, len(failed)))
-        self._toolbox_means(name, done, current_iter, tb_logger)
-        self.finished += 1
-        runlog.end_of_dataset(self.opt, self.finished)
-
-    def _one_image(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
+    def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
         data = entry.read(self.scale, self.glue.crop_gt)
-        self.feed_data({**data, 'name': entry.name, 'kernel': self._true_kernel(entry)})
+        k_true = self.kernel_for_scores(entry, self.glue.kernel_dir, self.glue.kernel_tmpl, needed=self._known is True)
+        self.feed_data({**data, 'name': entry.name, 'kernel': k_true})
         self.test()
-        visuals = self.get_current_visuals()
+        visuals, found = self.get_current_visuals(), self.restoration
         metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
         folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
-        suffix = self.opt['val'].get('suffix') or self.opt['name']
-        scores = scores_and_files(entry.name, visuals, self.restoration, self.k_true, self.scale, folder, suffix,
-                                  self.glue.sheet)
+        about = [str(found.settings[key]) for key in ('solver', 'preset') if key in found.settings]
+        image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
+                         found.method)
+        scores = scores_and_files(image, folder, self.suffix, self.glue.sheet)
+        if folder is not None and found.history is not None:
+            pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
         self.lq = self.gt = self.output = self.restoration = None
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
-        return {'dataset': dataset, 'image': entry.name, **scores,
-                **{f'val_{name}': value for name, value in metrics.items()}}
+        seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
+        return {**scores, **seconds, **found.settings, **{f'val_{name}': value for name, value in metrics.items()}}
 
-    def _true_kernel(self, entry: Entry) -> Tensor | None:
-        """The data set's true kernel of this image. A bad file of a kernel that only scores need is reported once."""
-        options = entry.dataset.opt
-        place = options.get('dataroot_kernel') or self.glue.kernel_dir
-        try:
-            return true_kernel(place, options.get('kernel_tmpl') or self.glue.kernel_tmpl, entry.name)
-        except ValueError as error:
-            if self._known is True:
-                raise
-            if str(error) not in runlog.failures:
-                self.logger.error(f'{error}. Results come without kernel scores')
-                runlog.record_failure(str(error))
-            return None
+    def about_run(self) -> dict[str, Any]:
+        """``config`` of ``summary.json``."""
+        return {'config': self.settings()}
 
     @property
     def _known(self) -> bool | str:
@@ -192,43 +162,3 @@ class RestorationModel(BaseModel, ABC):
     def _rgb(lq: Tensor) -> Tensor:
         """(1, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1) if lq.shape[1] == 1 else lq * 2 - 1
-
-    def _report(self, entry: Entry, error: Exception) -> None:
-        """One line for an image that could not be done; the traceback too where nobody foresaw the error."""
-        reason = (str(error).strip().splitlines() or [''])[0]
-        if isinstance(error, BadImage):
-            message = reason
-        elif isinstance(error, ValueError):
-            message = f'{entry.path}: {reason}'
-        elif isinstance(error, torch.OutOfMemoryError):
-            message = f'{entry.path}: out of GPU memory'
-        else:
-            message = f'{entry.path}: {type(error).__name__}: {reason}'
-            self.logger.error(traceback.format_exc())
-        self.logger.error(f'{message}. The image is left out, the run goes on')
-        runlog.record_failure(message)
-
-    def _toolbox_means(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Means of ``val.metrics`` as BasicSR logs them; infinite values (identical images) are left out."""
-        names = list(self.opt['val'].get('metrics') or {})
-        if not names:
-            return
-        means = report.mean_scores(rows)
-        means = {name: means[f'val_{name}'] for name in names if f'val_{name}' in means}
-        self.metric_results = means
-        self._initialize_best_metric_results(dataset)
-        lines = [f'Validation {dataset}']
-        for name, value in means.items():
-            self._update_best_metric_result(dataset, name, value, current_iter)
-            infinite = sum(row.get(f'val_{name}') == float('inf') for row in rows)
-            lines.append(f'\t # {name}: {value:.4f}' + (f' ({infinite} infinite left out)' if infinite else ''))
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, current_iter)
-        lines += [f'\t # {name}: no value' for name in names if name not in means]
-        self.logger.info('\n'.join(lines))
-
-    def _summary(self) -> dict[str, Any]:
-        options = {key: value for key, value in self.opt.items() if key not in ('dist', 'rank', 'world_size')}
-        options['path'] = {key: value for key, value in self.opt['path'].items() if key not in DERIVED}
-        return {'name': self.opt['name'], **report.environment(self.device), 'config': self.settings(),
-                'datasets': self.datasets, 'options': options}

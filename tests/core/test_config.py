@@ -150,7 +150,7 @@ def test_wrong_types_are_refused(options, name, word):
     ({'scale': 8, 'kernel_size': 15}, ['kernel_size', '16', '15']),
     ({'em': {'steps': 0}}, ['em.steps']), ({'em': {'fine_noise_end': 'nan'}}, ['em.fine_noise_end']),
     ({'em': {'kernel_prior': 'both'}}, ['em.kernel_prior', 'textures, internal', "'both'"]),
-    ({'em': {'final_prior': 'none'}}, ['em.final_prior', 'both, textures, internal', "'none'"]),
+    ({'em': {'final_prior': 'none'}}, ['em.final_prior', 'tuned, both, textures, internal', "'none'"]),
     ({'prior': {'channels': 7}}, ['prior.channels']), ({'joint': {'n_iter': 0}}, ['joint.n_iter']),
 ])
 def test_values_out_of_range_are_refused(options, words):

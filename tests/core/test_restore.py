@@ -18,12 +18,14 @@ from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
 from kernelfusion_plugin.core.patch_prior import MeanPrior, PriorConfig
+from kernelfusion_plugin.core.texture_prior import TuningConfig, load_texture_net
 
 TOY = KernelFusionConfig(
     scale=2, kernel_size=8, seed=3,
     prior=PriorConfig(channels=4, steps=3, crop=16, lr=1e-3, ema=0.9, precision='fp32'),
     em=EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=2, kernel_levels=1, final_samples=1,
-                final_steps=2, cg_iterations=3, noise_floor=0),
+                final_steps=2, final_prior='both', cg_iterations=3, noise_floor=0),
+    tuning=TuningConfig(steps=3, crop=16, batch=1),
     joint=JointConfig(n_iter=1, n_iter_first=2, n_steps=2, precision='fp32'))
 JOINT = dataclasses.replace(TOY, solver='joint')
 INTERNAL = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, kernel_prior='internal', final_prior='internal'))
@@ -378,6 +380,30 @@ def test_textures_alone_need_no_phase_1(kernel):
     assert {row['phase'] for row in result.trace} == {'em'}
 
 
+def test_tuned_trains_the_texture_prior_on_with_y():
+    """Its weights leave those that ship, are given back, and are reused; the kernel is found with those that ship."""
+    config, seen = with_em(final_prior='tuned'), []
+    first = restore(image(), config, name='a', on_progress=seen.append,
+                    make_patch_net=lambda: pytest.fail('no PD is to be made'))
+    assert phases(seen) == [('tuned', 3), ('em', 6)] and {row['phase'] for row in first.trace} == {'tuned', 'em'}
+    shipped = load_texture_net().state_dict()
+    assert first.prior_state.keys() == {f'tuned.{key}' for key in shipped}
+    changes = {key: float((first.prior_state[f'tuned.{key}'] - value).abs().max()) for key, value in shipped.items()}
+    assert 0 < max(changes.values()) < 0.01
+    plain = restore(image(), with_em(final_prior='textures'), name='a')
+    assert torch.equal(first.kernel, plain.kernel) and not torch.equal(first.sr, plain.sr)
+    seen = []
+    again = restore(image(), config, name='a', prior_state=first.prior_state, on_progress=seen.append)
+    assert same(first, again) and phases(seen) == [('em', 6)]
+
+
+@pytest.mark.parametrize(('options', 'name'), [({'steps': 0}, 'steps'), ({'lr': 0}, 'lr'), ({'ema': 1}, 'ema'),
+                                               ({'crop': 8}, 'crop'), ({'batch': float('inf')}, 'batch')])
+def test_faults_in_tuning_are_named(options, name):
+    with pytest.raises(ValueError, match=rf'tuning\.{name} must be'):
+        TuningConfig(**options)
+
+
 @pytest.mark.parametrize('options', [{'solver': 'joint'}, {'em': INTERNAL.em}])
 def test_the_texture_prior_is_loaded_only_where_it_takes_part(options, monkeypatch):
     monkeypatch.setattr(module, 'load_texture_prior', lambda *args: pytest.fail('not asked for'))
@@ -385,7 +411,7 @@ def test_the_texture_prior_is_loaded_only_where_it_takes_part(options, monkeypat
 
 
 @pytest.mark.parametrize('kernel_prior', ['textures', 'internal'])
-@pytest.mark.parametrize('final_prior', ['textures', 'internal', 'both'])
+@pytest.mark.parametrize('final_prior', ['textures', 'internal', 'both', 'tuned'])
 def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, monkeypatch):
     given = {}
 
@@ -399,10 +425,10 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
                 make_patch_net=lambda: PatchDiffusionNet(4))
     final = given['final'].priors if isinstance(given['final'], MeanPrior) else [given['final']]
     kinds = [type(prior.net) for prior in final]
-    assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet],
+    assert kinds == {'textures': [TextureUNet], 'internal': [PatchDiffusionNet], 'tuned': [TextureUNet],
                      'both': [PatchDiffusionNet, TextureUNet]}[final_prior]
     assert type(given['search'].net) is {'textures': TextureUNet, 'internal': PatchDiffusionNet}[kernel_prior]
-    if kernel_prior == 'internal':
+    if kernel_prior == 'internal' or final_prior == 'tuned':
         assert all(given['search'].net is not prior.net for prior in final)
 
 

@@ -47,3 +47,15 @@ def test_what_fits_is_done_in_one_go_and_no_piece_is_larger_than_it_may_be():
 def test_too_small_a_halo_would_show():
     x = random(1, 3, 20, 20)
     assert not torch.allclose(tiled(blur, x, 8, 1), blur(x))
+
+
+def test_an_enlarging_function_in_tiles():
+    x = torch.rand(2, 3, 37, 50)
+
+    def function(piece):
+        blurred = torch.nn.functional.avg_pool2d(piece, 5, stride=1, padding=2, count_include_pad=False)
+        return torch.nn.functional.interpolate(blurred, scale_factor=3, mode='nearest')
+
+    whole = function(x)
+    torch.testing.assert_close(tiled(function, x, 16, 2, scale=3), whole)
+    torch.testing.assert_close(tiled(function, x, 16, 2, multiple=8, scale=3), whole)

@@ -26,7 +26,7 @@ def test_pictures_fit_each_other_and_meet_no_made_up_border(height, width, lr_si
 
 def test_demo_runs_and_shows_what_it_measured(tmp_path):
     pytest.importorskip('skimage.data')
-    toy = ['kernelfusion:prior:steps=1', 'kernelfusion:prior:channels=4', 'kernelfusion:em:sketch_passes=1',
+    toy = ['kernelfusion:tuning:steps=1', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',
            'kernelfusion:em:coarse_passes=1', 'kernelfusion:em:fine_passes=1', 'kernelfusion:em:steps=1',
            'kernelfusion:em:kernel_side=32', 'kernelfusion:em:final_samples=1',
            'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=1']

@@ -14,7 +14,7 @@ from kernelfusion_plugin.models.options import check_metrics, network_factories,
 from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
-TINY = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:em:sketch_passes=1',
+TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',
         'kernelfusion:em:coarse_passes=1', 'kernelfusion:em:fine_passes=1', 'kernelfusion:em:steps=2',
         'kernelfusion:em:final_samples=1', 'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
         'kernelfusion:sheet=false', 'kernelfusion:plot=false', 'num_gpu=0']
@@ -42,7 +42,7 @@ def datasets(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('file', sorted(OPTIONS.glob('*.yml')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('file', sorted(OPTIONS.glob('kernelfusion_*.yml')), ids=lambda path: path.stem)
 def test_option_file_runs(file, datasets, monkeypatch):
     opt = read_file(file)
     assert run_toolbox(opt, datasets, monkeypatch, '--force_yml', *TINY) == 0

@@ -1,0 +1,115 @@
+"""DANv2 (Luo, Huang, Li, Wang, Tan, 2021, "End-to-end Alternating Optimization for Blind Super Resolution").
+
+The rounds are :mod:`.dan`'s. New are dual-path blocks, in which the condition is a stream of its own, and that the
+Estimator gives the whole kernel, a softmax over its K² entries.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .dan import AlternatingNet, upscaler
+
+
+class DualPathBlock(nn.Module):
+    """(f, g) to (f + a(f)·b(g), g + b(g)); g may be (B, C, 1, 1), alike for all pixels."""
+
+    def __init__(self, channels: int, condition: int, side: int, condition_side: int) -> None:
+        super().__init__()
+        self.body1 = _two_convs(channels, channels, side)
+        self.body2 = _two_convs(condition, channels, condition_side)
+
+    def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        b = self.body2(g)
+        return f + self.body1(f) * b, g + b
+
+
+class DualPathGroup(nn.Module):
+    """Blocks one after the other, both streams doubled at the end.
+
+    The paper adds the group's input to its output. In the code that made the published weights the blocks overwrite
+    that input in place, so that what is added is the output itself: 2·body(f, g), not (f, g) + body(f, g).
+    """
+
+    def __init__(self, channels: int, condition: int, side: int, condition_side: int, blocks: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(DualPathBlock(channels, condition, side, condition_side) for _ in range(blocks)))
+
+    def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        for block in self.body:
+            f, g = block(f, g)
+        return 2 * f, 2 * g
+
+
+class Restorer(nn.Module):
+    """Picture (B, C, s·h, s·w) from y (B, C, h, w) and the kernel's code (B, L)."""
+
+    def __init__(self, channels: int, blocks: int, groups: int, scale: int, code_length: int, colours: int) -> None:
+        super().__init__()
+        self.head1 = nn.Conv2d(colours, channels, 3, padding=1)
+        self.head2 = nn.Conv2d(code_length, channels, 1)
+        self.body = nn.Sequential(*(DualPathGroup(channels, channels, 3, 1, blocks) for _ in range(groups)))
+        self.fusion = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upscale = upscaler(channels, scale, colours)
+
+    def forward(self, y: Tensor, code: Tensor) -> Tensor:
+        f, g = self.head1(y), self.head2(code[:, :, None, None])  # (B, channels, h, w), (B, channels, 1, 1)
+        for group in self.body:
+            f, g = group(f, g)
+        return self.upscale(self.fusion(f))
+
+
+class Estimator(nn.Module):
+    """Kernel (B, K²), which sums to 1, from the picture (B, C, s·h, s·w) and y (B, C, h, w)."""
+
+    def __init__(self, scale: int, kernel_size: int, colours: int, channels: int = 32, blocks: int = 5) -> None:
+        super().__init__()
+        self.head_LR = nn.Sequential(nn.Conv2d(colours, channels, 5, padding=2))
+        self.head_HR = nn.Sequential(nn.Conv2d(colours, channels, 4 * scale + 1, stride=scale, padding=2 * scale))
+        self.body = DualPathGroup(channels, channels, 3, 3, blocks)
+        self.tail = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.AdaptiveAvgPool2d(1),
+                                  nn.Conv2d(2 * channels, kernel_size ** 2, 1), nn.Softmax(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        f, _ = self.body(self.head_LR(y), self.head_HR(x))  # (B, channels, h, w)
+        return self.tail(f).flatten(1)
+
+
+class DANv2(AlternatingNet):
+    """DAN, second version.
+
+    Args:
+        nf, nb, ng: channels, blocks per group and groups of the Restorer.
+        upscale: s, 2, 3 or 4.
+        input_para: L, length of the kernel's code.
+        kernel_size: K.
+        loop: number of rounds.
+        in_nc: colours.
+        pca: (K², L).
+    """
+
+    def __init__(self, nf: int = 64, nb: int = 10, ng: int = 5, upscale: int = 4, input_para: int = 10,
+                 kernel_size: int = 21, loop: int = 4, in_nc: int = 3, pca: Tensor | None = None) -> None:
+        super().__init__(loop, kernel_size, input_para, pca)
+        self.Restorer = Restorer(nf, nb, ng, upscale, input_para, in_nc)
+        self.Estimator = Estimator(upscale, kernel_size, in_nc)
+
+    def forward(self, y: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """y (B, C, h, w) to the pictures (B, C, s·h, s·w), codes (B, L) and kernels (B, K²) of all rounds.
+
+        No gradient goes from one network into the other: each learns from its own output.
+        """
+        code = self.init_ker_map.expand(y.shape[0], -1)
+        pictures, codes, kernels = [], [], []
+        for _ in range(self.loop):
+            x = self.Restorer(y, code.detach())
+            k = self.Estimator(x.detach(), y)
+            code = self.encode(k)
+            for found, new in ((pictures, x), (codes, code), (kernels, k)):
+                found.append(new)
+        return pictures, codes, kernels
+
+
+def _two_convs(inputs: int, outputs: int, side: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, side, padding=side // 2), nn.LeakyReLU(0.2),
+                         nn.Conv2d(outputs, outputs, side, padding=side // 2))

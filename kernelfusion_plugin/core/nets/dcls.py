@@ -1,0 +1,205 @@
+"""DCLS: features freed of an estimated blur by constrained least squares (Luo et al., CVPR 2022).
+
+    k' = Estimator(y),   x = Restorer(y, k'),
+
+k' in LR pixels: a blur before the reduction is taken for another one behind it. Module names are those of the published
+weights, which load strictly. Pictures are RGB in [0, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..deconvolution import constrained_least_squares
+from .dan import upscaler
+
+FILTERS = {11: (7, 3, 3, 1), 21: (11, 7, 5, 1), 31: (11, 9, 7, 5, 3)}  # sides of the Estimator's filters, by K
+SMALLEST = 7  # pixels: what three 3 x 3 convolutions without padding take
+HIDDEN = 16  # channels between the Estimator's filters
+
+
+class ResidualBlock(nn.Module):
+    """f + conv(σ(conv(f)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f + self.conv2(F.leaky_relu(self.conv1(f), 0.1))
+
+
+class ChannelAttention(nn.Module):
+    """f times a weight per channel in (0, 1), made of the channels' means."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.conv_du = nn.Sequential(nn.Conv2d(channels, channels // reduction, 1), nn.ReLU(),
+                                     nn.Conv2d(channels // reduction, channels, 1), nn.Sigmoid())
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f * self.conv_du(f.mean(dim=(-2, -1), keepdim=True))
+
+
+class DualPathBlock(nn.Module):
+    """(f, g) to (f + CA(conv(σ([a(f), b(g)]))), g + CA(b(g)))."""
+
+    def __init__(self, channels: int, primitive: int) -> None:
+        super().__init__()
+        self.body1 = _two_convs(channels)
+        self.body2 = _two_convs(primitive)
+        self.CA_body1 = nn.Sequential(nn.LeakyReLU(0.1), nn.Conv2d(channels + primitive, channels, 3, padding=1),
+                                      ChannelAttention(channels))
+        self.CA_body2 = ChannelAttention(primitive)
+
+    def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = self.body1(f), self.body2(g)
+        return f + self.CA_body1(torch.cat([a, b], dim=1)), g + self.CA_body2(b)
+
+
+class DualPathGroup(nn.Module):
+    """Blocks one after the other, both streams doubled at the end: as in DANv2, see :class:`.danv2.DualPathGroup`."""
+
+    def __init__(self, channels: int, primitive: int, blocks: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(DualPathBlock(channels, primitive) for _ in range(blocks)))
+
+    def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        for block in self.body:
+            f, g = block(f, g)
+        return 2 * f, 2 * g
+
+
+class Deconvolution(nn.Module):
+    """Features without the blur k', by constrained least squares with smoothness filters made of the features.
+
+    A filter P of 3 x 3 per channel sums to 0, as a Laplacian does: what is constant costs nothing.
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        inner = channels // reduction
+        self.reduce_feature = nn.Conv2d(channels, inner, 1)
+        self.grad_filter = nn.Sequential(
+            nn.Conv2d(inner, inner, 3), nn.LeakyReLU(0.1), nn.Conv2d(inner, inner, 3), nn.LeakyReLU(0.1),
+            nn.Conv2d(inner, inner, 3), nn.AdaptiveAvgPool2d(3), nn.Conv2d(inner, inner, 1))
+        self.expand_feature = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, f: Tensor, k: Tensor) -> Tensor:
+        g = self.reduce_feature(f)  # (B, inner, h, w)
+        p = self.grad_filter(g).exp()  # (B, inner, 3, 3)
+        p = p - p.mean(dim=(-2, -1), keepdim=True)
+        margin = k.shape[-1]  # the transform is circular: what wraps round ends in the margin
+        wide = constrained_least_squares(F.pad(g, (margin,) * 4, mode='replicate'), k, p)
+        return self.expand_feature(wide[..., margin:-margin, margin:-margin])
+
+
+class Estimator(nn.Module):
+    """Kernel k' (B, 1, K, K) in LR pixels, sum 1, from y: the convolution of a chain of filters made of y."""
+
+    def __init__(self, channels: int, kernel_size: int, latent: int, colours: int, softmax: bool) -> None:
+        super().__init__()
+        if kernel_size not in FILTERS:
+            raise ValueError(f'kernel_size of DCLS must be one of {", ".join(map(str, FILTERS))}, got {kernel_size}')
+        self.kernel_size, self.colours, self.softmax = kernel_size, colours, softmax
+        self.head = nn.Sequential(nn.Conv2d(colours, channels, 7, padding=3))
+        self.body = nn.Sequential(nn.Sequential(*(ResidualBlock(channels) for _ in range(3))))
+        self.tail = nn.Sequential(
+            nn.Conv2d(channels, channels, 3), nn.LeakyReLU(0.1), nn.Conv2d(channels, channels, 3),
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, latent, 1), nn.Flatten())
+        sides = FILTERS[kernel_size]
+        widths = [colours, *[HIDDEN] * (len(sides) - 1), colours]
+        self.shapes = [(outputs, inputs, side, side) for outputs, inputs, side in zip(widths[1:], widths, sides)]
+        self.dec = nn.ModuleList(nn.Linear(latent, o * i * side * side) for o, i, side, _ in self.shapes)
+        self._start_sharp()
+
+    def forward(self, y: Tensor) -> Tensor:
+        f = self.head(y)
+        latent = self.tail(self.body(f) + f)  # (B, latent)
+        batch = y.shape[0]
+        k = y.new_ones(1, batch * self.colours, 1, 1)
+        for i, (layer, (outputs, *shape)) in enumerate(zip(self.dec, self.shapes, strict=True)):
+            filters = layer(latent).reshape(batch * outputs, *shape)
+            k = F.conv2d(k, filters, padding=0 if i else self.kernel_size - 1, groups=batch)  # a group per picture
+        k = k.reshape(batch, self.colours, self.kernel_size, self.kernel_size).flip(-2, -1).mean(1, keepdim=True)
+        if self.softmax:
+            k = k.flatten(1).softmax(1).reshape(k.shape)
+        return k / k.sum(dim=(-2, -1), keepdim=True)
+
+    def _start_sharp(self) -> None:
+        """First weights for training: about no blur, so that the kernel's sum, which divides it, is far from 0."""
+        for layer, (outputs, inputs, side, _) in zip(self.dec, self.shapes, strict=True):
+            middle = torch.zeros(outputs, inputs, side, side)
+            middle[..., side // 2, side // 2] = 1 / inputs
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+                layer.bias.copy_(middle.flatten())
+
+
+class Restorer(nn.Module):
+    """Picture (B, C, s·h, s·w) in [0, 1] from y (B, C, h, w) and k' (B, 1, K, K)."""
+
+    def __init__(self, channels: int, blocks: int, groups: int, scale: int, colours: int, reduction: int) -> None:
+        super().__init__()
+        primitive = channels // reduction
+        self.conv_first = nn.Conv2d(colours, channels, 3, padding=1)
+        self.feature_block = nn.Sequential(*(ResidualBlock(channels) for _ in range(3)))
+        self.head1 = nn.Conv2d(channels, primitive, 3, padding=1)
+        self.head2 = Deconvolution(channels, reduction)
+        self.body = nn.Sequential(*(DualPathGroup(channels, primitive, blocks) for _ in range(groups)))
+        self.fusion = nn.Conv2d(channels + primitive, channels, 3, padding=1)
+        self.upscale = upscaler(channels, scale, colours)
+
+    def forward(self, y: Tensor, k: Tensor) -> Tensor:
+        first = self.conv_first(y)
+        features = self.feature_block(first)
+        f, g = self.head2(features, k), self.head1(features)  # deblurred (B, channels, h, w), as they were (B, …)
+        for group in self.body:
+            f, g = group(f, g)
+        return self.upscale(self.fusion(torch.cat([g, f], dim=1)) + first).clamp(0, 1)
+
+
+class DCLS(nn.Module):
+    """DCLS.
+
+    Args:
+        nf, nb, ng: channels, blocks per group and groups of the Restorer.
+        upscale: s, 2, 3 or 4.
+        input_para: length of the vector that the kernel's filters are made of.
+        kernel_size: K of the kernel in LR pixels: 11, 21 or 31.
+        reduction: nf over the channels that are deconvolved.
+        in_nc: colours.
+        softmax: end the Estimator with a softmax; only the published x2 weights for anisotropic kernels do.
+
+    Raises:
+        ValueError: kernel_size or upscale has no such network.
+    """
+
+    def __init__(self, nf: int = 64, nb: int = 10, ng: int = 5, upscale: int = 4, input_para: int = 256,
+                 kernel_size: int = 21, reduction: int = 4, in_nc: int = 3, softmax: bool = False) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.Restorer = Restorer(nf, nb, ng, upscale, in_nc, reduction)
+        self.Estimator = Estimator(nf, kernel_size, input_para, in_nc, softmax)
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y (B, C, h, w) to the picture (B, C, s·h, s·w) and k' (B, 1, K, K), which *convolves* (not correlates).
+
+        No gradient goes from the Restorer into the Estimator.
+
+        Raises:
+            ValueError: y is too small.
+        """
+        if min(y.shape[-2:]) < SMALLEST:
+            raise ValueError(f'DCLS takes pictures of at least {SMALLEST} x {SMALLEST}, got '
+                             f'{y.shape[-1]} x {y.shape[-2]} (width x height)')
+        k = self.Estimator(y)
+        return self.Restorer(y, k.detach()), k
+
+
+def _two_convs(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.1),
+                         nn.Conv2d(channels, channels, 3, padding=1))

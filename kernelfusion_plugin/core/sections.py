@@ -1,0 +1,73 @@
+"""Option sections onto frozen dataclasses: names checked, lists made tuples."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+
+def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
+    """``kind(**options)``, lists as tuples.
+
+    Args:
+        kind: a dataclass that checks its values.
+        where: name of the section, for messages.
+
+    Raises:
+        ValueError: no section, a key that ``kind`` does not have (the nearest one is named), one that is missing,
+            or a value that it refuses.
+    """
+    if not isinstance(options, Mapping):
+        raise ValueError(f'{where!r} must be a section of options, got {options!r}')
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for key in options:
+        if key not in fields:
+            raise ValueError(f'unknown option {f"{where}.{key}"!r}{nearest(str(key), fields)}')
+    missing = [name for name, field in fields.items() if name not in options and _required(field)]
+    if missing:
+        raise ValueError(f'{where!r} needs {", ".join(missing)}')
+    try:
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
+    except ValueError as error:
+        raise ValueError(f'{where!r}: {error}') from error
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """What an error about an unknown name ends with: the nearest known one, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return (f': did you mean {close[0]!r}?' if close else ';') + f' Known: {", ".join(known)}'
+
+
+def check_range(name: str, value: Any, low: float, high: float = float('inf')) -> tuple[float, float]:
+    """``value``, a pair of numbers or one number, as a pair that rises within [low, high].
+
+    Raises:
+        ValueError: it is something else.
+    """
+    pair = value if isinstance(value, tuple) else (value, value)
+    if (len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in pair)
+            or not low <= pair[0] <= pair[1] <= high):
+        bounds = f'at least {low:g}' if high == float('inf') else f'between {low:g} and {high:g}'
+        raise ValueError(f'{name} must be a number or [least, greatest], {bounds}, got {value!r}')
+    return pair
+
+
+def check_number(name: str, value: Any, low: float, high: float = float('inf'), whole: bool = False) -> None:
+    """Refuse what is no number (no whole number) within [low, high].
+
+    Raises:
+        ValueError: naming the option.
+    """
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        bounds = f'at least {low:g}' if high == float('inf') else f'between {low:g} and {high:g}'
+        raise ValueError(f'{name} must be a {"whole " if whole else ""}number, {bounds}, got {value!r}')
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -1,0 +1,27 @@
+"""Files that ``torch.save`` wrote, read without running what they may hold."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import Any
+
+import torch
+
+
+def load_tensors(path: str | os.PathLike[str], what: str) -> Any:
+    """The content of a file: tensors and plain values, on the CPU. Code in it is never run.
+
+    Args:
+        what: it should be, for the message.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else; in one line.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f'{path}: not {what}: it holds more than tensors and plain values, or none of it') from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or ['it is empty or cut off'])[0][:120]
+        raise ValueError(f'{path}: not {what}: {reason}') from error

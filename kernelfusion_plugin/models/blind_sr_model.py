@@ -1,0 +1,225 @@
+"""``BlindSRModel``: the field's trained networks, with or without a kernel estimate, tested and trained in BasicSR."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.losses import build_loss
+from basicsr.models.base_model import BaseModel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch import Tensor, nn
+
+from ..core.sections import check_number, from_section
+from .adapters import adapter, picture
+from .images import Entry
+from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
+from .options import check_metrics
+from .outputs import Restored, scores_and_files
+from .toolbox import image_metrics
+from .validation import ImageByImage
+
+
+@dataclass(frozen=True)
+class BlindSROptions:
+    """Keys of the section ``blind_sr:``.
+
+    Attributes:
+        tile: side of tiles in LR pixels; 0: the picture in one piece; auto: in one piece up to 1 Mpx.
+        overlap: LR pixels that a tile sees beyond its frame, on each side.
+        sheet: write NAME_sheet.png.
+        kernel_dir, kernel_tmpl: the true kernels, for scores, as in the section ``kernelfusion:``.
+        crop_gt: cut ground truth that is larger than LR x scale, in place of reporting it as an error.
+    """
+
+    tile: int | str = 'auto'
+    overlap: int = 32
+    sheet: bool = True
+    kernel_dir: str | None = None
+    kernel_tmpl: str = '{name}'
+    crop_gt: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tile != 'auto':
+            check_number('tile', self.tile, 0, whole=True)
+        check_number('overlap', self.overlap, 0, whole=True)
+
+
+class BlindSRModel(ImageByImage, SRModel):
+    """A network that enlarges any picture after training on many: SwinIR, RRDBNet, DAN, DANv2, DCLS, or another one.
+
+    Testing takes grey and colour pictures of any size, saves what the network says of the kernel, and writes the same
+    files and tables as ``KernelFusionModel``. Training minimises ``train.pixel_opt`` on the picture (of DAN's rounds,
+    the last), ``train.perceptual_opt`` if given, and, where the network estimates kernels, ``train.kernel_opt``
+    (default L1) on them; the data set must give the true ones then, as RandomBlurDataset does.
+
+    Options, besides BasicSR's own: ``scale``; ``network_g``; ``path.pretrain_network_g``, loaded strictly (under
+    ``params_ema`` or ``params``, or bare; ``path.param_key_g`` chooses); ``blind_sr:``, see :class:`BlindSROptions`.
+
+    Raises:
+        ValueError: an option is unknown or out of range; weights are missing, or fit another network.
+    """
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        BaseModel.__init__(self, opt)
+        self.logger = get_root_logger()
+        if self.device.type == 'cuda' and not torch.cuda.is_available():
+            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
+            self.device = torch.device('cpu')
+        if opt.get('scale') is None:
+            raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+        self.options = from_section(BlindSROptions, opt.get('blind_sr') or {}, 'blind_sr')
+        check_metrics(opt)
+        self.weights = opt['path'].get('pretrain_network_g')
+        check_weights(self.weights)  # before a large network is made
+        opt['network_g'] = network_options(opt)
+        self.scale, self.kind = opt['scale'], opt['network_g']['type']
+        self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
+        self.net_g = self.model_to_device(make_network(opt['network_g']))
+        self.adapter = adapter(self.net)
+        if self.weights:
+            self.load_network(self.net_g, self.weights, param_key=opt['path'].get('param_key_g'))
+        elif not self.is_train:
+            self.logger.warning(f'{self.kind} has random weights: path.pretrain_network_g is not given')
+        self._check_pca()
+        self.start_tables()
+        if self.is_train:
+            self.init_training_settings()
+
+    @property
+    def net(self) -> nn.Module:
+        """The network without the wrapping for several GPUs."""
+        return self.get_bare_model(self.net_g)
+
+    def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = None) -> None:
+        """Load weights strictly. ``param_key`` None: the EMA's if there are any, in training the others."""
+        keys = ('params', 'params_ema') if self.is_train else ('params_ema', 'params')
+        if param_key == 'params_ema':  # what BasicSR asks for when it loads the EMA
+            keys = ('params_ema', 'params')
+        elif param_key is not None:
+            keys = (param_key,)
+        load_strictly(self.get_bare_model(net), load_path, keys)
+        self.logger.info(f'{self.kind}: weights of {load_path}')
+
+    def init_training_settings(self) -> None:
+        """Losses, EMA, optimizer and schedule of ``train:``, as BasicSR's SRModel has them, and the kernel's loss."""
+        train = self.opt.get('train') or {}
+        missing = [key for key in ('optim_g', 'scheduler') if not train.get(key)]
+        if missing:
+            raise ValueError(f"'train' needs {', '.join(missing)}")
+        side, multiple = self.opt['datasets']['train'].get('gt_size'), self.scale * self.sizes.multiple
+        if side and side % multiple:
+            raise ValueError(f'gt_size must be a multiple of {multiple} for {self.kind}, got {side}')
+        self.cri_kernel = build_loss(train.get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}).to(self.device)
+        super().init_training_settings()
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], and ``gt`` and ``kernel`` (B, K, K), if they are known."""
+        self.lq = data['lq'].to(self.device)
+        self.gt = data['gt'].to(self.device) if 'gt' in data else None
+        self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step of the optimizer on the batch that was fed."""
+        self.optimizer_g.zero_grad()
+        output = self.net_g(self.lq)
+        self.output = picture(output)
+        losses = self._losses(output)
+        sum(losses.values()).backward()
+        self.optimizer_g.step()
+        self.log_dict = self.reduce_loss_dict(losses)
+        if self.ema_decay > 0:
+            self.model_ema(decay=self.ema_decay)
+
+    def test(self) -> None:
+        """Fill ``output`` (B, C, s·h, s·w) and ``estimate``; the EMA's weights go before the others."""
+        net = getattr(self, 'net_g_ema', self.net_g)
+        training = net.training
+        net.eval()
+        try:
+            with torch.no_grad():
+                self.estimate, side = enlarge(lambda y: self.adapter.estimate(self.get_bare_model(net), net(y)),
+                                              self._colours(self.lq), self.sizes)
+        finally:
+            net.train(training)
+        if side:
+            self.logger.info(f'{self.title}: in tiles of {side} x {side}; its kernel, if any, is the mean of theirs')
+        sr = self.estimate.sr.clamp(0, 1)
+        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        """``lq``, ``result`` and, if there is one, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K), if any."""
+        known = {'lq': self.lq, 'result': self.output, 'gt': self.gt, 'kernel': self.estimate.kernel}
+        return OrderedDict((name, value.detach().cpu()) for name, value in known.items() if value is not None)
+
+    def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
+        """One image from its file to its results; returns its row of ``scores.csv``."""
+        data = entry.read(self.scale, self.options.crop_gt)
+        k_true = data['kernel'][0] if 'kernel' in data else self.kernel_for_scores(
+            entry, self.options.kernel_dir, self.options.kernel_tmpl)
+        self.feed_data(data)
+        start = time.perf_counter()
+        self.test()
+        visuals = self.get_current_visuals()  # on the processor: a GPU has done its work by then
+        seconds = time.perf_counter() - start
+        kernel = visuals.pop('kernel', None)
+        image = Restored(entry.name, visuals, self.scale, title=f'x{self.scale}, {self._weights_name()}',
+                         kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
+                         kernel_space=self.estimate.kernel_space)
+        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
+        place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
+        folder = Path(self.opt['path']['visualization']) / place if save_img else None
+        scores = scores_and_files(image, folder, self.suffix, self.options.sheet)
+        self.lq = self.gt = self.output = self.estimate = None
+        return {**scores, 'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
+                'preset': self._weights_name(), **{f'val_{name}': value for name, value in metrics.items()}}
+
+    def about_run(self) -> dict[str, Any]:
+        """``network`` and ``weights`` of ``summary.json``."""
+        return {'network': self.kind, 'weights': self._weights_name()}
+
+    def _losses(self, output: Any) -> OrderedDict[str, Tensor]:  # noqa: ANN401
+        losses: OrderedDict[str, Tensor] = OrderedDict()
+        if self.cri_pix:
+            losses['l_pix'] = self.cri_pix(self.output, self.gt)
+        if self.cri_perceptual:
+            parts = zip(('l_percep', 'l_style'), self.cri_perceptual(self.output, self.gt), strict=True)
+            losses.update((name, value) for name, value in parts if value is not None)
+        if self.adapter.learns_kernels:
+            if self.k_true is None:
+                raise ValueError(f'{self.kind} learns kernels too: its training set must give them (RandomBlurDataset)')
+            losses['l_kernel'] = self.adapter.kernel_loss(self.net, output, self.k_true, self.lq, self.gt,
+                                                          self.cri_kernel)
+        return losses
+
+    def _colours(self, lq: Tensor) -> Tensor:
+        """lq with as many channels as the network takes: a grey picture as three equal ones."""
+        given = (self.opt['network_g'].get(name) for name in ('in_nc', 'in_chans', 'num_in_ch'))
+        wanted = next((int(number) for number in given if number is not None), 3)
+        if lq.shape[1] == wanted:
+            return lq
+        if lq.shape[1] != 1:
+            raise ValueError(f'the network takes {wanted} channel{"s" if wanted > 1 else ""}, and the picture has '
+                             f'{lq.shape[1]}')
+        return lq.expand(-1, wanted, -1, -1)
+
+    def _check_pca(self) -> None:
+        if hasattr(self.net, 'has_pca') and not self.net.has_pca():
+            raise ValueError(f'{self.kind} needs a PCA matrix: give path.pretrain_network_g, weights that hold one, or '
+                             'network_g.pca_matrix_path, a file that "kernelfusion pca" makes')
+
+    def _weights_name(self) -> str:
+        return Path(self.weights).stem if self.weights else 'trained here' if self.is_train else 'random weights'
+
+
+def register() -> None:
+    """Enter the model into the registry; a second call, or a name that is taken already, changes nothing."""
+    if BlindSRModel.__name__ not in MODEL_REGISTRY:
+        MODEL_REGISTRY.register(BlindSRModel)

@@ -1,0 +1,178 @@
+"""``network_g`` of a baseline from its options, weights into it, and pictures of any size through it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from basicsr.archs import build_network
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from ..core.sections import nearest
+from ..core.tiles import tiled
+from .adapters import Estimate
+from .priors import load_weights
+from .published import missing_weights
+
+LEAST = 8  # pixels: smaller pictures are continued to that
+WHOLE = 1_000_000  # pixels of an LR picture that goes through a network in one piece
+TILE = 512  # side of the tiles of a larger one
+SMALLEST_TILE = 64  # where memory is short
+
+
+def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """``network_g`` with its type and arguments checked, and with the run's scale where it takes one.
+
+    Raises:
+        ValueError: no network, an unknown one, an unknown argument, or another scale than the run's.
+    """
+    options = dict(opt.get('network_g') or {})
+    kind = options.get('type')
+    if kind not in ARCH_REGISTRY:
+        raise ValueError(f"unknown network {kind!r} in 'network_g'{nearest(str(kind), ARCH_REGISTRY.keys())}")
+    known = _arguments(ARCH_REGISTRY.get(kind))
+    for name in options:
+        if name not in known | {'type'}:
+            raise ValueError(f"unknown option 'network_g.{name}' of {kind}{nearest(name, known)}")
+    for name in {'upscale', 'scale'} & known:
+        if options.setdefault(name, opt['scale']) != opt['scale']:
+            raise ValueError(f"'network_g.{name}' is {options[name]}, but 'scale' is {opt['scale']}: leave it out")
+    return options
+
+
+def make_network(options: Mapping[str, Any]) -> nn.Module:
+    """The network of :func:`network_options`.
+
+    Raises:
+        ValueError: an argument has a value that it cannot have, in one line.
+    """
+    try:
+        return build_network(dict(options))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"'network_g' ({options['type']}): {str(error).splitlines()[0]}") from error
+
+
+def check_weights(path: str | Path | None) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        ValueError: saying where to get it.
+    """
+    if path and not Path(path).is_file():
+        raise ValueError(missing_weights(path))
+
+
+def load_strictly(net: nn.Module, path: str | Path, keys: tuple[str, ...]) -> None:
+    """Load weights into a network, all of them and no others; code in the file is never run.
+
+    Args:
+        path: a bare state dict, with or without ``module.`` before its names, or one under one of ``keys``.
+        keys: the first that is there is taken.
+
+    Raises:
+        ValueError: in one line: the file is missing (where to get it), is no file of weights, or fits another network.
+    """
+    check_weights(path)
+    state, _ = load_weights(path, keys)
+    own = net.state_dict()
+    faults = [f'{len(names)} {what} ({", ".join(sorted(names)[:2])}{", …" if len(names) > 2 else ""})'
+              for what, names in (('missing', own.keys() - state.keys()), ('not of it', state.keys() - own.keys()))
+              if names]
+    faults += [f'{name} is {_size(state[name])}, not {_size(own[name])}' for name in own.keys() & state.keys()
+               if state[name].numel() != own[name].numel()][:2]
+    if faults:
+        raise ValueError(f'{path} does not fit network_g ({type(net).__name__}): {"; ".join(faults)}')
+    net.load_state_dict(state, strict=True)
+
+
+def size_multiple(options: Mapping[str, Any]) -> int:
+    """What the sides of a network's input must be a multiple of: SwinIR's windows, RRDBNet's shuffle below x4."""
+    if options['type'] == 'RRDBNet':
+        return max(1, 4 // options['scale'])
+    return int(options.get('window_size') or 1)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How pictures of any size go through a network.
+
+    Attributes:
+        scale: s.
+        multiple: of what the sides of the network's input must be.
+        tile: side of the tiles in LR pixels, 0 for one piece, 'auto' for one piece up to :data:`WHOLE` pixels.
+        overlap: LR pixels that a tile sees beyond its frame on each side.
+    """
+
+    scale: int
+    multiple: int = 1
+    tile: int | str = 'auto'
+    overlap: int = 32
+
+
+def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> tuple[Estimate, int]:
+    """``estimate(y)`` for y (B, C, h, w) of any size, in tiles if it must be; of their kernels the mean by area.
+
+    Where the GPU's memory is short, smaller tiles are tried.
+
+    Returns:
+        The estimate, and the side of the tiles it was made of (0: one piece).
+    """
+    side = (0 if y.shape[-2] * y.shape[-1] <= WHOLE else TILE) if sizes.tile == 'auto' else int(sizes.tile)
+    while True:
+        try:
+            return _in_tiles(estimate, y, side, sizes), side
+        except torch.OutOfMemoryError:
+            side = min(side or 2 * TILE, max(y.shape[-2:])) // 2
+            if side < SMALLEST_TILE:
+                raise
+            torch.cuda.empty_cache()
+
+
+def _in_tiles(estimate: Callable[[Tensor], Estimate], y: Tensor, side: int, sizes: Sizes) -> Estimate:
+    found: list[tuple[int, Estimate]] = []
+
+    def run(piece: Tensor) -> Tensor:
+        wide = _continued(piece, sizes.multiple)
+        one = estimate(wide)
+        if one.sr.shape[-2:] != (sizes.scale * wide.shape[-2], sizes.scale * wide.shape[-1]):
+            raise ValueError(f'scale is {sizes.scale}, but the network made {one.sr.shape[-1]} x {one.sr.shape[-2]} of '
+                             f'{wide.shape[-1]} x {wide.shape[-2]} pixels (width x height)')
+        found.append((piece.shape[-2] * piece.shape[-1], one))
+        return one.sr[..., :sizes.scale * piece.shape[-2], :sizes.scale * piece.shape[-1]]
+
+    sr = tiled(run, y, side or max(y.shape[-2:]), sizes.overlap, sizes.multiple, sizes.scale)
+    last = found[-1][1]
+    if last.kernel is None:
+        return Estimate(sr)
+    area = sum(pixels for pixels, _ in found)
+    return Estimate(sr, sum(pixels / area * one.kernel for pixels, one in found), last.kernel_space)
+
+
+def _continued(y: Tensor, multiple: int) -> Tensor:
+    """y continued at the right and bottom to a multiple, and to :data:`LEAST`."""
+    least = -(-LEAST // multiple) * multiple
+    bottom, right = (max(least, -(-n // multiple) * multiple) - n for n in y.shape[-2:])
+    mirror = bottom < y.shape[-2] and right < y.shape[-1]
+    return F.pad(y, (0, right, 0, bottom), mode='reflect' if mirror else 'replicate') if bottom or right else y
+
+
+def _arguments(kind: type[nn.Module]) -> set[str]:
+    """Names that a network's constructor takes, those that it hands on to its base included."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if '__init__' in vars(base) and base is not nn.Module:
+            parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    return names - {'self', 'pca'}
+
+
+def _size(value: Tensor) -> str:
+    return ' x '.join(map(str, value.shape)) or 'a number'
