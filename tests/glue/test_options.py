@@ -53,7 +53,8 @@ def test_option_file_runs(file, datasets, monkeypatch):
 
 
 LAYERED = sorted([*OPTIONS.glob('ablations/*.yml'), *OPTIONS.glob('baselines/*.yml')])
-TINY_JOINT = ['kernelfusion:joint:n_iter=1', 'kernelfusion:joint:n_iter_first=1', 'kernelfusion:joint:n_steps=2',
+TINY_JOINT = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:joint:n_iter=1',
+              'kernelfusion:joint:n_iter_first=1', 'kernelfusion:joint:n_steps=2',
               'network_r:channels=[4, 8]']
 
 
