@@ -64,7 +64,8 @@ setup(
     ],
     extras_require={
         'demo': ['scikit-image'],  # brings the photograph
-        'h5py': ['h5py'],  # kernels in MATLAB 7.3 files
+        'h5py': ['h5py'],  # kernels in MATLAB 7.3 files, such as Levin's
+        'perceptual': ['lpips'],  # the metric calculate_lpips
         'test': ['pytest', 'pytest-timeout', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],
     },
     cmdclass={'build_py': BuildWithHook},

@@ -2,7 +2,8 @@
 
 BasicSR's own reader takes ``1e-4`` for a string, sets with ``--force_yml`` only what the file has already, takes
 ``1e-3`` and ``-1`` there for strings, fails on a missing ``val``, ``path`` or ``num_gpu``, and (1.4.2) ignores
-``path.results_root``. :func:`patch` puts :func:`parse_options` in its place. This one reads the file, merges
+``path.results_root``. :func:`patch` puts :func:`parse_options` in its place. This one reads the file (and the ``base``
+that it builds on, see :func:`read_file`), merges
 ``--force_yml`` into it, and hands BasicSR's reader the merged file; it relies on nothing but BasicSR's command line.
 
 Only *our* runs are read this way: all that our launchers start, and in other programs (an unmodified BasicSR) the
@@ -65,13 +66,46 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def read_file(path: str | Path) -> dict[str, Any]:
-    """Read an option file.
+def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read an option file, on top of the one that it names as ``base``.
+
+    ``base: other.yml``, a path from the file's own folder, takes over all of that file's options; what this file gives
+    goes over them, section by section (a network of another type takes over no arguments). A data set given as ``~`` is
+    left out.
+
+    Args:
+        below: the files that are being read on top of this one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, or not a mapping.
+        ValueError: it is not YAML, not a mapping, or is its own base.
     """
+    opt = _read_one(path)
+    base = opt.pop('base', None)
+    if base is not None:
+        below = (*below, Path(path).resolve())
+        beneath = Path(path).resolve().parent / str(base)
+        if beneath.resolve() in below:
+            raise ValueError(f'{path}: base: {base} leads back to this file')
+        if not beneath.is_file():
+            raise FileNotFoundError(f'{path}: base: there is no option file {base} beside it')
+        opt = _over(read_file(beneath, below), opt)
+    if isinstance(opt.get('datasets'), dict):
+        opt['datasets'] = {key: value for key, value in opt['datasets'].items() if value is not None}
+    return opt
+
+
+def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """``top`` over ``base``: sections are merged, but a network with its type; everything else is replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        both = both and not (str(key).startswith('network') and 'type' in value)
+        merged[key] = _over(base[key], value) if both else value
+    return merged
+
+
+def _read_one(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise FileNotFoundError(f'there is no option file {path}')
     try:

@@ -31,9 +31,10 @@ class Panel:
 def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
                  k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion',
                  kernel_title: str = 'kernel') -> list[Panel]:
-    """bicubic | ours | truth, if any | kernel, if any | true kernel, if any; with the scores that are known."""
-    panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic),
-              Panel(method, _quality(scores, ''), sr)]
+    """bicubic | ``method``, unless it is that | truth | kernel | true kernel, what there is; with the known scores."""
+    panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
+    if method != 'bicubic':
+        panels.append(Panel(method, _quality(scores, ''), sr))
     if gt is not None:
         panels.append(Panel('ground truth', _size(gt), gt))
     if kernel is not None:
@@ -84,6 +85,19 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
 def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
     """:func:`draw_sheet` as PNG."""
     write_atomically(path, lambda file: draw_sheet(panels, title).save(file, format='PNG'))
+
+
+def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
+    """Kernels by name as one PNG, each scaled to its own maximum, ``columns`` in a row."""
+    cell = max(kernel_picture(k, side).shape[0] for k in kernels.values()) + GAP
+    rows = -(-len(kernels) // columns)
+    sheet = Image.new('RGB', (PAD + cell * min(columns, len(kernels)), PAD + rows * (cell + NOTE)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (name, k) in enumerate(kernels.items()):
+        x, y = PAD + number % columns * cell, PAD + number // columns * (cell + NOTE)
+        sheet.paste(Image.fromarray(kernel_picture(k, side)), (x, y))
+        pen.text((x, y + cell - GAP), name, FAINT, ImageFont.load_default(NOTE))
+    write_atomically(path, lambda file: sheet.save(file, format='PNG'))
 
 
 def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:

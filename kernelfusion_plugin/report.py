@@ -27,11 +27,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .core import metrics
-from .core.degradation import upscale_bicubic
+from .core import metrics, shift_metrics
+from .core.degradation import Degradation, upscale_bicubic
 
-COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'kernel_ncc', 'kernel_psnr',
-           'seconds_phase1', 'seconds_phase2', 'seed', 'solver', 'preset')
+COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'psnr_best_shift',
+           'psnr_best_subpixel_shift', 'shift_y', 'shift_x', 'kernel_ncc', 'kernel_ncc_best_shift', 'kernel_psnr',
+           'kernel_lr_psnr', 'lr_consistency', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver', 'preset')
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
 
 PathLike = str | os.PathLike[str]
@@ -94,7 +95,11 @@ def bicubic_picture(y: Tensor, scale: int) -> np.ndarray:
 
 def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
                    border: float | int = metrics.PAPER_BORDER) -> dict[str, float]:
-    """PSNR (dB) and SSIM on Y, the border left out, of the result and of bicubic; {} without ground truth."""
+    """PSNR (dB) and SSIM on Y, the border left out, of the result and of bicubic; {} without ground truth.
+
+    Besides, ``psnr_best_shift`` and ``psnr_best_subpixel_shift`` of the result, and the latter's ``shift_y`` and
+    ``shift_x`` in pixels, see :mod:`.core.shift_metrics`.
+    """
     if gt is None:
         return {}
     truth = to_tensor(gt)
@@ -103,18 +108,47 @@ def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
         x = to_tensor(picture)
         scores[f'psnr{suffix}'] = metrics.psnr_y(x, truth, border)
         scores[f'ssim{suffix}'] = metrics.ssim_y(x, truth, border)
-    return scores
+    x = to_tensor(sr)
+    whole = shift_metrics.psnr_best_shift(x, truth, border)
+    best = shift_metrics.psnr_best_subpixel_shift(x, truth, border, whole=whole)
+    return {**scores, 'psnr_best_shift': whole.psnr, 'psnr_best_subpixel_shift': best.psnr,
+            'shift_y': best.shift[0], 'shift_x': best.shift[1]}
 
 
-def kernel_scores(kernel: np.ndarray, truth: np.ndarray | None) -> dict[str, float]:
-    """Zero-shift normalised correlation and PSNR against the true kernel; {} if it is unknown.
+def kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[str, float]:
+    """Normalised correlation at zero shift and at the best one, and PSNR against the true kernel.
 
-    Kernels of different sizes are compared centre on centre, see :func:`.core.metrics.kernel_ncc`.
+    {} if either is unknown. Kernels of different sizes are compared centre on centre, see
+    :func:`.core.metrics.kernel_ncc`.
     """
-    if truth is None:
+    if kernel is None or truth is None:
         return {}
     k, k_true = torch.from_numpy(kernel), torch.from_numpy(truth)
-    return {'kernel_ncc': metrics.kernel_ncc(k, k_true), 'kernel_psnr': metrics.kernel_psnr(k, k_true)}
+    return {'kernel_ncc': metrics.kernel_ncc(k, k_true),
+            'kernel_ncc_best_shift': metrics.kernel_ncc_best_shift(k, k_true)[0],
+            'kernel_psnr': metrics.kernel_psnr(k, k_true)}
+
+
+def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
+                       k_true: np.ndarray | None, scale: int) -> dict[str, float]:
+    """What the kernel does to pictures, in dB; what is unknown is left out, {} without a kernel.
+
+    ``lr_consistency``: the LR image against the result degraded by the result's kernel; ``kernel_lr_psnr``: the truth
+    degraded by that kernel against the truth degraded by its own. LR pixels that see beyond the frame are left out of
+    both.
+    """
+    if kernel is None:
+        return {}
+    k = torch.from_numpy(kernel)
+    largest = max(len(each) for each in (kernel, k_true) if each is not None)
+    if min(lr.shape[:2]) <= 2 * metrics.lr_reach(scale, largest):
+        return {}
+    degradation = Degradation(scale, len(kernel), 'reflect')
+    border = metrics.lr_reach(scale, len(kernel))
+    scores = {'lr_consistency': metrics.lr_consistency(to_tensor(lr), to_tensor(sr).float(), k, degradation, border)}
+    if gt is not None and k_true is not None:
+        scores['kernel_lr_psnr'] = metrics.kernel_lr_psnr(k, torch.from_numpy(k_true), to_tensor(gt).float(), scale)
+    return scores
 
 
 def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -18,6 +18,7 @@ COMMANDS = {
     'benchmark': ('bench.speed', 'What the fast paths are worth, each beside the slow one in one run.'),
     'compare': ('cli.compare', 'Run methods on the same pictures, score them alike, show them side by side.'),
     'fit-textures': ('cli.fit_textures', 'Fit the texture prior anew, to generated pictures.'),
+    'make-dataset': ('cli.make_dataset', 'Make a data set: DIV2KFK, Blind144, DIV2KRK, others, your own.'),
     'pca': ('cli.pca', 'The PCA matrix that DAN needs, of the kernels that a training file draws.'),
     'published': ('bench.published', 'Ours beside what the authors of KernelFusion published.'),
     'restore': ('cli.restore', 'Sharp pictures and blur kernels from blurred, small ones.'),

@@ -101,7 +101,7 @@ class KernelFusionConfig:
             used = {'t_start': [pd if self.em.kernel_prior == 'internal' else textures],
                     'final_t_start': {'internal': [pd], 'both': [pd, textures]}.get(self.em.final_prior, [textures])}
         else:
-            used = {'t_start': [pd]}
+            used = {'t_start': [pd] if self.joint.uses_pd else []}
         solver = getattr(self, self.solver)
         for name, owners in used.items():
             for owner in owners:

@@ -6,7 +6,7 @@ Conventions (recovered from the published data of Heinimann et al., KernelFusion
 * With padding (K - s) / 2 the kernel's centre (K - 1) / 2 lies on the centre of LR pixel i, which is
   HR coordinate s·i + (s - 1) / 2: the half-pixel grid of PIL's and MATLAB's bicubic resampling.
   Where K - s is odd the smaller half goes to the top left, so that the centre lies half a pixel
-  further to the lower right (K = 31, s = 4: HR 4i + 2, which is the grid of DIV2KRK).
+  further to the lower right (K = 31, s = 4: HR 4i + 2).
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Degradation:
         return (size - 1) - (index.remainder(period) - (size - 1)).abs()
 
 
-def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros') -> Tensor:
+def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros', noise: Tensor | None = None) -> Tensor:
     """LR pictures as the paper's authors make them: round((x * k)↓s) in 8 bits, by one strided ``F.conv2d``.
 
     The same map as :meth:`Degradation.forward`, but on 0 … 255 and in the authors' order of summation: exact
@@ -166,6 +166,7 @@ def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros') -> Tens
         k: (K, K), sums to 1.
         border: ``reflect``, ``replicate``, or ``zeros``, the authors', which is black here (while in [-1, 1],
             where :class:`Degradation` works, 0 is a mid grey).
+        noise: (B, C, H / s, W / s) in levels of 255, added before the rounding.
 
     Returns:
         (B, C, H / s, W / s) uint8.
@@ -178,8 +179,9 @@ def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros') -> Tens
     degradation = Degradation(scale, k.shape[-1], border)
     h, w = degradation.lr_size(hr.shape[-2:])
     x = degradation.extend(hr.float().reshape(-1, 1, *hr.shape[-2:]))
-    y = F.conv2d(x, k.to(x)[None, None], stride=scale)
-    return y.round().clamp(0, 255).to(torch.uint8).reshape(*hr.shape[:2], h, w)
+    y = F.conv2d(x, k.to(x)[None, None], stride=scale).reshape(*hr.shape[:2], h, w)
+    y = y if noise is None else y + noise
+    return y.round().clamp(0, 255).to(torch.uint8)
 
 
 def upscale_bicubic(y: Tensor, scale: int) -> Tensor:

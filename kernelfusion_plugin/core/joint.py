@@ -24,7 +24,7 @@ Where the paper is silent or can be read in two ways, this is what is done and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -34,10 +34,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
-from .diffusion import noise_like
+from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
+
+PIPELINES = ('kernelfusion', 'pd_unet', 'unet', 'dip')
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class JointConfig:
     """Options of Phase 2 by Algorithm 1.
 
     Attributes:
+        pipeline: ``kernelfusion``, or what the paper's Table 3 compares it with, see :mod:`.joint_ablations`:
+            ``pd_unet``, ``unet`` and ``dip``.
+        separate_unets: two U-Nets, before and after PD, that share no weights (Table 5); the paper's method has one.
         n_iter: gradient steps at each t (A.3: 20).
         n_iter_first: gradient steps at the first t, where both networks start from nothing (A.3: 100).
         lr, lr_final: Adam's rate, cosine-annealed from one to the other within each t (A.3: 1e-4, 1e-5).
@@ -62,6 +67,8 @@ class JointConfig:
         ValueError: an option is out of range.
     """
 
+    pipeline: str = 'kernelfusion'
+    separate_unets: bool = False
     n_iter: int = 20
     n_iter_first: int = 100
     lr: float = 1e-4
@@ -76,6 +83,10 @@ class JointConfig:
     precision: str = 'auto'
 
     def __post_init__(self) -> None:
+        if self.pipeline not in PIPELINES:
+            raise ValueError(f'joint.pipeline must be one of {", ".join(PIPELINES)}, got {self.pipeline!r}')
+        if self.separate_unets and self.pipeline != 'kernelfusion':
+            raise ValueError(f'joint.separate_unets: the pipeline {self.pipeline} applies one U-Net once')
         if self.n_iter < 1 or self.n_iter_first < 1:
             raise ValueError('joint.n_iter and joint.n_iter_first must be at least 1, '
                              f'got {self.n_iter}, {self.n_iter_first}')
@@ -91,10 +102,21 @@ class JointConfig:
         if self.weight_before + self.weight_after == 0:
             raise ValueError('joint.weight_before and joint.weight_after are both 0: nothing ties the image to y')
 
+    @property
+    def uses_pd(self) -> bool:
+        """Whether PD takes part, so that Phase 1 is needed."""
+        return self.pipeline in ('kernelfusion', 'pd_unet')
+
+    @property
+    def total_steps(self) -> int:
+        """Gradient steps of the whole."""
+        return self.n_iter_first + (self.n_steps - 1) * self.n_iter
+
 
 def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
                 config: JointConfig, generator: torch.Generator,
-                resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
+                 refine_net_after: nn.Module | None = None,
+                 resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
     """Algorithm 1 (numbers are its lines), one state per gradient step.
 
     Args:
@@ -105,10 +127,11 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         kernel_model: ``forward()`` gives the kernel (K, K), trained in place.
         config: options.
         generator: the only source of randomness (on any device).
+        refine_net_after: a second network, for line 20 only (Table 5); default: R itself.
         resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
 
     Yields:
-        ``n_iter_first + (n_steps - 1) · n_iter`` states with R(x0_t), the kernel and the loss parts
+        ``config.total_steps`` states with R(x0_t), the kernel and the loss parts
         ``consistency_before`` (line 16), ``consistency_after`` (line 21), ``centre`` and ``total``, all as
         they were when the gradient was taken. The last state is the result.
 
@@ -116,18 +139,16 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         ValueError: T_nd is not a level of the prior's schedule.
     """
     schedule = prior.schedule
-    if config.t_start >= schedule.steps:
-        raise ValueError(f'joint.t_start must be below the {schedule.steps} levels of the prior, got {config.t_start}')
+    check_start(config, schedule)
     levels = _levels(config)
-    total = config.n_iter_first + (config.n_steps - 1) * config.n_iter
-    optimiser = torch.optim.Adam([{'params': refine_net.parameters(), 'factor': 1.0},
-                                  {'params': kernel_model.parameters(), 'factor': config.lr_kernel}], lr=config.lr)
-    refine_net.train().to(memory_format=torch.channels_last)
+    nets = [refine_net] if refine_net_after is None else [refine_net, refine_net_after]
+    optimiser = make_optimiser(nets, kernel_model, config)
+    trained = [*nets, kernel_model, optimiser]
     level = done = step = 0  # levels that are done, gradient steps at the next one, and in all
 
     def snapshot() -> dict[str, Any]:
-        return {'at': (level, done, step), 'images': (x0_above, x_above, eps), 'refine_net': refine_net.state_dict(),
-                'kernel_model': kernel_model.state_dict(), 'optimiser': optimiser.state_dict()}
+        return {'at': (level, done, step), 'images': (x0_above, x_above, eps),
+                'trained': [part.state_dict() for part in trained]}
 
     if resume is None:
         x0_above = to_canvas(y, degradation).clamp(-1, 1)                                     # line 5
@@ -135,8 +156,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
     else:
         level, done, step = resume['at']
         x0_above, x_above, eps = (image.to(y.device) for image in resume['images'])
-        for part, name in ((refine_net, 'refine_net'), (kernel_model, 'kernel_model'), (optimiser, 'optimiser')):
-            part.load_state_dict(resume[name])
+        load_states(trained, resume['trained'])
     for t_above, t in islice(pairwise(levels), level, None):                                  # line 11
         if done == 0:
             eps = noise_like(x0_above, generator)                                             # line 12
@@ -148,9 +168,9 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
                 x_t = schedule.posterior_step(x_above, x0_refined_above, t_above, t, eps,
                                               config.sigma_scale)                             # line 17
                 x0 = prior.predict_x0(x_t, t).float()                                         # lines 18, 19
-                x0_refined = refine_net(x0).float()                                           # line 20
+                x0_refined = nets[-1](x0).float()                                             # line 20
             losses = _losses(y, x0_refined_above, x0_refined, k, degradation, config)         # 16, 21, 22
-            _set_rate(optimiser, config, i, n_iter)
+            set_rate(optimiser, config, i, n_iter)
             optimiser.zero_grad(set_to_none=True)
             losses['total'].backward()
             optimiser.step()                                                                  # lines 23, 24
@@ -158,7 +178,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
             if done == n_iter:
                 x0_above, x_above = x0.detach(), x_t.detach()             # lines 26 to 28: see the module's text
                 level, done = level + 1, 0
-            yield Phase2State(step, total, t, x0_refined.detach(), k.detach(),
+            yield Phase2State(step, config.total_steps, t, x0_refined.detach(), k.detach(),
                               {name: loss.item() for name, loss in losses.items()}, snapshot)
 
 
@@ -177,7 +197,27 @@ def _levels(config: JointConfig) -> list[int]:
     return [round(float(t)) for t in torch.linspace(config.t_start, 0, config.n_steps + 1, dtype=torch.float64)]
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_iter: int) -> None:
+def check_start(config: JointConfig, schedule: Schedule) -> None:
+    """ValueError unless T_nd is a level of the schedule."""
+    if config.t_start >= schedule.steps:
+        raise ValueError(f'joint.t_start must be below the {schedule.steps} levels of the prior, got {config.t_start}')
+
+
+def make_optimiser(nets: Sequence[nn.Module], kernel_model: nn.Module, config: JointConfig) -> torch.optim.Optimizer:
+    """One Adam for the U-Nets, put into train mode, and the kernel network, at their rates."""
+    for net in nets:
+        net.train().to(memory_format=torch.channels_last)
+    return torch.optim.Adam([{'params': [p for net in nets for p in net.parameters()], 'factor': 1.0},
+                             {'params': kernel_model.parameters(), 'factor': config.lr_kernel}], lr=config.lr)
+
+
+def load_states(parts: Sequence[nn.Module | torch.optim.Optimizer], states: Sequence[Mapping[str, Any]]) -> None:
+    """Put networks and optimisers back to where their ``state_dict()`` was taken."""
+    for part, state in zip(parts, states, strict=True):
+        part.load_state_dict(state)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_iter: int) -> None:
     """Cosine from lr at the first to lr_final at the last of ``n_iter`` steps."""
     share = (1 + math.cos(math.pi * i / max(n_iter - 1, 1))) / 2
     for group in optimiser.param_groups:

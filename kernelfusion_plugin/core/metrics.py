@@ -2,7 +2,7 @@
 
 Images are float RGB in [-1, 1], (3, H, W) or (1, 3, H, W), one at a time; they are scored as they are, neither
 clamped nor rounded to 8 bits: convert what comes from a uint8 file by u / 127.5 - 1. Scores are Python floats,
-computed in float64.
+computed in float64; where a picture is degraded, that is done in the picture's own dtype.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ def crop_border(x: Tensor, border: float | int) -> Tensor:
     Raises:
         ValueError: nothing would be left.
     """
-    height, width = x.shape[-2:]
+    rows, cols = border_pixels(x.shape[-2:], border)
+    return x[..., rows:x.shape[-2] - rows, cols:x.shape[-1] - cols]
+
+
+def border_pixels(size: tuple[int, int], border: float | int) -> tuple[int, int]:
+    """(rows, cols) that :func:`crop_border` takes off each side of an image of ``size`` (H, W)."""
+    height, width = size
     if isinstance(border, float):
         rows, cols = math.floor(border * height + 1e-9), math.floor(border * width + 1e-9)
     else:
@@ -59,7 +65,7 @@ def crop_border(x: Tensor, border: float | int) -> Tensor:
     if border < 0 or 2 * rows >= height or 2 * cols >= width or (isinstance(border, float) and border >= 0.5):
         raise ValueError(f'a border of {border} on each side leaves nothing of an image of {height} x {width}: '
                          'give a fraction below 0.5 or fewer pixels')
-    return x[..., rows:height - rows, cols:width - cols]
+    return rows, cols
 
 
 def psnr_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> float:
@@ -69,7 +75,7 @@ def psnr_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> flo
         x, x_true: RGB in [-1, 1], of the same size.
         border: see :func:`crop_border`; the paper's 5 %.
     """
-    a, b = (crop_border(y, border) for y in _luma_pair(x, x_true))
+    a, b = (crop_border(y, border) for y in luma_pair(x, x_true))
     return _psnr(a, b, 255.0)
 
 
@@ -81,7 +87,7 @@ def ssim_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> flo
     Raises:
         ValueError: less than 11 pixels are left.
     """
-    a, b = (crop_border(y, border)[None] for y in _luma_pair(x, x_true))
+    a, b = (crop_border(y, border)[None] for y in luma_pair(x, x_true))
     if min(a.shape[-2:]) < 11:
         raise ValueError(f'SSIM needs 11 x 11 pixels inside the border, {a.shape[-2]} x {a.shape[-1]} are left')
     line = torch.exp(-0.5 * ((torch.arange(11, dtype=a.dtype, device=a.device) - 5) / 1.5) ** 2)
@@ -145,20 +151,51 @@ def lr_consistency(y: Tensor, x: Tensor, k: Tensor, degradation: Degradation, bo
         k: (K, K).
         border: of the LR image, see :func:`crop_border`; what x is beyond its frame is a guess.
     """
-    y, x = (z.detach().double().reshape(1, *z.shape[-3:]) for z in (y, x))
-    degraded = degradation.forward(x, k.detach().to(x))
+    y, x = (z.detach().reshape(1, *z.shape[-3:]) for z in (y, x))
+    degraded = degradation.forward(x, k.detach().to(x)).double()
     if degraded.shape != y.shape:
         raise ValueError(f'the degraded x has the shape {tuple(degraded.shape)}, y has {tuple(y.shape)}')
-    return _psnr(crop_border(degraded, border), crop_border(y, border), 2.0)
+    return _psnr(crop_border(degraded, border), crop_border(y.double(), border), 2.0)
 
 
-def _psnr(a: Tensor, b: Tensor, peak: float) -> float:
-    mse = float((a - b).square().mean())
+def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> float:
+    """LR-image PSNR of a kernel (BlindDiff, Section 4.4): of (x_true * k)↓s against (x_true * k_true)↓s, in dB.
+
+    It weighs a kernel's errors by what they do to a picture. Over the three RGB channels, without 8-bit rounding,
+    peak 2 (the range [-1, 1]); LR pixels whose window leaves the frame are left out. Kernels of different sizes each
+    lie on their own grid, see :class:`~.degradation.Degradation`.
+
+    Args:
+        k, k_true: (K, K) and (K', K').
+        x_true: HR image (3, H, W) or (1, 3, H, W) in [-1, 1], H and W multiples of the scale.
+
+    Raises:
+        ValueError: the picture is too small for the kernels.
+    """
+    x = x_true.detach().reshape(1, *x_true.shape[-3:])
+    sizes = [check_square(z) for z in (k, k_true)]
+    a, b = (Degradation(scale, size, 'reflect').forward(x, normalise(z.detach().double()).to(x)).double()
+            for size, z in zip(sizes, (k, k_true)))
+    border = lr_reach(scale, max(sizes))
+    return _psnr(crop_border(a, border), crop_border(b, border), 2.0)
+
+
+def lr_reach(scale: int, kernel_size: int) -> int:
+    """LR pixels on each side whose K x K window leaves the frame."""
+    return math.ceil((kernel_size - scale + 1) // 2 / scale) if kernel_size > scale else 0
+
+
+def psnr(mse: float, peak: float) -> float:
+    """10 log10(peak² / mse) in dB; ``inf`` at 0."""
     return math.inf if mse == 0 else 10 * math.log10(peak ** 2 / mse)
 
 
-def _luma_pair(x: Tensor, x_true: Tensor) -> tuple[Tensor, Tensor]:
-    """Y of both, (1, H, W), float64."""
+def _psnr(a: Tensor, b: Tensor, peak: float) -> float:
+    return psnr(float((a - b).square().mean()), peak)
+
+
+def luma_pair(x: Tensor, x_true: Tensor) -> tuple[Tensor, Tensor]:
+    """Y of both, (1, H, W), float64, after a check of their shapes."""
     for z in (x, x_true):
         if z.ndim not in (3, 4) or (z.ndim == 4 and z.shape[0] != 1):
             raise ValueError(f'scores take one image, (3, H, W) or (1, 3, H, W), got the shape {tuple(z.shape)}')

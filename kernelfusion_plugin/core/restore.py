@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,11 +18,13 @@ from .degradation import Degradation
 from .diffusion import Schedule
 from .em import EmConfig, solve_em
 from .joint import solve_joint
+from .joint_ablations import solve_ablation
 from .journal import Journal
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
+from .state import Phase2State
 from .texture_prior import load_texture_net, load_texture_prior
 
 Factory = Callable[[], nn.Module]
@@ -150,10 +152,9 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         states = solve_em(y, final_prior(priors, config.em), degradation, config.em, generator, kernel,
                           priors.get('half') or priors.get('textures'), place)
     else:
-        refine_net = seeds.build('refine_net', make_refine_net or RefineUNet)
-        kernel_model = seeds.build('kernel_model', make_kernel_model or (lambda: Siren(config.kernel_size)))
-        states = solve_joint(y, priors['prior'], degradation, refine_net, kernel_model, config.joint,
-                             generator, place)
+        states = _joint_states(y, priors.get('prior'), schedule, degradation, config, seeds,
+                               make_refine_net or RefineUNet, make_kernel_model or (lambda: Siren(config.kernel_size)),
+                               generator, place)
     for state in states:
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
@@ -165,10 +166,23 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
                   _join(nets), config, journal.trace)
 
 
+def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
+                  config: KernelFusionConfig, seeds: _Seeds, make_refine_net: Factory, make_kernel_model: Factory,
+                  generator: torch.Generator, resume: Mapping[str, Any] | None) -> Iterator[Phase2State]:
+    """Phase 2 by Algorithm 1, or by one of its ablations."""
+    refine_net = seeds.build('refine_net', make_refine_net)
+    kernel_model = seeds.build('kernel_model', make_kernel_model)
+    if config.joint.pipeline != 'kernelfusion':
+        return solve_ablation(y, prior, schedule, degradation, refine_net, kernel_model, config.joint, generator,
+                              resume)
+    second = seeds.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
+    return solve_joint(y, prior, degradation, refine_net, kernel_model, config.joint, generator, second, resume)
+
+
 def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
     images = {}
-    final = FINAL[config.em.final_prior] if config.solver == 'em' else ('prior',)
+    final = FINAL[config.em.final_prior] if config.solver == 'em' else ('prior',) * config.joint.uses_pd
     if 'prior' in final:
         images['prior'] = y, config.prior
     if 'tuned' in final:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -16,6 +16,8 @@ class TolerantPairedDataset(PairedImageDataset):
     Where that one would refuse two folders (or LMDBs) that do not match, this one pairs what can be paired. What is
     left over keeps its place with a ``fault`` in ``paths``, one line with the file: reading it raises that as
     ValueError, and ``KernelFusionModel`` reports it and does the others.
+
+    Several data sets of a run may share an LMDB, such as Blind144's HR images: it is opened once.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -32,7 +34,31 @@ class TolerantPairedDataset(PairedImageDataset):
         fault = self.paths[index].get('fault')
         if fault:
             raise ValueError(fault)
+        if self.file_client is None and self.io_backend_opt['type'] == 'lmdb':
+            self.file_client = SharedLmdb({'lq': self.lq_folder, 'gt': self.gt_folder})
         return super().__getitem__(index)
+
+
+class SharedLmdb:
+    """In place of BasicSR's FileClient for LMDBs, which opens each anew; py-lmdb allows that once in a process.
+
+    Args:
+        folders: LMDB by role.
+    """
+
+    _environments: ClassVar[dict[tuple[int, str], Any]] = {}  # by process, since a fork must open its own
+
+    def __init__(self, folders: Mapping[str, str]) -> None:
+        self.folders = dict(folders)
+
+    def get(self, filepath: str, client_key: str = 'default') -> bytes | None:
+        """The value of key ``filepath`` in the LMDB of role ``client_key``."""
+        import lmdb
+        place = os.getpid(), os.path.realpath(self.folders[client_key])
+        if place not in self._environments:
+            self._environments[place] = lmdb.open(place[1], readonly=True, lock=False, readahead=False)
+        with self._environments[place].begin() as transaction:
+            return transaction.get(filepath.encode())
 
 
 def pair_by_name(lq: Mapping[str, str], gt: Mapping[str, str], lq_folder: str, gt_folder: str,

@@ -1,7 +1,20 @@
 """Our metrics under BasicSR's names, for ``val.metrics`` of an option file."""
 
-from .border import METRICS, calculate_psnr_border, calculate_ssim_border, register
+from basicsr.utils.registry import METRIC_REGISTRY
+
+from .border import calculate_psnr_border, calculate_ssim_border
+from .perceptual import calculate_lpips
+
+METRICS = (calculate_psnr_border, calculate_ssim_border, calculate_lpips)
+
+
+def register() -> None:
+    """Enter :data:`METRICS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    for metric in METRICS:
+        if metric.__name__ not in METRIC_REGISTRY:
+            METRIC_REGISTRY.register(metric)
+
 
 register()
 
-__all__ = ['METRICS', 'calculate_psnr_border', 'calculate_ssim_border', 'register']
+__all__ = ['METRICS', 'calculate_lpips', 'calculate_psnr_border', 'calculate_ssim_border', 'register']

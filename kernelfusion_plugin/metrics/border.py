@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.utils.registry import METRIC_REGISTRY
 from torch import Tensor
 
 from ..core import metrics
@@ -30,8 +29,8 @@ def calculate_psnr_border(img: np.ndarray, img2: np.ndarray, border: float | int
     Raises:
         ValueError: sizes differ, border out of range, or an unknown option (the nearest known one is named).
     """
-    _check_options(options)
-    return metrics.psnr_y(*_pair(img, img2, input_order), _number(border))
+    check_options(options)
+    return metrics.psnr_y(*to_pair(img, img2, input_order), read_border(border))
 
 
 def calculate_ssim_border(img: np.ndarray, img2: np.ndarray, border: float | int = BORDER, input_order: str = 'HWC',
@@ -39,21 +38,23 @@ def calculate_ssim_border(img: np.ndarray, img2: np.ndarray, border: float | int
     """SSIM on Y (Wang et al. 2004, Gaussian window 11 x 11), the border left out; arguments as
     :func:`calculate_psnr_border`.
     """
-    _check_options(options)
-    return metrics.ssim_y(*_pair(img, img2, input_order), _number(border))
+    check_options(options)
+    return metrics.ssim_y(*to_pair(img, img2, input_order), read_border(border))
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
+    """ValueError for an option that no metric with a border has (the nearest known one is named), or a wrong border."""
     for key in options:
         if key not in OPTIONS:
             close = difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.4)
             raise ValueError(f'unknown option {key!r} of a metric with a border'
                              f'{f": did you mean {close[0]!r}?" if close else ";"} Known: {", ".join(OPTIONS)}')
     if 'border' in options:
-        _number(options['border'])
+        read_border(options['border'])
 
 
-def _number(border: Any) -> float | int:  # noqa: ANN401
+def read_border(border: Any) -> float | int:  # noqa: ANN401
+    """A border as an option file gives it: a fraction below 1, or whole pixels."""
     try:
         number = float(border)
     except (TypeError, ValueError) as error:
@@ -63,7 +64,8 @@ def _number(border: Any) -> float | int:  # noqa: ANN401
     return number if number < 1 else int(number)
 
 
-def _pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, Tensor]:
+def to_pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, Tensor]:
+    """Both of a metric's images as the core has them, (1, 3, H, W) RGB in [-1, 1], float64."""
     if input_order not in ('HWC', 'CHW'):
         raise ValueError(f"input_order must be 'HWC' or 'CHW', got {input_order!r}")
     return _tensor(img, input_order), _tensor(img2, input_order)
@@ -79,13 +81,5 @@ def _tensor(img: np.ndarray, input_order: str) -> Tensor:
     return (x.expand(3, -1, -1) if x.shape[0] == 1 else x.flip(0))[None]
 
 
-METRICS = (calculate_psnr_border, calculate_ssim_border)
-for _metric in METRICS:
-    _metric.check_options = _check_options  # lets the model refuse a misspelt key before the work, not after
-
-
-def register() -> None:
-    """Enter :data:`METRICS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for metric in METRICS:
-        if metric.__name__ not in METRIC_REGISTRY:
-            METRIC_REGISTRY.register(metric)
+for _metric in (calculate_psnr_border, calculate_ssim_border):
+    _metric.check_options = check_options  # lets the model refuse a misspelt key before the work, not after

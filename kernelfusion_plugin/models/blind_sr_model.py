@@ -14,7 +14,6 @@ from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from ..core.sections import check_number, from_section
@@ -217,9 +216,3 @@ class BlindSRModel(ImageByImage, SRModel):
 
     def _weights_name(self) -> str:
         return Path(self.weights).stem if self.weights else 'trained here' if self.is_train else 'random weights'
-
-
-def register() -> None:
-    """Enter the model into the registry; a second call, or a name that is taken already, changes nothing."""
-    if BlindSRModel.__name__ not in MODEL_REGISTRY:
-        MODEL_REGISTRY.register(BlindSRModel)

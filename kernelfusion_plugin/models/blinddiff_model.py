@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
-from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor
 
 from .. import report
@@ -238,9 +237,3 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
 def _shapes(data: Mapping[str, Any]) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in data.items() if isinstance(value, Tensor)}
-
-
-def register() -> None:
-    """Enter the model into the registry; a second call, or a name that is taken already, changes nothing."""
-    if BlindDiffModel.__name__ not in MODEL_REGISTRY:
-        MODEL_REGISTRY.register(BlindDiffModel)

@@ -56,7 +56,9 @@ class Entry:
         return default_collate([item])
 
     def _diagnosis(self) -> str | None:
-        """What is wrong with the files themselves: missing, empty, no image, cut off."""
+        """What is wrong with the files themselves: missing, empty, no image, cut off; None if nothing."""
+        if getattr(self.dataset, 'file_client', None) is None and '.lmdb:' in self.path:
+            return None  # the LMDB could not be opened: the error itself says why
         for role, path in self._paths():
             try:
                 raw = self._bytes(path, role)

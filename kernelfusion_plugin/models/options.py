@@ -7,7 +7,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
@@ -20,45 +20,87 @@ Factory = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
-class GlueOptions:
+class FileOptions:
+    """Keys that all our models have: which files are read and written.
+
+    Attributes:
+        kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
+            dataset's own ``dataroot_kernel`` goes before it.
+        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name,
+            ``{number}`` the last number in it (im_13: 13). A dataset's own ``kernel_tmpl`` goes before it.
+        crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
+            place of reporting it as an error.
+        sheet: write NAME_sheet.png.
+    """
+
+    SECTION: ClassVar[str] = 'kernelfusion'
+
+    kernel_dir: str | None = None
+    kernel_tmpl: str = '{name}'
+    crop_gt: bool = False
+    sheet: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, _KINDS[field.type]) or (isinstance(value, bool) and 'bool' not in field.type):
+                raise ValueError(f'{self.SECTION}.{field.name} must be {field.type.replace("|", "or")}, got {value!r}')
+
+
+_KINDS = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str), 'int': int,
+          'float': (int, float)}
+
+
+@dataclass(frozen=True)
+class GlueOptions(FileOptions):
     """Keys of the section ``kernelfusion:`` that concern files; all others are the core's.
 
     Attributes:
         save_prior: keep PD's weights of every image, as NAME_pd.pth.
         prior_dir: where they are kept and looked for; weights found there for this very image are used in place
             of Phase 1. None: kept in ``results/<name>/priors``, and looked for nowhere.
-        kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
-            dataset's own ``dataroot_kernel`` goes before it.
-        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name,
-            ``{number}`` the last number in it (im_13: 13). A dataset's own ``kernel_tmpl`` goes before it.
         known_kernel: false: blind. true: restore with the true kernel. A path: restore with the kernel there.
-        crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
-            place of reporting it as an error.
         deterministic: have cuDNN use algorithms that give the same result every time.
-        sheet, plot: write NAME_sheet.png, NAME_run.png.
+        plot: write NAME_run.png.
         resume: go on with a run of the same options that did not finish; false: begin anew.
         checkpoint_every: seconds between two checkpoints of the image under way.
     """
 
     save_prior: bool = False
     prior_dir: str | None = None
-    kernel_dir: str | None = None
-    kernel_tmpl: str = '{name}'
     known_kernel: bool | str = False
-    crop_gt: bool = False
     deterministic: bool = True
-    sheet: bool = True
     plot: bool = True
     resume: bool = True
     checkpoint_every: float = EVERY
 
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            kinds = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str),
-                     'float': (int, float)}[field.type]
-            if not isinstance(value, kinds):
-                raise ValueError(f'kernelfusion.{field.name} must be {field.type.replace("|", "or")}, got {value!r}')
+
+def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:
+    """The section of an option file that ``kind`` names, as an object of it; an absent section is an empty one.
+
+    Raises:
+        ValueError: an unknown key (with the nearest known one), or a value of the wrong kind.
+    """
+    section = opt.get(kind.SECTION) or {}
+    known = {field.name for field in dataclasses.fields(kind)}
+    for key in section:
+        if key not in known:
+            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{_nearest(key, known)}")
+    return kind(**section)
+
+
+def read_scale(opt: Mapping[str, Any]) -> int:
+    """BasicSR's top-level ``scale``.
+
+    Raises:
+        ValueError: it is missing, or no whole number of at least 1.
+    """
+    scale = opt.get('scale')
+    if scale is None:
+        raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+    if isinstance(scale, bool) or not isinstance(scale, int) or scale < 1:
+        raise ValueError(f"'scale' must be a whole number of at least 1, got {scale!r}")
+    return scale
 
 
 def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptions]:
@@ -76,8 +118,8 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
         if key not in ours | core:
             raise ValueError(f"unknown option 'kernelfusion.{key}'{_nearest(key, ours | core)}")
     scale, repeated = opt.get('scale'), section.get('scale')
-    if scale is None and repeated is None:
-        raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+    if repeated is None:
+        scale = read_scale(opt)
     if None not in (scale, repeated) and int(scale) != int(repeated):
         raise ValueError(f"'scale' is {scale}, but 'kernelfusion.scale' is {repeated}: leave the second one out")
     section['scale'] = repeated if scale is None else scale

@@ -53,6 +53,7 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
     scores = report.picture_scores(sr, bicubic, gt)
     if kernel is not None and image.kernel_space == 'hr':
         scores.update(report.kernel_scores(kernel, k_true))
+        scores.update(report.degradation_scores(sr, lq, gt, kernel, k_true, image.scale))
     if folder is not None:
         grey = visuals['lq'].shape[1] == 1
         report.save_picture(folder / f'{image.name}_{suffix}.png', np.ascontiguousarray(sr[..., 0]) if grey else sr)

@@ -60,7 +60,7 @@ def test_one_impulse_draws_the_kernel_turned_by_180_degrees_at_scale_1():
 def test_the_official_phase():
     """k[0, 0] meets HR (4i - 10, 4j - 10): the paper's padding for K = 24 at x4."""
     assert Degradation(4, 24).margin == (10, 10)
-    assert Degradation(4, 31).margin == (13, 14)  # centre 15 on HR 4i + 2, DIV2KRK's grid
+    assert Degradation(4, 31).margin == (13, 14)  # centre 15 on HR 4i + 2
 
 
 @pytest.mark.parametrize('border', BORDERS)

@@ -1,16 +1,19 @@
 """Scores against skimage and closed forms, and the published kernels' correlations."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import signal
 from skimage import color
 from skimage import metrics as reference
 
 from kernelfusion_plugin.core import kernels, metrics
-from kernelfusion_plugin.core.degradation import Degradation
+from kernelfusion_plugin.core.back_projection import back_project
+from kernelfusion_plugin.core.degradation import Degradation, upscale_bicubic
 
 
 def picture(height=61, width=83, seed=0):
@@ -146,6 +149,66 @@ def test_lr_consistency():
     assert metrics.lr_consistency(y, x, k, degradation) < 60 < metrics.lr_consistency(y, x, k, degradation, 1)
     with pytest.raises(ValueError, match='shape'):
         metrics.lr_consistency(y[..., 1:], x, k, degradation)
+
+
+def test_kernel_lr_psnr_is_scipys():
+    """(x * k)↓ by scipy: correlation, and the samples at s·i + (s - 1) / 2 for an even kernel."""
+    x = picture(64, 80)
+    k, k_true = kernels.motion(12, 1), kernels.motion(12, 2)
+    lrs = [np.stack([signal.correlate2d(channel, z.double().numpy(), mode='valid')[::4, ::4] for channel in x[0]])
+           for z in (k, k_true)]  # the window of LR pixel 1 begins at HR 4 - (12 - 4) / 2 = 0
+    mse = np.square(lrs[0] - lrs[1]).mean()
+    assert metrics.kernel_lr_psnr(k, k_true, x, 4) == pytest.approx(10 * math.log10(4 / mse), abs=1e-6)
+    assert metrics.kernel_lr_psnr(3 * k, k, x, 4) > 140
+    wide = torch.nn.functional.pad(k, (6, 6, 6, 6))  # the same kernel on a grid of 24
+    assert metrics.kernel_lr_psnr(wide, k, x, 4) > 140
+
+
+def test_kernel_lr_psnr_weighs_what_a_picture_shows():
+    flat, x, k = torch.zeros(3, 64, 64), picture(64, 64), kernels.motion(24, 1)
+    other = kernels.shift(k, (1, 0))
+    assert metrics.kernel_lr_psnr(other / other.sum(), k, flat, 4) == math.inf
+    assert metrics.kernel_lr_psnr(other / other.sum(), k, x, 4) < 45
+    with pytest.raises(ValueError, match='leaves nothing'):
+        metrics.kernel_lr_psnr(k, k, x[..., :16, :16], 4)
+
+
+@pytest.mark.parametrize(('scale', 'size', 'reach'), [(4, 24, 3), (4, 31, 4), (2, 12, 3), (2, 11, 3), (4, 4, 0)])
+def test_lr_reach_is_where_windows_leave_the_frame(scale, size, reach):
+    """With a canvas of nan around the frame, exactly the LR pixels inside the reach are finite."""
+    degradation = Degradation(scale, size)
+    canvas = torch.full((1, 1, *degradation.hr_size((12, 12))), math.nan)
+    degradation.crop(canvas)[...] = 1
+    finite = torch.isfinite(degradation.forward(canvas, torch.full((size, size), 1 / size ** 2)))[0, 0]
+    assert metrics.lr_reach(scale, size) == reach
+    assert finite[reach:12 - reach, reach:12 - reach].all() and (reach == 0 or not finite[:, -reach].any())
+
+
+def test_the_authors_crops(shared_data):
+    """Measures 2 and 5: bicubic's published figures; PSNR and SSIM are skimage's on these crops; back-projection."""
+    crops = json.loads((shared_data / 'official_crops' / 'crops.json').read_text())
+    truth = torch.from_numpy(np.load(shared_data / 'kernels' / 'blind144_gt.npy'))
+    for name, published in {'0813': 18.81, '0814': 17.23, '0827': 19.63}.items():
+        crop = crops[name]
+        y = read(shared_data / 'div2k' / 'LRx4' / f'{name}_k{crop["kernel"]:02d}.png').float()
+        back = back_project(y, truth[crop['kernel']], 4)
+        there = (..., *(slice(crop[at], crop[at] + n) for at, n in zip(('row', 'col'), crop['size'], strict=True)))
+        x_true = read(shared_data / 'div2k' / 'HR' / f'{name}.png')[there]
+        bicubic, back = (((z.clamp(-1, 1)[there] + 1) * 127.5).round().double() / 127.5 - 1
+                         for z in (upscale_bicubic(y, 4), back))
+        assert metrics.psnr_y(bicubic, x_true, 4) == pytest.approx(published, abs=0.05)
+        assert metrics.psnr_y(back, x_true, 4) > metrics.psnr_y(bicubic, x_true, 4) + 1
+        for x in (bicubic, back):
+            a, b = (luma(z)[4:-4, 4:-4] for z in (x, x_true))
+            assert metrics.psnr_y(x, x_true, 4) == pytest.approx(
+                reference.peak_signal_noise_ratio(b, a, data_range=255), abs=1e-6)
+            assert metrics.ssim_y(x, x_true, 4) == pytest.approx(
+                reference.structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5,
+                                                use_sample_covariance=False), abs=1e-6)
+
+
+def read(path):
+    return torch.from_numpy(np.array(Image.open(path).convert('RGB'))).permute(2, 0, 1)[None].double() / 127.5 - 1
 
 
 def test_the_authors_kernels(shared_data):

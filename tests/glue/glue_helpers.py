@@ -53,6 +53,16 @@ def write_pair(root: Path, name: str, seed: int, size: tuple[int, int] = (24, 24
     np.save(root / 'kernels' / f'{name}.npy', k.numpy())
 
 
+def write_levin(path: Path) -> Path:
+    """A file like Levin09.mat, with camera shakes of our own of the same sizes."""
+    import h5py
+    with h5py.File(path, 'w') as file:
+        cells = [file.create_dataset(f'#refs#/{number}', data=motion(size, number).numpy().T)
+                 for number, size in enumerate((19, 17, 15, 27, 13, 21, 23, 23))]
+        file.create_dataset('kernels', data=np.array([[cell.ref] for cell in cells], dtype=h5py.ref_dtype))
+    return path
+
+
 def make_lmdb(source: Path, target: Path) -> None:
     """All pictures of a folder into an LMDB, by BasicSR's own tool."""
     from basicsr.utils.lmdb_util import make_lmdb_from_imgs

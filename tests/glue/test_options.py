@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.io
-from glue_helpers import run_toolbox, scores, toy_options, write_pair
+import yaml
+from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin, write_pair
+from PIL import Image
 
+from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
+from kernelfusion_plugin.bench.make import make_dataset
 from kernelfusion_plugin.models.options import check_metrics, network_factories, parse_section
 from kernelfusion_plugin.options import read_file
 
@@ -19,28 +21,18 @@ TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfus
 
 
 def lay_out_datasets(root):
-    """The folders that the option files name, with one toy image in each."""
-    write_pair(root / 'made', '0801', 3)
-    write_pair(root / 'krk', '13', 4, kernel_size=31)
-    for base in ('datasets/DIV2KFK', 'demo'):
-        lr = 'lr' if base == 'demo' else 'LRx4'
-        hr = 'hr' if base == 'demo' else 'HR'
-        for source, target in (('lr', lr), ('hr', hr), ('kernels', 'kernels')):
-            shutil.copytree(root / 'made' / source, root / base / target)
-    blind = root / 'datasets/Blind144'
-    shutil.copytree(root / 'made/hr', blind / 'HR')
-    (blind / 'kernels').mkdir()
-    for n in range(12):
-        (blind / f'LRx4/k{n:02d}').mkdir(parents=True)
-        shutil.copy(root / 'made/lr/0801.png', blind / f'LRx4/k{n:02d}/0801_k{n:02d}.png')
-        shutil.copy(root / 'made/kernels/0801.npy', blind / f'kernels/k{n:02d}.npy')
-    krk = root / 'datasets/DIV2KRK'
-    for source, target in (('hr', 'HR'), ('lr', 'LRx4')):
-        (krk / target).mkdir(parents=True)
-        shutil.copy(root / 'krk' / source / '13.png', krk / target / 'im_13.png')
-    (krk / 'kernels').mkdir()
-    scipy.io.savemat(krk / 'kernels/kernel_13.mat', {'Kernel': np.load(root / 'krk/kernels/13.npy')})
-    shutil.copytree(root / 'made/lr', root / 'datasets/pictures')
+    """The folders that the option files name, made as a user makes them, of toy pictures."""
+    pictures = root / 'DIV2K'
+    pictures.mkdir()
+    for name in ('0801', '0802'):
+        Image.fromarray(texture(64, 64, int(name))).save(pictures / f'{name}.png')
+    levin = write_levin(root / 'Levin09.mat')
+    for recipe in ('DIV2KFK', 'Blind144', 'DIV2KRK'):
+        make_dataset(find_recipe(recipe), Setting(recipe, images=('0801',)), Sources(pictures, levin),
+                     root / 'datasets' / recipe)
+    for source, target in (('LRx4', 'lr'), ('HR', 'hr'), ('kernels', 'kernels')):
+        shutil.copytree(root / 'datasets/DIV2KFK' / source, root / 'demo' / target)
+    shutil.copytree(root / 'demo/lr', root / 'datasets/pictures')
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +50,73 @@ def test_option_file_runs(file, datasets, monkeypatch):
     assert len(rows) == len(opt['datasets'])
     if 'folder' not in file.stem:
         assert all(row['psnr'] and row['kernel_ncc'] and row['val_psnr'] == row['psnr'] for row in rows)
+
+
+LAYERED = sorted([*OPTIONS.glob('ablations/*.yml'), *OPTIONS.glob('baselines/*.yml')])
+TINY_JOINT = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:joint:n_iter=1',
+              'kernelfusion:joint:n_iter_first=1', 'kernelfusion:joint:n_steps=2',
+              'network_r:channels=[4, 8]']
+
+
+@pytest.mark.parametrize('file', LAYERED, ids=lambda path: f'{path.parent.name}-{path.stem}')
+def test_ablations_and_baselines_run(file, datasets, monkeypatch):
+    opt = read_file(file)
+    assert opt['name'] == file.stem
+    first = next(iter(opt['datasets']))
+    opt['datasets'] = {first: opt['datasets'][first]}
+    assert run_toolbox(opt, datasets, monkeypatch, '--force_yml', *TINY, *TINY_JOINT) == 0
+    row, = scores(datasets, opt['name'])
+    assert row['psnr'] and (row['kernel_ncc'] or file.stem == 'bicubic')
+    joint = opt['model_type'] == 'KernelFusionModel' and opt['kernelfusion'].get('solver') == 'joint'
+    if joint:
+        no_pd = opt['kernelfusion'].get('joint', {}).get('pipeline') in ('dip', 'unet')
+        assert row['solver'] == 'joint' and (float(row['seconds_phase1']) == 0) == no_pd
+
+
+def test_ablations_are_those_of_the_paper():
+    """Each table's files differ in what the table is about, and in nothing else."""
+    def differences(table):
+        files = sorted(OPTIONS.glob(f'ablations/{table}_*.yml'))
+        found = [{key: value for key, value in read_file(path).items() if key != 'name'} for path in files]
+        network = [opt['network_k'] for opt in found]
+        joint = [opt['kernelfusion'].get('joint') or {} for opt in found]
+        rest = [{**opt, 'network_k': None, 'kernelfusion': {**opt['kernelfusion'], 'joint': None}} for opt in found]
+        assert all(each == rest[0] for each in rest)
+        return [(one['type'], one.get('activation'), two.get('pipeline')) for one, two in zip(network, joint)]
+
+    siren = ('SirenKernel', None)
+    assert set(differences('table3')) == {(*siren, kind) for kind in ('dip', 'unet', 'pd_unet', 'kernelfusion')}
+    kinds = (('DirectKernel', 'sigmoid'), ('DirectKernel', 'relu'), ('LinearCnnKernel', None), siren)
+    assert set(differences('table4')) == {(*kind, setup) for kind in kinds for setup in ('kernelfusion', 'dip')}
+    assert len(read_file(OPTIONS / 'ablations/table3_dip.yml')['datasets']) == 12
+    assert [each['name'] for each in read_file(OPTIONS / 'ablations/table4_siren_dip.yml')['datasets'].values()] == [
+        'Blind144_k00', 'Blind144_k01', 'Blind144_k02']
+
+
+def test_a_file_goes_over_its_base(tmp_path):
+    (tmp_path / 'deep').mkdir()
+    (tmp_path / 'a.yml').write_text('name: a\nscale: 4\ndatasets: {one: {name: x, type: T}, two: {name: y}}\n'
+                                    'network_k: {type: SirenKernel, width: 8}\nkernelfusion: {seed: 1, em: {steps: 2}}')
+    (tmp_path / 'deep/b.yml').write_text('base: ../a.yml\nname: b\ndatasets: {one: {name: z}, two: ~}\n'
+                                         'network_k: {type: DirectKernel}\nkernelfusion: {em: {cg_iterations: 3}}')
+    assert read_file(tmp_path / 'deep/b.yml') == {
+        'name': 'b', 'scale': 4, 'datasets': {'one': {'name': 'z', 'type': 'T'}}, 'network_k': {'type': 'DirectKernel'},
+        'kernelfusion': {'seed': 1, 'em': {'steps': 2, 'cg_iterations': 3}}}
+    (tmp_path / 'a.yml').write_text('base: deep/b.yml')
+    with pytest.raises(ValueError, match='leads back'):
+        read_file(tmp_path / 'deep/b.yml')
+    (tmp_path / 'a.yml').write_text('base: absent.yml')
+    with pytest.raises(FileNotFoundError, match=r'a\.yml: base: there is no option file absent\.yml'):
+        read_file(tmp_path / 'a.yml')
+
+
+def test_a_file_over_its_base_runs(tmp_path, monkeypatch):
+    write_pair(tmp_path, 'one', 1)
+    (tmp_path / 'below.yml').write_text(yaml.safe_dump(toy_options(tmp_path)))
+    top = {'base': '../below.yml', 'name': 'top', 'model_type': 'BicubicModel', 'datasets': {'test_1': {'name': 'B'}}}
+    assert run_toolbox(top, tmp_path / 'run', monkeypatch) == 0
+    row, = scores(tmp_path / 'run', 'top')
+    assert row['dataset'] == 'B' and row['solver'] == 'bicubic'
 
 
 def test_there_is_a_file_per_experiment():

@@ -10,7 +10,7 @@ import torch
 @pytest.fixture(scope='session')
 def shared_data():
     """The folder with div2k/, kernels/ …: data/ under $KERNELFUSION_SHARED, or under shared/ beside the checkout."""
-    beside = Path(__file__).resolve().parents[3] / 'shared'
+    beside = Path(__file__).resolve().parents[2] / 'shared'
     folder = Path(os.environ.get('KERNELFUSION_SHARED', beside)) / 'data'
     if not (folder / 'kernels' / 'blind144_gt.npy').is_file():
         pytest.skip(f'reference data is not at {folder} (set KERNELFUSION_SHARED)')

@@ -1,0 +1,71 @@
+"""Kernels and forward model of DIV2KRK (Bell-Kligler et al. 2019, KernelGAN), as its published files show them.
+
+Found on the two cases at hand, im_13 and im_14: their LR images come out bit for bit, frame included, by
+:func:`downscale` of the published kernels; and those are, to 4e-4 of their norm, 11 x 11 kernels correlated with
+themselves at twice the spacing, that is, two reductions by 2 in a row.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from ..core.degradation import Degradation
+from ..core.kernels import centre, centre_of_mass, gaussian, normalise
+
+SIZE = 11  # at scale 2; at scale 4 it is 3 · 11 - 2 = 31
+VARIANCE = 0.6, 5.0  # pixels², of each axis of the Gaussian at scale 2
+NOISE = 0.25  # of each pixel's value, either way
+
+
+def draw_kernel(scale: int, generator: Generator) -> Tensor:
+    """A random kernel (11, 11) for scale 2, (31, 31) for scale 4, centred, float32.
+
+    An anisotropic Gaussian whose variances along its axes are uniform in 0.6 … 5 pixels² and whose direction is
+    uniform; each pixel times 1 + U(-0.25, 0.25); centred by its centre of mass. At scale 4 the kernel of two such
+    reductions, k(u) = Σ_v k₂(v) k₂(u - 2v).
+
+    Raises:
+        ValueError: another scale; DIV2KRK has none.
+    """
+    if scale not in (2, 4):
+        raise ValueError(f'DIV2KRK is made at scale 2 and 4, got {scale}')
+    k = anisotropic(SIZE, generator)
+    if scale == 2:
+        return k.float()
+    spread = k.new_zeros(2 * SIZE - 1, 2 * SIZE - 1)
+    spread[::2, ::2] = k
+    return normalise(F.conv_transpose2d(spread[None, None], k[None, None])[0, 0]).float()
+
+
+def anisotropic(size: int, generator: Generator) -> Tensor:
+    """The Gaussian with multiplicative noise of :func:`draw_kernel`, (size, size), centred, float64."""
+    u = torch.rand(3, generator=generator, dtype=torch.float64)
+    low, high = VARIANCE
+    sigmas = tuple(math.sqrt(low + (high - low) * float(part)) for part in u[:2])
+    smooth = gaussian(size, sigmas=sigmas, theta=float(u[2]) * math.pi).double()
+    noise = 2 * torch.rand(size, size, generator=generator, dtype=torch.float64) - 1
+    return centre(smooth * (1 + NOISE * noise))
+
+
+def downscale(hr: Tensor, k: Tensor, scale: int) -> Tensor:
+    """LR pictures as KernelGAN makes them: (B, C, H, W) uint8 to (B, C, H / s, W / s) uint8.
+
+    The kernel, whatever its centre of mass, is moved (cubic spline) so that LR pixel i lies at HR s·i + (s - 1) / 2,
+    the bicubic grid. Beyond the frame the picture is mirrored with its edge repeated; values are cut, not rounded.
+    So the kernel file of DIV2KRK, centred in its own middle, is half a pixel off the grid that
+    :class:`~..core.degradation.Degradation` gives to a kernel of odd size at an even scale.
+    """
+    from scipy import ndimage  # comes with basicsr
+    size, middle = len(k), len(k) // 2
+    values = k.double().numpy()
+    moved = ndimage.shift(values, middle + (scale - 1) / 2 - centre_of_mass(k.double()).numpy())
+    degradation = Degradation(scale, size)
+    sides = (middle, size - scale - middle)
+    canvas = torch.from_numpy(np.pad(hr.numpy(), ((0, 0), (0, 0), sides, sides), mode='symmetric')).double()
+    y = degradation.forward(canvas, torch.from_numpy(moved))
+    return y.add(1e-9).floor().clamp(0, 255).to(torch.uint8)  # 1e-9: a flat picture must not lose a level to float64

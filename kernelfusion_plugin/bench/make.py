@@ -1,0 +1,214 @@
+"""Makes a data set by a recipe.
+
+ROOT/HR, ROOT/LRx4 (or ROOT/LRx4/KERNEL, a folder for each kernel), ROOT/kernels, ROOT/options.yml (which runs it),
+ROOT/manifest.json and ROOT/kernels.png, for looking. ROOT appears when all is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.degradation import BORDERS, synthesise
+from ..core.kernel_files import PICTURES
+from ..pictures import save_kernel_grid
+from ..report import environment, write_atomically, write_summary
+from . import kernelgan
+from .datasets import Recipe, Setting, Sources, generator
+from .options_file import write_options
+from .storage import Folders, Lmdbs, digest
+
+FORMAT = 1
+MANIFEST = 'manifest.json'
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One LR image with its truth: pictures uint8 (H, W, 3), kernel (K, K) float32 as in its file."""
+
+    image: str
+    kernel_name: str
+    hr: np.ndarray
+    lr: np.ndarray
+    kernel: np.ndarray
+
+
+def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, lmdb: bool = False) -> dict[str, Any]:
+    """Make the data set in ``out``; returns its manifest. A picture that cannot be used is logged and left out.
+
+    Raises:
+        ValueError: a setting does not fit the recipe, pictures or kernels are missing, or ``out`` is not empty.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f'{out}: is not empty: give another --out, or take it away')
+    paths = check(recipe, setting, sources)
+    if lmdb and any('.' in name for name in paths):
+        raise ValueError("--lmdb: BasicSR ends an LMDB's key at the first dot, and a picture has one in its name")
+    kernels = recipe.kernel_set(setting.scale, sources) if recipe.kernel_set else {}
+    work = out.with_name(f'.{out.name}.unfinished')
+    shutil.rmtree(work, ignore_errors=True)
+    storage = Lmdbs(work) if lmdb else Folders(work)
+    rows: list[dict[str, Any]] = []
+    failed: list[str] = []
+    for name, path in tqdm(paths.items(), setting.name, unit=' pictures', mininterval=1):
+        try:
+            found = list(cases(name, path, recipe, setting, kernels))
+        except ValueError as error:
+            log.error(f'{error}. The picture is left out')
+            failed.append(name)
+            continue
+        rows += [_keep(case, recipe, setting, storage, work, first=number == 0) for number, case in enumerate(found)]
+    storage.close()
+    manifest = {'format': FORMAT, 'dataset': setting.name, 'recipe': recipe.name,
+                'setting': dataclasses.asdict(setting), 'lmdb': lmdb, 'failed': failed,
+                'whole_recipe': not failed and not setting.images and not setting.piece, 'images': rows,
+                **environment(torch.device('cpu'))}
+    if rows:
+        write_options(work, out, manifest, recipe, storage)
+        write_summary(work / MANIFEST, manifest)
+        save_kernel_grid(work / 'kernels.png', {Path(row['kernel_file']).stem: np.load(work / row['kernel_file'])
+                                                for row in rows})
+        work.replace(out)
+    return manifest
+
+
+def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]:
+    """The pictures by name, sorted; finds all faults that can be known before the work.
+
+    Raises:
+        ValueError: see :func:`make_dataset`.
+    """
+    if setting.scale not in recipe.scales:
+        raise ValueError(f'{recipe.name} is made at scale {", ".join(map(str, recipe.scales))}, got {setting.scale}')
+    if setting.border is not None and (recipe.forward != 'conv' or setting.border not in BORDERS[1:]):
+        raise ValueError(f'--border: {setting.border!r} is not for {recipe.name}; a border is {", ".join(BORDERS[1:])},'
+                         " and DIV2KRK's is KernelGAN's own")
+    if recipe.name != 'free' and (setting.name != recipe.name or sources.kernels or setting.each):
+        raise ValueError(f'{recipe.name} has its own name and kernels: --name, --kernels and --each are for free')
+    if recipe.name == 'free' and setting.name in {'DIV2KFK', 'Blind144', 'DIV2KRK'}:
+        raise ValueError(f'--name: {setting.name} is the name of a published data set, which this one is not')
+    found = pictures(sources.hr)
+    there = {path.stem: path for path in found}
+    if len(there) < len(found):
+        raise ValueError(f'{sources.hr}: two pictures bear the same name, but for its ending')
+    names = sorted(set(setting.images or recipe.images or there))
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ValueError(f'{sources.hr}: {len(missing)} of {len(names)} pictures are missing: '
+                         f'{", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}; --image chooses others')
+    if not names:
+        raise ValueError(f'{sources.hr}: no pictures ({", ".join(PICTURES)})')
+    if len({kernel_stem(recipe, name) for name in names}) < len(names):
+        raise ValueError(f'--image: two pictures bear the same number, and {recipe.name} names its kernels by that')
+    return {name: there[name] for name in names}
+
+
+def kernel_stem(recipe: Recipe, name: str) -> str:
+    """Name of the kernel file of an image without its ending, as ``models/kernels.py`` looks for it."""
+    numbers = re.findall(r'\d+', name)
+    return recipe.kernel_tmpl.format(name=name, number=int(numbers[-1]) if numbers else '')
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Picture files of a folder; ValueError if there is no such folder."""
+    if not folder.is_dir():
+        raise ValueError(f'{folder}: no such folder of HR pictures')
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES]
+
+
+def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapping[str, Tensor]) -> Iterator[Case]:
+    """All LR images of one HR picture.
+
+    Raises:
+        ValueError: the picture cannot be read or is too small.
+    """
+    hr = read_hr(path, recipe.multiple or setting.scale, setting)
+    if recipe.draw is not None:
+        chosen = {name: recipe.draw(setting.scale, generator(setting.seed, name, 'kernel'))}
+    elif recipe.each or setting.each:
+        chosen = kernels
+    else:
+        random = generator(setting.seed, name, 'choice')
+        kernel_name = list(kernels)[int(torch.randint(len(kernels), (), generator=random))]
+        chosen = {kernel_name: kernels[kernel_name]}
+    for kernel_name, k in chosen.items():
+        lr = degrade(hr, k, recipe, setting, f'{name}/{kernel_name}')
+        yield Case(name, kernel_name, *_piece(hr, lr, setting), k.numpy())
+
+
+def read_hr(path: Path, multiple: int, setting: Setting) -> np.ndarray:
+    """uint8 RGB (H, W, 3), cut at the top left to multiples of ``multiple``."""
+    try:
+        with Image.open(path) as picture:
+            pixels = np.array(picture.convert('RGB'))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise ValueError(f'{path}: cannot be read: {(str(error).splitlines() or ["?"])[0]}') from error
+    height, width = (n // multiple * multiple for n in pixels.shape[:2])
+    if min(height, width) < max(multiple, setting.piece):
+        raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height) are too few for '
+                         f'{max(multiple, setting.piece)} x {max(multiple, setting.piece)}')
+    return pixels[:height, :width]
+
+
+def degrade(hr: np.ndarray, k: Tensor, recipe: Recipe, setting: Setting, name: str) -> np.ndarray:
+    """The LR picture: blurred and reduced, noise, 8 bits, JPEG, in this order. ``name`` seeds the noise."""
+    x = torch.from_numpy(np.ascontiguousarray(hr)).permute(2, 0, 1)[None]
+    if recipe.forward == 'kernelgan':
+        y = kernelgan.downscale(x, k, setting.scale)
+        if setting.noise:
+            y = (y + _noise(y.shape, setting, name)).round().clamp(0, 255).byte()
+    else:
+        shape = (1, 3, *(n // setting.scale for n in x.shape[-2:]))
+        noise = _noise(shape, setting, name) if setting.noise else None
+        y = synthesise(x, k, setting.scale, setting.border or recipe.border, noise)
+    lr = y[0].permute(1, 2, 0).contiguous().numpy()
+    if setting.jpeg is None:
+        return lr
+    file = io.BytesIO()
+    Image.fromarray(lr).save(file, format='JPEG', quality=setting.jpeg)
+    with Image.open(file) as coded:
+        return np.array(coded.convert('RGB'))
+
+
+def _noise(shape: tuple[int, ...], setting: Setting, name: str) -> Tensor:
+    return setting.noise * torch.randn(shape, generator=generator(setting.seed, name, 'noise'))
+
+
+def _piece(hr: np.ndarray, lr: np.ndarray, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """The middle square of both, cut out of the degraded picture: its blur has seen what is around it."""
+    if not setting.piece:
+        return hr, lr
+    s, side = setting.scale, setting.piece // setting.scale
+    top, left = ((n - side) // 2 for n in lr.shape[:2])
+    return (hr[s * top:s * (top + side), s * left:s * (left + side)], lr[top:top + side, left:left + side])
+
+
+def _keep(case: Case, recipe: Recipe, setting: Setting, storage: Folders | Lmdbs, out: Path,
+          first: bool) -> dict[str, Any]:
+    """Write a case and return its row of the manifest; the HR picture with its first case only."""
+    subset = case.kernel_name if recipe.each or setting.each else ''
+    lr_place = f'LRx{setting.scale}' + (f'/{subset}' if subset else '')
+    stem = subset or kernel_stem(recipe, case.image)
+    if first:
+        storage.put('HR', case.image, case.hr)
+    storage.put(lr_place, case.image, case.lr)
+    write_atomically(out / 'kernels' / f'{stem}.npy', lambda file: np.save(file, case.kernel))
+    return {'image': case.image, 'kernel': case.kernel_name, 'scale': setting.scale, 'seed': setting.seed,
+            'lr_place': lr_place, 'kernel_file': f'kernels/{stem}.npy', 'size': list(case.lr.shape[:2]),
+            'kernel_size': len(case.kernel),
+            'sha256': {'hr': digest(case.hr), 'lr': digest(case.lr), 'kernel': digest(case.kernel)}}

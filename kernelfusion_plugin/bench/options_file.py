@@ -1,0 +1,58 @@
+"""The option file that a made data set brings along, for BasicSR's test program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..report import write_atomically
+from .datasets import Recipe, size_on_grid
+from .storage import Folders, Lmdbs
+
+HEAD = """# {name}, made by kernelfusion make-dataset.
+#
+#   python basicsr/test.py -opt {path}
+#
+# Other methods on the same data: --force_yml model_type=BicubicModel, or BackProjectionModel (true kernels).
+# All keys are explained in options/kernelfusion_div2kfk.yml of the repository.
+
+"""
+
+
+def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Recipe,
+                  storage: Folders | Lmdbs) -> None:
+    """FOLDER/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in."""
+    name, scale = manifest['dataset'], manifest['setting']['scale']
+    size = max(row['kernel_size'] for row in manifest['images'])
+    if recipe.forward == 'kernelgan':  # LR pixels on the bicubic grid, whatever the file's size
+        size = size_on_grid(size, scale)
+    section: dict[str, Any] = {'preset': 'balanced', 'solver': 'em'}
+    if size != 6 * scale:
+        section['kernel_size'] = max(2 * scale, size)
+    options = {
+        'name': f'kernelfusion_{name}', 'model_type': 'KernelFusionModel', 'scale': scale, 'num_gpu': 'auto',
+        'manual_seed': 0, 'datasets': _datasets(out, manifest, recipe, storage),
+        'network_g': {'type': 'PatchDiffusion'}, 'kernelfusion': section, 'path': {},
+        'val': {'save_img': True, 'metrics': {measure: {'type': f'calculate_{measure}_border', 'border': 0.05}
+                                              for measure in ('psnr', 'ssim')}}}
+    head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
+    text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
+    write_atomically(folder / 'options.yml', lambda file: file.write(text.encode()))
+
+
+def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:
+    """A data set of BasicSR's for every folder of LR images."""
+    backend = 'lmdb' if isinstance(storage, Lmdbs) else 'disk'
+    places = {row['lr_place']: row['kernel_file'] for row in manifest['images']}
+    datasets = {}
+    for number, (place, kernel_file) in enumerate(sorted(places.items())):
+        subset = place.partition('/')[2]
+        datasets[f'test_{number:02d}'] = {
+            'name': manifest['dataset'] + (f'_{subset}' if subset else ''), 'type': 'TolerantPairedDataset',
+            'dataroot_gt': (out / storage.path('HR')).as_posix(),
+            'dataroot_lq': (out / storage.path(place)).as_posix(),
+            'dataroot_kernel': (out / (kernel_file if subset else 'kernels')).as_posix(),
+            **({} if subset else {'kernel_tmpl': recipe.kernel_tmpl}), 'io_backend': {'type': backend}}
+    return datasets

@@ -1,0 +1,108 @@
+"""Where the pictures of a data set lie: folders of PNG, or LMDBs, as BasicSR's PairedImageDataset reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..report import save_picture
+
+COMPRESSION = 1  # of PNG in an LMDB, as BasicSR's own tool has it
+
+
+def digest(values: np.ndarray) -> str:
+    """sha256 of an array's shape, type and values: the same in whatever file they are kept."""
+    head = f'{values.shape} {values.dtype.str}'
+    return hashlib.sha256(head.encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+class Folders:
+    """``ROOT/PLACE/NAME.png``; ``place`` is HR, LRx4, or LRx4/k00."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @staticmethod
+    def path(place: str) -> str:
+        """Where a place lies under the root."""
+        return place
+
+    def put(self, place: str, name: str, picture: np.ndarray) -> None:
+        """Write uint8 RGB (H, W, 3)."""
+        save_picture(self.root / place / f'{name}.png', picture)
+
+    def get(self, place: str, name: str) -> np.ndarray:
+        """Read it again.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        path = self.root / place / f'{name}.png'
+        try:
+            with Image.open(path) as picture:
+                return np.array(picture.convert('RGB'))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f'{path}: cannot be read: {_first_line(error)}') from error
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Lmdbs:
+    """``ROOT/PLACE.lmdb``, the key is NAME; written by BasicSR's own LmdbMaker.
+
+    Args:
+        root: folder of the data set.
+        map_size: bytes that one LMDB may grow to.
+    """
+
+    def __init__(self, root: Path, map_size: int = 2 ** 40) -> None:
+        self.root = root
+        self.map_size = map_size
+        self._open: dict[str, Any] = {}
+
+    @staticmethod
+    def path(place: str) -> str:
+        return f'{place}.lmdb'
+
+    def put(self, place: str, name: str, picture: np.ndarray) -> None:
+        if place not in self._open:
+            from .. import compat
+            compat.apply()
+            from basicsr.utils.lmdb_util import LmdbMaker
+            folder = self.root / self.path(place)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._open[place] = LmdbMaker(str(folder), map_size=self.map_size, compress_level=COMPRESSION)
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, format='PNG', compress_level=COMPRESSION)
+        self._open[place].put(file.getvalue(), name, picture.shape)
+
+    def get(self, place: str, name: str) -> np.ndarray:
+        import lmdb
+        folder = self.root / self.path(place)
+        try:
+            if place not in self._open:
+                self._open[place] = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+            with self._open[place].begin() as transaction:
+                raw = transaction.get(name.encode())
+            if raw is None:
+                raise ValueError('no such key')
+            with Image.open(io.BytesIO(raw)) as picture:
+                return np.array(picture.convert('RGB'))
+        except (lmdb.Error, OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f'{folder}:{name}: cannot be read: {_first_line(error)}') from error
+
+    def close(self) -> None:
+        """Finish all of them."""
+        for each in self._open.values():
+            each.close()
+        self._open.clear()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,88 @@
+"""``kernelfusion make-dataset``: the paper's data sets, others, and free ones, with a manifest to make them again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ..bench.datasets import RECIPES, Setting, Sources, find_recipe
+from ..bench.make import make_dataset
+from ..bench.manifest import rebuild, verify
+
+log = logging.getLogger(__name__)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class WithRecipes(click.Command):
+    """A command whose help ends with the list of recipes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section('Recipes'):
+            formatter.write_dl([(name, recipe.about) for name, recipe in RECIPES.items()])
+
+
+@click.command(cls=WithRecipes)
+@click.pass_context
+@click.argument('recipe')
+@click.option('--hr', type=FOLDER, help='Folder of HR pictures, e.g. DIV2K_valid_HR.')
+@click.option('--out', type=FOLDER, help='Folder to make; default: datasets/NAME.')
+@click.option('--levin', type=FILE, help="Levin's kernels, Levin09.mat.")
+@click.option('--kernels', type=click.Path(exists=True, path_type=Path), multiple=True,
+              help='free: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
+@click.option('--name', help='free: name of the data set.')
+@click.option('--each', is_flag=True, help='free: every picture with every kernel, not with one at random.')
+@click.option('--image', 'images', multiple=True, help='Name of a picture, without ending; several times. Default: '
+              "the recipe's, or all.")
+@click.option('--scale', default=4, show_default=True)
+@click.option('--seed', default=0, show_default=True, help="With the picture's name: of kernels, choices and noise.")
+@click.option('--piece', default=0, show_default='whole pictures', help='Side of the middle square, in HR pixels.')
+@click.option('--noise', default=0.0, show_default=True, help='Standard deviation of white noise, in levels of 255.')
+@click.option('--jpeg', type=int, help='Quality of a JPEG that the LR pictures go through.')
+@click.option('--border', help="Beyond the frame: zeros, reflect or replicate. Default: the recipe's.")
+@click.option('--lmdb', is_flag=True, help='LMDBs in place of folders.')
+@click.option('--verify', 'only_verify', is_flag=True, help='RECIPE is a manifest.json: check the files beside it.')
+def command(ctx: click.Context, recipe: str, hr: Path | None, out: Path | None, levin: Path | None,
+            kernels: tuple[Path, ...], name: str | None, lmdb: bool, only_verify: bool,
+            **choices: Any) -> None:  # noqa: ANN401
+    """Make a data set by RECIPE: the name of one, or a manifest.json, whose set is made again and compared.
+
+    Writes HR, LR and kernels as BasicSR's PairedImageDataset and dataroot_kernel read them, a manifest with the
+    sha256 of everything, and options.yml, which runs KernelFusion on the set.
+    """
+    manifest = Path(recipe) if recipe.endswith('.json') else None
+    if only_verify:
+        if manifest is None:
+            raise ValueError(f'--verify: give a manifest.json in place of {recipe}')
+        return _report(verify(manifest), 'as in the manifest')
+    if hr is None:
+        raise ValueError('--hr: the folder of HR pictures must be given')
+    sources = Sources(hr, levin, kernels)
+    if manifest is not None:
+        said = [key for key in (*choices, 'name') if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE]
+        if said:
+            raise ValueError(f'--{said[0].rstrip("s")}: the manifest says that already')
+        out = out or manifest.parent.with_name(manifest.parent.name + '_again')
+        return _report(rebuild(manifest, sources, out, lmdb), f'made again in {out}, bit for bit')
+    chosen = find_recipe(recipe)
+    name = name or chosen.name
+    out = out or Path('datasets', name)
+    made = make_dataset(chosen, Setting(name, **choices), sources, out, lmdb)
+    partly = '' if made['whole_recipe'] or chosen.name == 'free' else f', not the whole of {chosen.name}'
+    log.info(f'{out}: {len(made["images"])} LR pictures{partly}. To restore them: {out / "options.yml"}')
+    if made['failed']:
+        raise SystemExit(1)
+    return None
+
+
+def _report(faults: list[str], success: str) -> None:
+    """The faults, one line each, and status 1; or the line for success."""
+    for fault in faults:
+        log.error(fault)
+    if faults:
+        raise SystemExit(1)
+    log.info(success)

@@ -1,0 +1,95 @@
+"""What the paper's Table 3 compares Algorithm 1 with (KernelFusion, Section 5, "Ablations"): one U-Net, applied once.
+
+All train the U-Net R and the kernel network by the same loss, MSE(y, (R(u) * k)↓s) + COM(k), with the same optimiser,
+rates and number of gradient steps as Algorithm 1. They differ in R's input u:
+
+* ``dip`` (i): u is white noise, drawn once; there is no diffusion and no level t (deep image prior, Ulyanov et al.
+  2018). The rate is annealed once, over all steps.
+* ``unet`` (ii): u = x_t. The reverse diffusion starts from the noised bicubic guess; R(x_t) is the estimate of x0 that
+  the next x_t is drawn with.
+* ``pd_unet`` (iii): u = PD's estimate of x0 at x_t, as in lines 18 and 19; otherwise as ``unet``.
+
+(iv) is Algorithm 1. The paper gives these in a sentence each; where it is silent (the noise's law and channels, which
+levels are visited), what Algorithm 1 has here is kept: N(0, 1) in the image's own three channels, and ``n_steps``
+levels, evenly spaced from T_nd down to 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .degradation import Degradation, to_canvas
+from .diffusion import Schedule, noise_like
+from .joint import JointConfig, check_start, load_states, make_optimiser, set_rate
+from .kernel_models import centre_of_mass_loss
+from .patch_prior import PatchPrior, autocast
+from .state import Phase2State
+
+
+def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
+                   refine_net: nn.Module, kernel_model: nn.Module, config: JointConfig,
+                   generator: torch.Generator, resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
+    """Phase 2 by ``config.pipeline``; arguments and states as of :func:`~.joint.solve_joint`.
+
+    Args:
+        prior: PD; needed by ``pd_unet``, None otherwise.
+        schedule: that of PD, or the one to walk down without it.
+
+    Yields:
+        ``config.total_steps`` states with R(u), the kernel, and the loss parts ``consistency``, ``centre``, ``total``.
+
+    Raises:
+        ValueError: the pipeline is Algorithm 1 itself, PD is missing, or T_nd is no level of the schedule.
+    """
+    if config.pipeline == 'kernelfusion' or (config.uses_pd and prior is None):
+        raise ValueError(f'the pipeline {config.pipeline} is ' + ('missing PD' if prior is None else 'no ablation'))
+    check_start(config, schedule)
+    optimiser = make_optimiser([refine_net], kernel_model, config)
+    trained = [refine_net, kernel_model, optimiser]
+    walk = [(0, -1, config.total_steps)] if config.pipeline == 'dip' else _walk(config)
+    level = done = step = 0  # levels that are done, gradient steps at the next one, and in all
+
+    def snapshot() -> dict[str, Any]:
+        return {'at': (level, done, step), 'x_t': x_t, 'trained': [part.state_dict() for part in trained]}
+
+    if resume is None:
+        x_t = to_canvas(y, degradation).clamp(-1, 1)
+        noise = noise_like(x_t, generator)
+        x_t = noise if config.pipeline == 'dip' else schedule.q_sample(x_t, config.t_start, noise)
+    else:
+        level, done, step = resume['at']
+        x_t = resume['x_t'].to(y.device)
+        load_states(trained, resume['trained'])
+    for t, t_next, n_iter in walk[level:]:
+        u = x_t if prior is None else prior.predict_x0(x_t, t).float()
+        for i in range(done, n_iter):
+            k = kernel_model()
+            with autocast(y.device, config.precision):
+                x0 = refine_net(u).float()
+            losses = {'consistency': F.mse_loss(degradation.forward(x0, k), y), 'centre': centre_of_mass_loss(k)}
+            losses['total'] = losses['consistency'] + config.weight_centre * losses['centre']
+            set_rate(optimiser, config, i, n_iter)
+            optimiser.zero_grad(set_to_none=True)
+            losses['total'].backward()
+            optimiser.step()
+            step, done = step + 1, i + 1
+            if done == n_iter:
+                if t_next >= 0:
+                    noise = noise_like(x_t, generator)
+                    x_t = schedule.posterior_step(x_t, x0.detach(), t, t_next, noise, config.sigma_scale)
+                level, done = level + 1, 0
+            yield Phase2State(step, config.total_steps, t, x0.detach(), k.detach(),
+                              {name: loss.item() for name, loss in losses.items()}, snapshot)
+
+
+def _walk(config: JointConfig) -> list[tuple[int, int, int]]:
+    """(t, the next t, gradient steps at t): ``n_steps`` levels from T_nd down to 0, -1 behind the last."""
+    levels = torch.linspace(config.t_start, 0, config.n_steps, dtype=torch.float64).round().int().tolist()
+    counts = [config.n_iter_first] + [config.n_iter] * (config.n_steps - 1)
+    return [(t, t_next, count) for (t, t_next), count in zip(pairwise([*levels, -1]), counts)]

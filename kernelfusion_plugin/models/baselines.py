@@ -1,0 +1,97 @@
+"""Baselines that need no weights, through the same scores, files and failures as :class:`KernelFusionModel`.
+
+The third, the true kernel in our own solver, is that model with ``kernelfusion: known_kernel: true``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core.back_projection import back_project
+from ..core.degradation import upscale_bicubic
+from .options import FileOptions, file_options, read_scale
+from .restoration_model import Restoration, RestorationModel
+
+
+@dataclass(frozen=True)
+class BaselineOptions(FileOptions):
+    """Keys of the section ``baseline:`` of every baseline; see :class:`.options.FileOptions`."""
+
+    SECTION: ClassVar[str] = 'baseline'
+
+
+@dataclass(frozen=True)
+class BackProjectionOptions(BaselineOptions):
+    """Keys of the section ``baseline:`` of BackProjectionModel.
+
+    Attributes:
+        known_kernel: true: the data set's kernel of each image; a path: the kernel in that file or folder.
+        ridge, iterations: of the pseudo-inverse, see :func:`~..core.back_projection.back_project`.
+    """
+
+    known_kernel: bool | str = True
+    ridge: float = 1e-4
+    iterations: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.known_kernel is False:
+            raise ValueError('baseline.known_kernel must be true or a path: back-projection needs the kernel')
+        if not 0 < self.ridge < float('inf') or self.iterations < 1:
+            raise ValueError(f'baseline.ridge must be positive and finite and baseline.iterations at least 1, '
+                             f'got {self.ridge}, {self.iterations}')
+
+
+class Baseline(RestorationModel):
+    """A method of one formula: it takes ``scale`` and the section ``baseline:``, and counts as phase 2."""
+
+    OPTIONS: ClassVar[type[BaselineOptions]] = BaselineOptions
+    METHOD: ClassVar[str]
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        super().__init__(opt, read_scale(opt), file_options(self.OPTIONS, opt))
+
+    def restore(self, y: Tensor) -> Restoration:
+        start = time.perf_counter()
+        with torch.no_grad():
+            sr, kernel = self.upscale(y)
+        seconds = {'phase1': 0.0, 'phase2': time.perf_counter() - start}
+        return Restoration(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, self.METHOD,
+                           {'solver': self.METHOD})
+
+    def upscale(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The picture (1, 3, s·h, s·w) and the kernel that was used, if one was."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Scale and the section."""
+        return {'scale': self.scale, **dataclasses.asdict(self.glue)}
+
+
+class BicubicModel(Baseline):
+    """Bicubic enlargement with a = -0.5, as PIL and MATLAB do it (:func:`~..core.degradation.upscale_bicubic`)."""
+
+    METHOD = 'bicubic'
+
+    def upscale(self, y: Tensor) -> tuple[Tensor, None]:
+        return upscale_bicubic(y, self.scale), None
+
+
+class BackProjectionModel(Baseline):
+    """Interpolation with the true kernel: back-projection with its pseudo-inverse (KernelFusion, Table 1).
+
+    See :func:`~..core.back_projection.back_project`; the kernel scores of its table are those of the kernel given.
+    """
+
+    OPTIONS = BackProjectionOptions
+    METHOD = 'back-projection'
+
+    def upscale(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.known_kernel().to(y)
+        return back_project(y, k, self.scale, self.glue.ridge, self.glue.iterations), k

@@ -1,0 +1,176 @@
+"""``RestorationModel``: what the models share that restore each image by itself, without training."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from torch import Tensor
+
+from .. import pictures
+from .images import Entry
+from .kernels import true_kernel
+from .options import FileOptions, check_metrics
+from .outputs import Restored, scores_and_files, written_files
+from .toolbox import image_metrics
+from .validation import ImageByImage
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """One restored image.
+
+    Attributes:
+        sr: (1, 3, s·h, s·w) in [-1, 1].
+        kernel: (K, K) on the CPU, found or given; None where the method has none.
+        seconds: of ``phase1`` and ``phase2``.
+        method: name for sheets.
+        settings: further columns of ``scores.csv``: seed, solver, preset, where there are such.
+        history: points of the plot of the run; None for no plot.
+    """
+
+    sr: Tensor
+    kernel: Tensor | None
+    seconds: Mapping[str, float]
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] | None = None
+
+
+class RestorationModel(ImageByImage, BaseModel, ABC):
+    """Test-time model of BasicSR: scores, files and failures of every image; a subclass says how to restore one.
+
+    Works with ``basicsr/test.py`` and any data set that has ``paths`` (PairedImageDataset, SingleImageDataset, ours):
+    images of any sizes, from disk or LMDB, with true kernels from ``dataroot_kernel`` and ``kernel_tmpl``.
+
+    Results, under ``results/<name>``: see README. A bad image costs one line in the log and an entry in
+    ``runlog.failures`` (exit status 1); all others are done.
+
+    Args:
+        opt: BasicSR's options.
+        scale: s.
+        glue: which files are read and written.
+
+    Raises:
+        ValueError: there is nothing to train, or a metric of ``val.metrics`` is unknown.
+    """
+
+    def __init__(self, opt: dict[str, Any], scale: int, glue: FileOptions) -> None:
+        super().__init__(opt)
+        if self.is_train:
+            raise ValueError(f'{type(self).__name__} works on each image by itself, in basicsr/test.py: '
+                             'there is nothing to train')
+        self.logger = get_root_logger()
+        if self.device.type == 'cuda' and not torch.cuda.is_available():
+            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
+            self.device = torch.device('cpu')
+        check_metrics(opt)
+        self.scale, self.glue = scale, glue
+        self.start_tables()
+
+    @abstractmethod
+    def restore(self, y: Tensor) -> Restoration:
+        """Restore y (1, 3, h, w) in [-1, 1]; ``name`` and ``k_true`` are at hand.
+
+        Raises:
+            ValueError: in one line, if this image cannot be done.
+        """
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What ``summary.json`` says about the method, plain values."""
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``, ``kernel``
+        (K, K), the true one, if they are known.
+        """
+        if data['lq'].ndim != 4 or data['lq'].shape[0] != 1:
+            raise ValueError(f'{type(self).__name__} does one image at a time, (1, C, h, w); '
+                             f'got {tuple(data["lq"].shape)}')
+        self.lq = data['lq'].to(self.device)
+        self.gt = data['gt'] if 'gt' in data else None
+        self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
+        self.k_true = data.get('kernel')
+        self.output = self.restoration = None
+
+    def test(self) -> None:
+        """Restore what was fed; fills ``restoration`` and ``output``."""
+        self.restoration = self.restore(self._rgb(self.lq))
+        sr = (self.restoration.sr + 1) / 2
+        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        """``lq``, ``result`` and, if there is one, ``gt``: (1, C, H, W) RGB in [0, 1]; ``kernel`` (K, K), if the
+        method has one.
+        """
+        visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
+        if self.gt is not None:
+            visuals['gt'] = self.gt.detach().cpu()
+        if self.restoration.kernel is not None:
+            visuals['kernel'] = self.restoration.kernel
+        return visuals
+
+    def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
+        """One image from its file to its results; returns its row of ``scores.csv``."""
+        data = entry.read(self.scale, self.glue.crop_gt)
+        k_true = self.kernel_for_scores(entry, self.glue.kernel_dir, self.glue.kernel_tmpl, needed=self._known is True)
+        self.feed_data({**data, 'name': entry.name, 'kernel': k_true})
+        done = self.done_before(dataset)
+        if done is not None:
+            return done
+        self.test()
+        visuals, found = self.get_current_visuals(), self.restoration
+        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
+        folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
+        about = [str(found.settings[key]) for key in ('solver', 'preset') if key in found.settings]
+        image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
+                         found.method)
+        scores = scores_and_files(image, folder, self.suffix, self.glue.sheet)
+        if folder is not None and found.history is not None:
+            pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
+        seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
+        row = {**scores, **seconds, **found.settings, **{f'val_{name}': value for name, value in metrics.items()}}
+        self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
+        self.lq = self.gt = self.output = self.restoration = None
+        return row
+
+    def done_before(self, dataset: str) -> dict[str, Any] | None:
+        """Row of the image that was fed, where it need not be done again; None: it must be."""
+        return None
+
+    def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:
+        """The image that was fed is done: its files and its row."""
+
+    def about_run(self) -> dict[str, Any]:
+        """``config`` of ``summary.json``."""
+        return {'config': self.settings()}
+
+    @property
+    def _known(self) -> bool | str:
+        """``known_kernel`` of the methods that have it: true, false, or where the kernels are."""
+        return getattr(self.glue, 'known_kernel', False)
+
+    def known_kernel(self) -> Tensor | None:
+        """The kernel to restore with (K, K), None for blind.
+
+        Raises:
+            ValueError: it is asked for, and there is none for this image.
+        """
+        if self._known is False:
+            return None
+        kernel = self.k_true if self._known is True else true_kernel(self._known, self.glue.kernel_tmpl, self.name)
+        if kernel is None:
+            raise ValueError(f'known_kernel is {self._known!r}, but there is no kernel for the image {self.name!r}')
+        return kernel
+
+    @staticmethod
+    def _rgb(lq: Tensor) -> Tensor:
+        """(1, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
+        return (lq * 2 - 1).expand(-1, 3, -1, -1) if lq.shape[1] == 1 else lq * 2 - 1
