@@ -26,6 +26,10 @@ def with_em(**options):
     return dataclasses.replace(EM, em=dataclasses.replace(EM.em, **options))
 
 
+def with_joint(**options):
+    return dataclasses.replace(JOINT, joint=dataclasses.replace(JOINT.joint, **options))
+
+
 def image():
     y = torch.rand(3, 17, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return torch.nn.functional.avg_pool2d(y, 3, 1, 1)
@@ -61,6 +65,9 @@ CASES = {
     'em, known kernel': (EM, {'kernel': gaussian(8, sigmas=1.2)}),
     'em, tuned': (with_em(final_prior='tuned', sketch_passes=1, coarse_passes=0, fine_passes=0), {}),
     'joint': (JOINT, {}),
+    'joint, two U-Nets': (with_joint(separate_unets=True), {}),
+    'dip': (with_joint(pipeline='dip'), {}),
+    'pd_unet': (with_joint(pipeline='pd_unet'), {}),
 }
 
 
@@ -69,7 +76,7 @@ def test_left_after_any_step(case):
     config, options = CASES[case]
     whole, seen = run(config, **options)
     stops = [number for number, p in enumerate(seen, 1) if p.step < p.total]
-    for stop in stops if case in ('em', 'joint') else stops[1::3]:  # all kinds of steps in little time
+    for stop in stops if case == 'joint' else stops[1::2 if case == 'em' else 3]:  # all kinds of steps in little time
         progress = seen[stop - 1]
         snapshot, _ = run(config, stop=stop, **options)
         result, rest = run(config, snapshot, **options)

@@ -344,6 +344,7 @@ def test_the_record_says_how_it_came_about(run, tmp_path):
     assert str(tmp_path) not in json.dumps(record)
 
 
+@pytest.mark.slow  # it measures time, which a busy machine spoils
 @pytest.mark.parametrize('changes', [{}, {'solver': 'joint'}], ids=['em', 'joint'])
 def test_the_estimate_is_within_a_factor_of_2(changes):
     """Of a picture four times the size of the one that was timed; a busy machine may need a second look."""
