@@ -179,17 +179,25 @@ def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degra
     return solve_joint(y, prior, degradation, refine_net, kernel_model, config.joint, generator, second, resume)
 
 
+def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> list[str]:
+    """The phases of Phase 1, in their order: one for each net that is fitted to the image."""
+    if config.solver == 'joint':
+        return ['prior'] if config.joint.uses_pd else []
+    phases = [phase for phase in ('prior', 'tuned') if phase in FINAL[config.em.final_prior]]
+    return phases + ['half'] * (config.em.kernel_prior == 'internal' and not kernel_known)
+
+
 def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
-    images = {}
-    final = FINAL[config.em.final_prior] if config.solver == 'em' else ('prior',) * config.joint.uses_pd
-    if 'prior' in final:
-        images['prior'] = y, config.prior
-    if 'tuned' in final:
-        images['tuned'] = y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)
-    if config.solver == 'em' and config.em.kernel_prior == 'internal' and not kernel_known:
-        images['half'] = half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2))
-    return images
+    ways = {'prior': (y, config.prior),
+            'tuned': (y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)),
+            'half': (half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2)))}
+    return {phase: ways[phase] for phase in phase1_phases(config, kernel_known)}
+
+
+def unused_weights(state: Mapping[str, Tensor], config: KernelFusionConfig) -> list[str]:
+    """Phases that ``state``, a run's ``prior_state``, has weights for, but a run of ``config`` has not."""
+    return [phase for phase in _split(state) if phase not in phase1_phases(config)]
 
 
 def final_prior(priors: Mapping[str, PatchPrior], config: EmConfig) -> PatchPrior | MeanPrior:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import Checkpoint, StopRequest, fingerprint
-from ..core.restore import Progress, Result, restore_steps
+from ..core.restore import Progress, Result, restore_steps, unused_weights
 from ..progress import ProgressLog
 from .history import History
 from .images import entries
@@ -50,6 +50,10 @@ class KernelFusionModel(RestorationModel):
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
+        unused = unused_weights(self.pretrained or {}, self.config)
+        if 'prior' in unused:
+            raise ValueError(f"path.pretrain_network_g: {pretrained}: PD's weights, but this run has no PD: set "
+                             'kernelfusion.em.final_prior to internal or both, or solver to joint')
         self.unfinished = Unfinished(self.results, opt, self.glue.resume, self.logger) if opt['rank'] == 0 else None
         self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []

@@ -9,6 +9,7 @@ from glue_helpers import TINY_JOINT, digests, make_lmdb, run_toolbox, scores, to
 from PIL import Image
 
 from kernelfusion_plugin.archs import register as register_archs
+from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.models import KernelFusionModel
 from kernelfusion_plugin.models import register as register_models
 
@@ -26,6 +27,14 @@ def make_model(tmp_path, data, **changes):
     opt.update(dist=False, rank=0, world_size=1, is_train=False)
     opt['path'].update(results_root=str(tmp_path), visualization=str(tmp_path / 'visualization'))
     return KernelFusionModel(opt)
+
+
+def test_weights_of_pd_are_refused_where_there_is_none(data, tmp_path):
+    torch.save(PatchDiffusionNet(8).state_dict(), tmp_path / 'pd.pth')
+    weights = {'path__pretrain_network_g': str(tmp_path / 'pd.pth')}
+    assert make_model(tmp_path, data, **weights).pretrained is not None
+    with pytest.raises(ValueError, match='pd.pth: PD.s weights, but this run has no PD: set kernelfusion.em.final_pri'):
+        make_model(tmp_path, data, **weights, kernelfusion__em__final_prior='tuned')
 
 
 def test_everything_is_written(data, tmp_path, monkeypatch):
