@@ -12,7 +12,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import __version__
 from .core.config import KernelFusionConfig
-from .core.restore import Progress
+from .core.restore import Progress, Result
 from .report import write_atomically
 
 log = logging.getLogger(__name__)
@@ -180,3 +180,29 @@ class StopRequest:
             raise KeyboardInterrupt
         self.number = number
         self._on_request()
+
+
+def drain(steps: Generator[Progress, None, Result], checkpoint: Checkpoint | None,
+          listeners: Iterable[Callable[[Progress], None]], on_request: Callable[[], None] = lambda: None,
+          more: Callable[[], Mapping[str, Any]] = dict) -> Result:
+    """Take all steps of a run; each goes to every listener, then to the checkpoint, with what ``more`` gives.
+
+    Args:
+        on_request: called when the run is asked to stop.
+
+    Raises:
+        Stopped: Ctrl-C or SIGTERM; the checkpoint has the state behind the last step.
+    """
+    listeners = list(listeners)
+    with StopRequest(on_request) as stop:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                return end.value
+            for listen in listeners:
+                listen(progress)
+            if checkpoint is not None:
+                checkpoint.offer(progress, now=stop.number is not None, **more())
+            if stop.number is not None and progress.step < progress.total:
+                raise Stopped(stop.number)

@@ -21,7 +21,7 @@ from .core.config import KernelFusionConfig
 from .core.degradation import Degradation
 from .core.diffusion import Schedule
 from .core.em import informative_piece, kernel_stages, solve_em
-from .core.joint import solve_joint
+from .core.joint_ablations import solve_pipeline
 from .core.kernel_models import Siren
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.nets.refine_unet import RefineUNet
@@ -110,11 +110,12 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
 
 def _joint(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
     degradation = Degradation(config.scale, config.kernel_size, config.border)
-    joint = config.joint
-    states = solve_joint(cut, priors['prior'], degradation, RefineUNet().to(cut.device),
-                         Siren(config.kernel_size).to(cut.device), joint, torch.Generator(cut.device))
-    steps = joint.n_iter_first + (joint.n_steps - 1) * joint.n_iter
-    return [Term(_pace(islice(states, STEPS)) * steps, degradation, 0, _area(cut.shape[-2:], degradation))]
+    nets = [RefineUNet().to(cut.device) for _ in range(1 + config.joint.separate_unets)]
+    states = solve_pipeline(cut, priors.get('prior'), Schedule(config.prior.timesteps), degradation, nets[0],
+                            Siren(config.kernel_size).to(cut.device), config.joint, torch.Generator(cut.device),
+                            *nets[1:])
+    seconds = _pace(islice(states, STEPS)) * config.joint.total_steps
+    return [Term(seconds, degradation, 0, _area(cut.shape[-2:], degradation))]
 
 
 def _cut(y: Tensor) -> Tensor:

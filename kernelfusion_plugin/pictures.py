@@ -16,6 +16,7 @@ from .report import kernel_picture, write_atomically
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
 TITLE, NOTE = 17, 13  # type sizes
+PHASE1 = ('prior', 'tuned')  # phases that fit a prior to y itself; a run has one of them at most
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,14 @@ def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str
     """Losses of both phases over their steps, and the kernel's correlation with the truth where it is known.
 
     Args:
-        history: one dict per point: ``phase`` ('prior', 'em', 'joint'), ``step``, any parts of the loss by name,
-            and ``kernel_ncc``.
+        history: one dict per point: ``phase`` ('prior' or 'tuned'; 'em' or 'joint'), ``step``, any parts of the loss
+            by name, and ``kernel_ncc``.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
     from matplotlib.figure import Figure
     history = list(history)
-    first = [point for point in history if point['phase'] == 'prior']
-    second = [point for point in history if point['phase'] != 'prior']
+    first = [point for point in history if point['phase'] in PHASE1]
+    second = [point for point in history if point['phase'] not in PHASE1]
     figure = Figure(figsize=(10, 3.8), layout='constrained', facecolor='#fafaf8')
     axes = figure.subplots(1, 2)
     _losses(axes[0], first, 'phase 1: patch prior' if first else 'phase 1: weights at hand, not run')

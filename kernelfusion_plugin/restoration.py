@@ -18,9 +18,8 @@ from .checkpoints import (
     EVERY,
     FILE,
     Checkpoint,
-    Stopped,
-    StopRequest,
     digest,
+    drain,
     fingerprint,
     locked,
     read_record,
@@ -28,7 +27,7 @@ from .checkpoints import (
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Progress, Result, restore_steps
+from .core.restore import Result, restore_steps
 from .files import Picture, printable, read_picture, write_picture
 from .live import LOCK, LiveView
 from .progress import ProgressLog
@@ -132,8 +131,7 @@ class Restoration:
                 raise
             self._write(result, picture)
             if self.settings.save_run:
-                trace = [{**row, 'phase': 'prior'} if row['phase'] == 'tuned' else row
-                         for row in result.trace if row['phase'] != 'half']
+                trace = [row for row in result.trace if row['phase'] != 'half']
                 pictures.save_plot(self.folder / 'plot.png', trace, printable(self.path))
                 live.say(state='finished', result=self.out.name)
                 for name in (FILE, LOCK):
@@ -159,19 +157,10 @@ class Restoration:
             log.info(f'{title}: goes on where it was left')
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
-        with StopRequest(lambda: log.info(f'{title}: stops behind this step; Ctrl-C again: at once')) as stop, \
-                _repeatable(s.device):
+        with _repeatable(s.device):
             try:
-                while True:
-                    try:
-                        progress: Progress = next(steps)
-                    except StopIteration as end:
-                        return end.value
-                    show(progress)
-                    live(progress)
-                    checkpoint.offer(progress, now=stop.number is not None)
-                    if stop.number is not None and progress.step < progress.total:
-                        raise Stopped(stop.number)
+                return drain(steps, checkpoint, (show, live),
+                             lambda: log.info(f'{title}: stops behind this step; Ctrl-C again: at once'))
             finally:
                 show.close()
 

@@ -12,15 +12,15 @@ generators whose state it does not save. :func:`patch` puts in its place
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import check_resume
+
+from .core.tensor_files import load_tensors
 
 
 class SeededIndex(int):
@@ -98,12 +98,9 @@ def read_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         path = max(states, key=lambda file: int(file.stem)) if states else None
     if not path:
         return None
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f'path.resume_state: there is no file {path}') from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f'{path}: not a training state: {str(error).strip().splitlines()[0][:120]}') from error
+    if not Path(path).exists():
+        raise ValueError(f'path.resume_state: there is no file {path}')
+    state = load_tensors(path, 'a training state')
     if not isinstance(state, dict) or not {'epoch', 'iter', 'optimizers', 'schedulers'} <= state.keys():
         raise ValueError(f'{path}: not a training state of BasicSR')
     opt['path']['resume_state'] = str(path)

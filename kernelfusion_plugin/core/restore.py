@@ -17,8 +17,7 @@ from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Schedule
 from .em import EmConfig, solve_em
-from .joint import solve_joint
-from .joint_ablations import solve_ablation
+from .joint_ablations import solve_pipeline
 from .journal import Journal
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
@@ -172,11 +171,9 @@ def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degra
     """Phase 2 by Algorithm 1, or by one of its ablations."""
     refine_net = seeds.build('refine_net', make_refine_net)
     kernel_model = seeds.build('kernel_model', make_kernel_model)
-    if config.joint.pipeline != 'kernelfusion':
-        return solve_ablation(y, prior, schedule, degradation, refine_net, kernel_model, config.joint, generator,
-                              resume)
     second = seeds.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
-    return solve_joint(y, prior, degradation, refine_net, kernel_model, config.joint, generator, second, resume)
+    return solve_pipeline(y, prior, schedule, degradation, refine_net, kernel_model, config.joint, generator, second,
+                          resume)
 
 
 def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> list[str]:
@@ -189,10 +186,10 @@ def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> lis
 
 def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
-    ways = {'prior': (y, config.prior),
-            'tuned': (y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)),
-            'half': (half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2)))}
-    return {phase: ways[phase] for phase in phase1_phases(config, kernel_known)}
+    ways = {'prior': lambda: (y, config.prior),
+            'tuned': lambda: (y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)),
+            'half': lambda: (half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2)))}
+    return {phase: ways[phase]() for phase in phase1_phases(config, kernel_known)}
 
 
 def unused_weights(state: Mapping[str, Tensor], config: KernelFusionConfig) -> list[str]:

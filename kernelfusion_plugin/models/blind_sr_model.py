@@ -13,14 +13,13 @@ import torch
 from basicsr.losses import build_loss
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
-from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 
 from ..core.sections import check_number, from_section
 from .adapters import adapter, picture
 from .images import Entry
 from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
-from .options import check_metrics
+from .options import read_scale
 from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
 from .validation import ImageByImage
@@ -68,18 +67,13 @@ class BlindSRModel(ImageByImage, SRModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         BaseModel.__init__(self, opt)
-        self.logger = get_root_logger()
-        if self.device.type == 'cuda' and not torch.cuda.is_available():
-            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
-            self.device = torch.device('cpu')
-        if opt.get('scale') is None:
-            raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
+        self.start()
+        self.scale = read_scale(opt)
         self.options = from_section(BlindSROptions, opt.get('blind_sr') or {}, 'blind_sr')
-        check_metrics(opt)
         self.weights = opt['path'].get('pretrain_network_g')
         check_weights(self.weights)  # before a large network is made
         opt['network_g'] = network_options(opt)
-        self.scale, self.kind = opt['scale'], opt['network_g']['type']
+        self.kind = opt['network_g']['type']
         self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
         self.net_g = self.model_to_device(make_network(opt['network_g']))
         self.adapter = adapter(self.net)
@@ -88,7 +82,6 @@ class BlindSRModel(ImageByImage, SRModel):
         elif not self.is_train:
             self.logger.warning(f'{self.kind} has random weights: path.pretrain_network_g is not given')
         self._check_pca()
-        self.start_tables()
         if self.is_train:
             self.init_training_settings()
 

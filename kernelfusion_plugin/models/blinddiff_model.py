@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from .. import report
@@ -24,7 +23,7 @@ from ..core.restore import Progress
 from ..progress import ProgressLog
 from .blinddiff_options import build_net, load_into, parse_section
 from .images import Entry, entries
-from .options import check_metrics
+from .options import read_scale
 from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
 from .validation import ImageByImage
@@ -44,17 +43,10 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt)
-        self.logger = get_root_logger()
-        if self.device.type == 'cuda' and not torch.cuda.is_available():
-            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
-            self.device = torch.device('cpu')
-        if opt.get('scale') is None:
-            raise ValueError("the option file needs 'scale: 4' (or 2, 3) at its top level")
-        self.scale = int(opt['scale'])
+        self.start()
+        self.scale = read_scale(opt)
         self.config, self.files, self.preset = parse_section(opt.get('blinddiff') or {})
         self.schedule = self.config.schedule()
-        check_metrics(opt)
-        self.start_tables()
         self.net_g = self.model_to_device(build_net(opt, self.scale))
         path = opt['path'].get('pretrain_network_g')
         if path:
@@ -99,7 +91,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         rank = self.opt.get('rank', 0)
         generator = image_generator(int(self.opt['manual_seed'] or 0), f'iteration {current_iter}, rank {rank}',
                                     self.device)
-        x0, y = self.gt * 2 - 1, self._rgb(self.lq)
+        x0, y = self.gt * 2 - 1, self.rgb(self.lq)
         t = torch.randint(self.schedule.steps, (len(x0),), generator=generator, device=self.device)
         eps = noise_like(x0, generator)
         losses = training_loss(self.net_g, x0, y, self.k_true, t, eps, self.schedule, self.config)
@@ -150,7 +142,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         training = net.training
         net.eval()
         generators = [image_generator(self.config.seed, name, self.device) for name in self.names]
-        states = sample(net, self._rgb(self.lq), self.scale, self.config, generators,
+        states = sample(net, self.rgb(self.lq), self.scale, self.config, generators,
                         self.k_true if self.files.kernel_oracle else None)
         state = self._drain(states)
         net.train(training)
@@ -228,11 +220,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
     def about_run(self) -> dict[str, Any]:
         """``config`` of ``summary.json``."""
         return {'config': {'preset': self.preset, **dataclasses.asdict(self.config), **dataclasses.asdict(self.files)}}
-
-    @staticmethod
-    def _rgb(lq: Tensor) -> Tensor:
-        """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
-        return (lq * 2 - 1).expand(-1, 3, -1, -1)
 
 
 def _shapes(data: Mapping[str, Any]) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ import torch
 
 from ..core import metrics
 from ..core.restore import Progress
+from ..pictures import PHASE1
 
 POINTS = 100  # of Phase 1, whose single losses are too noisy to be read: each point is the mean of its steps
 
@@ -37,11 +38,11 @@ class History:
         """Take note of one step. PD at half size is left out: the plot shows that of y."""
         if progress.phase == 'half':
             return
-        if progress.phase in ('prior', 'tuned'):  # a run has one of them at most
+        if progress.phase in PHASE1:
             self._sum += progress.loss
             self._count += 1
             if progress.step == progress.total or self._count >= progress.total / POINTS:
-                self._points.append({'phase': 'prior', 'step': progress.step, 'loss': self._sum / self._count})
+                self._points.append({'phase': progress.phase, 'step': progress.step, 'loss': self._sum / self._count})
                 self._sum, self._count = 0.0, 0
             return
         parts = {name: float(value) for name, value in progress.losses.items()} or {'loss': float(progress.loss)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import Checkpoint, StopRequest, fingerprint
-from ..core.restore import Progress, Result, restore_steps, unused_weights
+from ..checkpoints import Stopped, drain, fingerprint
+from ..core.restore import restore_steps, unused_weights
 from ..progress import ProgressLog
 from .history import History
 from .images import entries
@@ -76,7 +75,9 @@ class KernelFusionModel(RestorationModel):
                       if self.glue.deterministic else nullcontext())
         with torch.enable_grad(), repeatable:
             try:
-                result = _drain(steps, checkpoint, history, show)
+                result = drain(steps, checkpoint, (show, history.add), more=lambda: {'history': history.state()})
+            except Stopped as stopped:
+                raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
         if self.glue.save_prior and prior_state is None and result.prior_state:
@@ -118,20 +119,3 @@ class KernelFusionModel(RestorationModel):
         """Of the image that was fed: all that decides its row, but the options, which are compared as a whole."""
         images = [image_digest(x) for x in (self.lq, self.gt, self.k_true) if x is not None]
         return fingerprint('/'.join(images), self.config, self.name, self.device, self.known_kernel())
-
-
-def _drain(steps: Generator[Progress, None, Result], checkpoint: Checkpoint | None, history: History,
-           show: ProgressLog) -> Result:
-    """Run a generator of steps to its end, or until Ctrl-C or SIGTERM: then it can be gone on with behind the last."""
-    with StopRequest() as stop:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            show(progress)
-            history.add(progress)
-            if checkpoint is not None:
-                checkpoint.offer(progress, now=stop.number is not None, history=history.state())
-            if stop.number is not None and progress.step < progress.total:
-                raise SystemExit(128 + stop.number)

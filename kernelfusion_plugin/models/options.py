@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
+from ..core.sections import nearest
 
 Factory = Callable[[], nn.Module]
 
@@ -85,7 +85,7 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
     known = {field.name for field in dataclasses.fields(kind)}
     for key in section:
         if key not in known:
-            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{_nearest(key, known)}")
+            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(key, known)}")
     return kind(**section)
 
 
@@ -116,7 +116,7 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     core = {field.name for field in dataclasses.fields(KernelFusionConfig)}
     for key in section:
         if key not in ours | core:
-            raise ValueError(f"unknown option 'kernelfusion.{key}'{_nearest(key, ours | core)}")
+            raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(key, ours | core)}")
     scale, repeated = opt.get('scale'), section.get('scale')
     if repeated is None:
         scale = read_scale(opt)
@@ -164,7 +164,7 @@ def check_metrics(opt: Mapping[str, Any]) -> None:
         kind = (options or {}).get('type')
         if kind not in METRIC_REGISTRY:
             raise ValueError(f"unknown metric {kind!r} in 'val.metrics.{name}'"
-                             f'{_nearest(str(kind), METRIC_REGISTRY.keys())}')
+                             f'{nearest(str(kind), METRIC_REGISTRY.keys())}')
         check = getattr(METRIC_REGISTRY.get(kind), 'check_options', None)
         if check is not None:
             check({key: value for key, value in options.items() if key != 'type'})
@@ -176,7 +176,7 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any]) -> Facto
         return None
     kind = options.get('type')
     if kind not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {kind!r} in '{key}'{_nearest(str(kind), ARCH_REGISTRY.keys())}")
+        raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
     accepted = inspect.signature(ARCH_REGISTRY.get(kind)).parameters
     options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
     for name in ('kernel_size', 'scale'):
@@ -193,8 +193,3 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any]) -> Facto
 def _plain(value: Any) -> Any:
     """Mappings of any kind to dicts (YAML gives ordered ones; None, an empty section, stays)."""
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return (f': did you mean {close[0]!r}?' if close else ';') + f' Known: {", ".join(sorted(known))}'

@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from basicsr.models.base_model import BaseModel
-from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from .. import pictures
 from .images import Entry
 from .kernels import true_kernel
-from .options import FileOptions, check_metrics
+from .options import FileOptions
 from .outputs import Restored, scores_and_files, written_files
 from .toolbox import image_metrics
 from .validation import ImageByImage
@@ -67,13 +65,8 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if self.is_train:
             raise ValueError(f'{type(self).__name__} works on each image by itself, in basicsr/test.py: '
                              'there is nothing to train')
-        self.logger = get_root_logger()
-        if self.device.type == 'cuda' and not torch.cuda.is_available():
-            self.logger.warning(f'num_gpu is {opt["num_gpu"]}, but there is no GPU: the processor does the work')
-            self.device = torch.device('cpu')
-        check_metrics(opt)
+        self.start()
         self.scale, self.glue = scale, glue
-        self.start_tables()
 
     @abstractmethod
     def restore(self, y: Tensor) -> Restoration:
@@ -102,7 +95,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     def test(self) -> None:
         """Restore what was fed; fills ``restoration`` and ``output``."""
-        self.restoration = self.restore(self._rgb(self.lq))
+        self.restoration = self.restore(self.rgb(self.lq))
         sr = (self.restoration.sr + 1) / 2
         self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
 
@@ -169,8 +162,3 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if kernel is None:
             raise ValueError(f'known_kernel is {self._known!r}, but there is no kernel for the image {self.name!r}')
         return kernel
-
-    @staticmethod
-    def _rgb(lq: Tensor) -> Tensor:
-        """(1, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
-        return (lq * 2 - 1).expand(-1, 3, -1, -1) if lq.shape[1] == 1 else lq * 2 - 1

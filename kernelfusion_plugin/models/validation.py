@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from .. import report, runlog
 from .images import BadImage, Entry, entries
 from .kernels import true_kernel
+from .options import check_metrics
 
 DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
 
@@ -19,12 +21,21 @@ DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths 
 class ImageByImage:
     """``nondist_validation`` for models of BasicSR, to be named before BaseModel.
 
-    A model calls :meth:`start_tables` when it is made, and has ``logger`` and :meth:`restore_entry`. A bad image costs
-    one line in the log and an entry in ``runlog.failures``; all others are done.
+    A model calls :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image costs one line in the log
+    and an entry in ``runlog.failures``; all others are done.
     """
 
-    def start_tables(self) -> None:
-        """Empty tables, and the folder for them."""
+    def start(self) -> None:
+        """``logger``, a device that is there, empty tables and the folder for them; the metrics are checked.
+
+        Raises:
+            ValueError: a metric of ``val.metrics`` is unknown.
+        """
+        self.logger = get_root_logger()
+        if self.device.type == 'cuda' and not torch.cuda.is_available():
+            self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
+            self.device = torch.device('cpu')
+        check_metrics(self.opt)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])
         self.rows: list[dict[str, Any]] = []
@@ -36,6 +47,11 @@ class ImageByImage:
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``, less dataset and name."""
         raise NotImplementedError
+
+    @staticmethod
+    def rgb(lq: Tensor) -> Tensor:
+        """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
+        return (lq * 2 - 1).expand(-1, 3, -1, -1)
 
     def about_run(self) -> dict[str, Any]:
         """What ``summary.json`` says besides versions, scores and options."""

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from glue_helpers import digests, make_lmdb, run_toolbox, scores, texture, toolbox_log, toy_options, write_pair
+from glue_helpers import digests, make_lmdb, run_toolbox, scores, texture, toy_options, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import runlog
@@ -16,13 +16,6 @@ def data(tmp_path):
     write_pair(tmp_path, 'good', 1)
     write_pair(tmp_path, 'bad', 2)
     return tmp_path
-
-
-@pytest.fixture
-def log(caplog):
-    toolbox_log().addHandler(caplog.handler)
-    yield caplog
-    toolbox_log().removeHandler(caplog.handler)
 
 
 def cut_off(path):

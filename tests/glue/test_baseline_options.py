@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glue_helpers import run_toolbox, scores, toolbox_log, write_pair
+from glue_helpers import run_toolbox, scores, write_pair
 from PIL import Image
 from test_blind_sr_model import run_training
 
@@ -108,7 +108,7 @@ def test_the_file_runs_at_full_size(name, truth, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('name', 'test_name'), [('train_dan', 'danv2_x4'), ('train_dcls', 'dcls_x4')])
-def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog):
+def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, log):
     """The loss falls by 30 % in 200 steps, and the weights serve basicsr/test.py."""
     skimage = pytest.importorskip('skimage.data')
     photographs = {'train': ('astronaut', 'chelsea', 'rocket'), 'val': ('coffee',)}
@@ -127,14 +127,9 @@ def test_training_on_photographs(name, test_name, tmp_path, monkeypatch, caplog)
         opt['network_g']['pca_matrix_path'] = 'pca.pth'
         mixture, generator = Mixture.from_options(opt['datasets']['train']['kernels']), torch.Generator().manual_seed(0)
         torch.save(pca_matrix((mixture.draw(generator) for _ in range(1000)), 10), tmp_path / 'pca.pth')
-    caplog.set_level('INFO', 'basicsr')
-    toolbox_log().addHandler(caplog.handler)
-    try:
-        run_training(opt, tmp_path, monkeypatch)
-    finally:
-        toolbox_log().removeHandler(caplog.handler)
+    run_training(opt, tmp_path, monkeypatch)
     for part in ('l_pix', 'l_kernel'):
-        values = [float(text) for text in re.findall(rf'{part}: (\S+)', caplog.text)]
+        values = [float(text) for text in re.findall(rf'{part}: (\S+)', log.text)]
         assert len(values) == 200
         first, last = np.mean(values[:20]), np.mean(values[-20:])
         print(f'{name} {part}: {first:.5f} in the first 20 steps, {last:.5f} in the last, {1 - last / first:.0%} less')

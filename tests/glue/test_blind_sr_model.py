@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from glue_helpers import _ORIGINAL, run_toolbox, scores, texture, toolbox_log, write_pair
+from glue_helpers import _ORIGINAL, run_toolbox, scores, texture, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import compat, runlog
@@ -40,14 +40,6 @@ def data(tmp_path):
     write_pair(tmp_path, 'tiny', 3, (3, 5), kernel_size=11)
     torch.save(torch.randn(121, 4, generator=torch.Generator().manual_seed(0)), tmp_path / 'pca.pth')
     return tmp_path
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level('INFO', 'basicsr')
-    toolbox_log().addHandler(caplog.handler)
-    yield caplog
-    toolbox_log().removeHandler(caplog.handler)
 
 
 def toy(data, kind, truth=True, scale=4, **changes):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from glue_helpers import digests, run_toolbox, scores, texture, toolbox_log, write_pair
+from glue_helpers import digests, run_toolbox, scores, texture, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import compat, resume, runlog
@@ -212,7 +212,7 @@ def test_a_batch_has_kernels_of_one_size(data, tmp_path, monkeypatch):
     assert [row['image'] for row in scores(tmp_path / 'run')] == ['a', 'b', 'c']
 
 
-def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkeypatch, caplog):
+def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkeypatch, log):
     for name in ('a', 'c', 'd'):
         write_pair(tmp_path, name, 1, size=(8, 8))
     (tmp_path / 'lr/b.png').write_bytes(b'no image')
@@ -220,7 +220,6 @@ def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkey
     opt = test_options(data, batch=4)
     opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(tmp_path / 'lr'),
                                  'io_backend': {'type': 'disk'}}
-    toolbox_log().addHandler(caplog.handler)
     assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 1
     assert [row['image'] for row in scores(tmp_path / 'run')] == ['a', 'c', 'd'] and len(runlog.failures) == 1
 

@@ -361,6 +361,16 @@ def test_the_estimate_is_within_a_factor_of_2(changes):
     raise AssertionError(f'estimate / truth: {ratios}')
 
 
+@pytest.mark.parametrize('joint', [{'pipeline': 'dip'}, {'pipeline': 'pd_unet'}, {'separate_unets': True}])
+def test_the_estimate_knows_the_ablations(joint):
+    config = KernelFusionConfig.from_dict({**TOY, 'solver': 'joint', 'joint': {**joint, 'n_iter': 1, 'n_iter_first': 1,
+                                                                               'n_steps': 2}})
+    y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seconds = measure_pace(y, config).seconds((20, 24))
+    assert set(seconds) == ({'joint'} if joint.get('pipeline') == 'dip' else {'prior', 'joint'})
+    assert all(value > 0 for value in seconds.values())
+
+
 def test_the_seed_name_is_the_files_own(tmp_path):
     """Neither the folder, the place of the result nor the picture's neighbours decide the random numbers."""
     one = Restoration(tmp_path / 'in/a.png', tmp_path / 'out/in_a_png_x4.png', None)

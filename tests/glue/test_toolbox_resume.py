@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from glue_helpers import digests, run_toolbox, scores, toolbox_log, toy_options, write_pair
+from glue_helpers import digests, run_toolbox, scores, toy_options, write_pair
 
 from kernelfusion_plugin import checkpoints
 from kernelfusion_plugin.models.history import History
@@ -21,13 +21,6 @@ def make_data(folder):
     for seed, name in enumerate('abc'):
         write_pair(folder, name, seed, (16, 17))
     return folder
-
-
-@pytest.fixture
-def log(caplog):
-    toolbox_log().addHandler(caplog.handler)
-    yield caplog
-    toolbox_log().removeHandler(caplog.handler)
 
 
 class Killed(BaseException):
