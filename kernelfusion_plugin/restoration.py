@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import logging
 import shutil
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,7 @@ from .checkpoints import (
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Result, restore_steps
+from .core.restore import Result, repeatable, restore_steps
 from .files import Picture, printable, read_picture, write_picture
 from .live import LOCK, LiveView
 from .progress import ProgressLog
@@ -157,7 +156,7 @@ class Restoration:
             log.info(f'{title}: goes on where it was left')
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
-        with _repeatable(s.device):
+        with repeatable(s.device):
             try:
                 return drain(steps, checkpoint, (show, live),
                              lambda: log.info(f'{title}: stops behind this step; Ctrl-C again: at once'))
@@ -178,10 +177,3 @@ class Restoration:
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}), title)
         write_record(self.record, self.key, self.results, picture=self.path.name, seconds=result.seconds,
                      config=result.config.to_dict(), **report.environment(self.settings.device))
-
-
-def _repeatable(device: torch.device) -> object:
-    """cuDNN with the algorithms that give the same bits every time."""
-    if device.type != 'cuda':
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

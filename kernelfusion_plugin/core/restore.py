@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -163,6 +164,13 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': journal.phase1, 'phase2': time.perf_counter() - start},
                   _join(nets), config, journal.trace)
+
+
+def repeatable(device: torch.device) -> AbstractContextManager[None]:
+    """A context in which cuDNN takes the algorithms that give the same bits every time."""
+    if device.type != 'cuda':
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
 
 
 def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import metrics
+from ..core.sections import nearest
 
 OPTIONS = ('border', 'input_order', 'better')  # better: BasicSR's own key, for its record of the best iteration
 BORDER = metrics.PAPER_BORDER
@@ -46,9 +46,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """ValueError for an option that no metric with a border has (the nearest known one is named), or a wrong border."""
     for key in options:
         if key not in OPTIONS:
-            close = difflib.get_close_matches(key, OPTIONS, n=1, cutoff=0.4)
-            raise ValueError(f'unknown option {key!r} of a metric with a border'
-                             f'{f": did you mean {close[0]!r}?" if close else ";"} Known: {", ".join(OPTIONS)}')
+            raise ValueError(f'unknown option {key!r} of a metric with a border{nearest(str(key), OPTIONS)}')
     if 'border' in options:
         read_border(options['border'])
 

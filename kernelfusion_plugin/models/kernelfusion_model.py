@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import Stopped, drain, fingerprint
-from ..core.restore import restore_steps, unused_weights
+from ..core.restore import repeatable, restore_steps, unused_weights
 from ..progress import ProgressLog
 from .history import History
 from .images import entries
@@ -71,9 +71,7 @@ class KernelFusionModel(RestorationModel):
         show = ProgressLog(self.logger, self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
-        repeatable = (torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-                      if self.glue.deterministic else nullcontext())
-        with torch.enable_grad(), repeatable:
+        with torch.enable_grad(), repeatable(self.device) if self.glue.deterministic else nullcontext():
             try:
                 result = drain(steps, checkpoint, (show, history.add), more=lambda: {'history': history.state()})
             except Stopped as stopped:
