@@ -34,7 +34,7 @@ from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Schedule, noise_like, timesteps
 from .kernels import centre_of_mass, gaussian, normalise, shift
 from .noise import estimate_noise
-from .quadratic import data_step, fit_kernel, normal_equations
+from .quadratic import data_step, fit_kernel, normal_equations, stationary_covariance
 from .state import EmPlace, Phase2State
 
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
@@ -78,6 +78,9 @@ class EmConfig:
         outlier: at the full scale, the residual (range [-1, 1]) above which an LR pixel counts less in the M step; 0:
             all count alike.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
+        uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
+            that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
+            covariance that the prior leaves open at the levels of the M step; 0: none (README, "What was tried").
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
@@ -111,6 +114,7 @@ class EmConfig:
     memory: float = 0.5
     outlier: float = 0.02
     prior_weight: float = 1.0
+    uncertainty: float = 0.0
     ridge: float = 1e-3
     smoothness: float = 0.01
     centre_power: float = 0.9
@@ -130,7 +134,7 @@ class EmConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
-                     'final_samples'):
+                     'final_samples', 'uncertainty'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
@@ -157,6 +161,7 @@ class Stage:
     degradation: Degradation
     sigmas: list[float]
     smoothness: float
+    uncertainty: float = 0.0
     outlier: float = 0.0
     memory: float = 0.0
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
@@ -220,7 +225,8 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
         if sigmas:  # the same roughness costs less where a kernel has fewer pixels
-            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4)
+            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4,
+                          config.uncertainty)
             if name == 'fine':
                 outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
                 stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
@@ -322,12 +328,20 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
 
 def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
                generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
-    """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``."""
+    """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
+
+    To G what the prior leaves open is added (:func:`~.quadratic.stationary_covariance`).
+    """
     G, b = earlier
     for t in levels:
-        x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise_like(x, generator)), t)
+        noise = noise_like(x, generator)
+        x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
         weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
         more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
+        if stage.uncertainty:
+            a = float(prior.schedule.alphas_cumprod[t])
+            more_G = more_G + stage.uncertainty * stationary_covariance(
+                noise, x0_hat - x, math.sqrt((1 - a) / a), stage.degradation.kernel_size)
         G, b = G + more_G, b + more_b
     return G, b
 

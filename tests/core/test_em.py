@@ -24,7 +24,8 @@ from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
-                 noise_floor=0)  # the pictures here are too small for a flat part to measure noise in
+                 noise_floor=0,  # the pictures here are too small for a flat part to measure noise in
+                 uncertainty=0)  # the oracle's answers hold noise, but it is no denoiser
 SEARCH = 12  # steps of SMALL before the kernel is final
 MARGIN = 7  # LR pixels of scene around the frame, more than any canvas needs
 
@@ -46,6 +47,7 @@ class OraclePrior:
         self.schedule = Schedule()
         self.share = share
         self.calls = []  # (t, size)
+        self.inputs = []  # x_t
         self.answers = []
         total = (whole or n) + 2 * MARGIN
         scene = blocks(total * max(d.scale for d in degradations))
@@ -59,6 +61,7 @@ class OraclePrior:
 
     def predict_x0(self, x_t, t):
         self.calls.append((t, x_t.shape[-1]))
+        self.inputs.append(x_t)
         guess = x_t / self.schedule.alpha_bar(t, x_t).sqrt()
         self.answers.append(self.share * self.truths[x_t.shape[-1]] + (1 - self.share) * guess)
         return self.answers[-1]
@@ -221,7 +224,8 @@ def test_kernel_and_picture_are_moved_against_each_other():
 @pytest.mark.parametrize(('levels', 'count'), [(1, 1), (3, 3), (9, 4)])
 def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(levels, count, monkeypatch):
     """Noised anew to the last levels; the result itself would confirm the kernel that it was made with."""
-    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels, final_steps=1)
+    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels, final_steps=1,
+                      uncertainty=0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     fits, fit = [], em.fit_kernel
     monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
@@ -234,6 +238,29 @@ def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(
         seen = [normal_equations(grid, x0_hat, y) for x0_hat in prior.answers[first:first + count]]
         torch.testing.assert_close(G, sum(G for G, _ in seen))
         torch.testing.assert_close(b, sum(b for _, b in seen))
+
+
+def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
+    config = EmConfig(sketch_passes=1, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
+                      uncertainty=1.5)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    fits, fit, open_, covariance = [], em.fit_kernel, [], em.stationary_covariance
+    monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    monkeypatch.setattr(em, 'stationary_covariance',
+                        lambda *args: open_.append((args, covariance(*args))) or open_[-1][1])
+    solve(y, prior, degradation, config)
+    (grid,) = grids(degradation, config)
+    answers = prior.answers[4:6]
+    assert len(open_) == 2
+    for (t, _), x_t, answer, ((noise, change, sigma, size), _) in zip(
+            prior.calls[4:6], prior.inputs[4:6], answers, open_):
+        a = float(prior.schedule.alphas_cumprod[t])
+        assert size == grid.kernel_size and sigma == pytest.approx(math.sqrt((1 - a) / a))
+        assert noise.std() == pytest.approx(1, abs=0.1)
+        torch.testing.assert_close((answer - change + sigma * noise) * math.sqrt(a), x_t)  # x, noised
+    plain = sum(normal_equations(grid, answer, y)[0] for answer in answers)
+    torch.testing.assert_close(fits[0][0], plain + 1.5 * sum(C for _, C in open_))
+    assert (fits[0][0] - plain).diagonal().min() > 0
 
 
 def test_the_kernel_goes_further_than_the_fit(monkeypatch):
@@ -256,7 +283,7 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
 def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
     """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
     config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
-                      outlier=0.05, over_relaxation=1.0, noise_floor=0)
+                      outlier=0.05, over_relaxation=1.0, noise_floor=0, uncertainty=0)
     y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
     fits, fit = [], em.fit_kernel
     monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))

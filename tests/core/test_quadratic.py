@@ -11,7 +11,14 @@ from scipy.optimize import nnls
 from kernelfusion_plugin.core import quadratic
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation
 from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
-from kernelfusion_plugin.core.quadratic import data_step, fit_kernel, normal_equations, roughness, spectral_bound
+from kernelfusion_plugin.core.quadratic import (
+    data_step,
+    fit_kernel,
+    normal_equations,
+    roughness,
+    spectral_bound,
+    stationary_covariance,
+)
 
 SIZES = [(1, 3), (1, 4), (2, 5), (2, 6), (3, 7), (3, 8), (4, 8), (4, 9)]
 
@@ -339,3 +346,35 @@ def test_an_image_that_contradicts_y_leaves_the_start():
     equations = normal_equations(degradation, x, -degradation.forward(x, start))
     for smoothness in (0.0, 0.1):
         assert torch.equal(fit_kernel(*equations, start, 1e-3, smoothness), start)
+
+
+def coloured(spectrum, seed, count=3):
+    """Pictures (1, count, n, n) of a stationary Gaussian with power ``spectrum`` (n, n)."""
+    white = random(1, count, *spectrum.shape, seed=seed)
+    return filtered(white, spectrum.sqrt())
+
+
+def filtered(x, response):
+    return torch.fft.ifft2(torch.fft.fft2(x) * response).real
+
+
+def power_law(side):
+    f = torch.fft.fftfreq(side, dtype=torch.float64)
+    return 0.02 / (0.02 + f[:, None] ** 2 + f ** 2) ** 1.5
+
+
+def test_stationary_covariance_is_that_of_the_best_linear_denoiser():
+    """x of power S, seen in white noise: Wiener's estimate leaves S sigma² / (S + sigma²) open."""
+    side, size, sigma = 384, 5, 0.4
+    S = power_law(side)
+    x, n = coloured(S, 1), random(1, 3, side, side, seed=2)
+    change = filtered(x + sigma * n, S / (S + sigma ** 2)) - x
+    lags = torch.fft.ifft2(S * sigma ** 2 / (S + sigma ** 2)).real
+    C = stationary_covariance(n, change, sigma, size)
+    assert C.shape == (size ** 2, size ** 2)
+    for i in range(size ** 2):
+        for j in range(size ** 2):
+            expected = lags[i // size - j // size, i % size - j % size]
+            assert abs(C[i, j] - expected) < 0.03 * lags[0, 0]
+    actual = change.square().mean()  # the very errors of this picture
+    assert abs(C[0, 0] / actual - 1) < 0.03
