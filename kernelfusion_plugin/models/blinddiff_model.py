@@ -46,7 +46,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.start()
         self.scale = read_scale(opt)
         self.config, self.files, self.preset = parse_section(opt.get('blinddiff') or {})
-        self.schedule = self.config.schedule()
+        self.schedule, self.together = self.config.schedule(), self.files.batch
         self.net_g = self.model_to_device(build_net(opt, self.scale))
         path = opt['path'].get('pretrain_network_g')
         if path:
@@ -186,10 +186,11 @@ class BlindDiffModel(ImageByImage, BaseModel):
                 **{f'val_{name}': value for name, value in metrics.items()}}
 
     def _restore_group(self, entry: Entry) -> None:
-        """Restore this image, and with it those of its size among the next; ``ahead`` gets them all."""
+        """Restore this image, and with it those of its size in its batch; ``ahead`` gets them all."""
         first = self._read(entry)
         group = {entry.index: first}
-        for other in islice(entries(entry.dataset), entry.index + 1, entry.index + self.files.batch):
+        batch_end = (entry.index // self.together + 1) * self.together
+        for other in islice(entries(entry.dataset), entry.index + 1, batch_end):
             try:
                 data = self._read(other)
             except ValueError:
