@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..core.kernels import normalise
 from ..core.restore import Progress
 from ..progress import ProgressLog
 from .blinddiff_options import build_net, load_into, parse_section
-from .images import Entry, entries
+from .images import Entry
 from .options import read_scale
 from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
@@ -189,8 +188,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         """Restore this image, and with it those of its size in its batch; ``ahead`` gets them all."""
         first = self._read(entry)
         group = {entry.index: first}
-        batch_end = (entry.index // self.together + 1) * self.together
-        for other in islice(entries(entry.dataset), entry.index + 1, batch_end):
+        for other in self.behind:
             try:
                 data = self._read(other)
             except ValueError:

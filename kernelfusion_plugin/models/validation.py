@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
 from ..sharing import Outcome, parse_shard
-from .images import BadImage, Entry, entries
+from .images import BadImage, Entry
 from .kernels import true_kernel
 from .options import check_metrics
 from .ranks import Ranks
@@ -46,7 +46,8 @@ class ImageByImage:
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.finished = 0  # data sets; two may bear the same name
-        self.together = 1  # so many images, one behind the other in a data set, are restored at the same time
+        self.together = 1  # so many images, one behind the other, may be restored at the same time
+        self.behind: list[Entry] = []  # that may be restored together with the one under way
         self.ranks: Ranks | None = None
         self.title = ''
         self.suffix = ''
@@ -109,8 +110,7 @@ class ImageByImage:
 
     def open_dataset(self, dataloader: Any, current_iter: Any) -> Work:  # noqa: ANN401
         """What is to be done: all images, or this process's part (``shard``)."""
-        dataset = dataloader.dataset
-        work = Work(dataset.opt['name'], list(entries(dataset)), self.together)
+        work = Work.of(dataloader.dataset, self.together)
         if self.opt.get('shard'):
             number, count = parse_shard(self.opt['shard'])
             work = work.part(number, count)
@@ -121,6 +121,7 @@ class ImageByImage:
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
         """One image; whatever is wrong with it costs this image alone."""
         entry, before, begin = work.entries[place], len(runlog.failures), time.perf_counter()
+        self.behind = work.behind(place)
         self.title = f'[{place + 1}/{len(work.entries)}] {entry.name}'
         try:
             row = {'dataset': work.name, 'image': entry.name, **self.restore_entry(entry, work.name, save_img)}

@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..sharing import Outcome, order
-from .images import Entry
+from .images import Entry, entries
 
 
 @dataclass
 class Work:
-    """What is to be done of a data set.
+    """What is to be done of a data set. An image is known by its place in ``entries``.
 
     Attributes:
-        entries: the images, in the data set's order.
-        together: images of the data set that are restored at the same time, one behind the other; never divided.
-        outcomes: by place in ``entries``.
+        entries: the images.
+        together: so many of them, one behind the other, make a unit: they may be restored at the same time, by one
+            process.
+        outcomes: by place.
     """
 
     name: str
@@ -24,22 +25,36 @@ class Work:
     together: int = 1
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, dataset: Any, together: int = 1) -> Work:  # noqa: ANN401
+        """All images of a BasicSR dataset, by name: the order of a folder differs between machines."""
+        return cls(dataset.opt['name'], sorted(entries(dataset), key=lambda entry: entry.name), together)
+
     def part(self, number: int, count: int) -> Work:
-        """The first, second … of ``count`` parts: every ``count``-th image, whatever its size.
+        """The first, second … of ``count`` parts: every ``count``-th unit, whatever its size.
 
         Processes that know nothing of each other must agree on it, even where one cannot read a file just now.
         """
-        places = [place for unit in self._units()[number - 1::count] for place in unit]
-        return Work(self.name, [self.entries[place] for place in places], self.together)
+        units = self.units()[number - 1::count]
+        return Work(self.name, [self.entries[place] for unit in units for place in unit], self.together)
 
-    def order(self, rank: int, count: int) -> list[list[int]]:
-        """Places of images that are done together, in the order in which this rank tries them."""
-        units = self._units()
+    def units(self) -> list[range]:
+        """Places of each unit."""
+        count = len(self.entries)
+        return [range(start, min(start + self.together, count)) for start in range(0, count, self.together)]
+
+    def behind(self, place: int) -> list[Entry]:
+        """The images of a unit behind this one."""
+        return self.entries[place + 1:place - place % self.together + self.together]
+
+    def order(self, rank: int, count: int) -> list[range]:
+        """The units in the order in which this rank tries them."""
+        units = self.units()
         sizes = [sum(self.entries[place].pixels() for place in unit) for unit in units]
         return [units[unit] for unit in order(sizes, rank, count)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Of the images that are done, in the data set's order."""
+        """Of the images that are done."""
         return [outcome.row for _, outcome in sorted(self.outcomes.items()) if outcome.row is not None]
 
     def failed(self) -> list[str]:
@@ -49,9 +64,3 @@ class Work:
     def missing(self) -> list[int]:
         """Places of the images that nobody is through with."""
         return [place for place in range(len(self.entries)) if place not in self.outcomes]
-
-    def _units(self) -> list[list[int]]:
-        units: dict[int, list[int]] = {}
-        for place, entry in enumerate(self.entries):
-            units.setdefault(entry.index // self.together, []).append(place)
-        return list(units.values())
