@@ -124,14 +124,16 @@ def hold(path: Path) -> TextIO:
     """Hold a lock file until what is returned is closed. A process that dies, in whatever way, gives it back.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or the file system has no locks.
     """
     file = open(path, 'w', encoding='utf-8')
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
         file.close()
-        raise ValueError(f'{path.parent}: another process is at work here') from None
+        taken = isinstance(error, BlockingIOError)
+        reason = 'another process is at work here' if taken else f'this file system has no locks ({error.strerror})'
+        raise ValueError(f'{path.parent}: {reason}') from None
     return file
 
 

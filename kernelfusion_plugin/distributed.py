@@ -7,17 +7,19 @@ BasicSR 1.4.2 divides by the number of GPUs, knows no engine but nccl, and looks
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import subprocess
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-READY = 'kernelfusion/ready'
 PATIENCE = datetime.timedelta(minutes=30)  # that ranks wait for one another, at the start only
 
 _store: dist.Store | None = None
+_signs = itertools.count()  # of after_rank_0
 
 
 def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> None:
@@ -54,7 +56,7 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> 
         raise ValueError(f'the ranks do not find one another at {place}: {str(error).splitlines()[0]}') from error
 
 
-def slurm_environment(environment: os._Environ[str] | dict[str, str], port: int | None = None) -> dict[str, str]:
+def slurm_environment(environment: Mapping[str, str], port: int | None = None) -> dict[str, str]:
     """torch's variables for a task that ``srun`` started.
 
     The meeting point is the job's first node, unless MASTER_ADDR says another; the port, unless it is given or
@@ -86,17 +88,18 @@ def _first_node(nodes: str) -> str:
 
 
 def after_rank_0(rank: int) -> None:
-    """Rank 0 gives the sign, once, and goes on; the others wait for it. Ranks that have died keep nobody waiting.
+    """Rank 0 gives a sign, and goes on; the others wait for it. Ranks that have died keep nobody waiting.
 
     Raises:
         ValueError: rank 0 ended before it gave the sign.
     """
+    sign = f'kernelfusion/ready/{next(_signs)}'
     if _store is None:  # the group was made by somebody else
         dist.barrier()
     elif rank == 0:
-        _store.set(READY, b'1')
+        _store.set(sign, b'1')
     else:
         try:
-            _store.wait([READY], PATIENCE)
+            _store.wait([sign], PATIENCE)
         except RuntimeError:
             raise ValueError(f'rank {rank}: rank 0 ended before the work began') from None

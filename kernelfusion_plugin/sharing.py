@@ -27,6 +27,7 @@ from .checkpoints import hold, is_locked
 from .report import write_atomically
 
 FOLDER = 'ranks'  # in the folder of results, while several ranks are at work
+CLOSED = '.ranks_closed'  # while it is being removed
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ def _largest_first(sizes: Sequence[float], places: Any) -> list[int]:  # noqa: A
     return sorted(places, key=lambda place: (-sizes[place], place))
 
 
+def clear(results: Path) -> None:
+    """Remove what ranks have left in a folder of results, that nobody is at work in."""
+    for name in (FOLDER, CLOSED):
+        shutil.rmtree(results / name, ignore_errors=True)
+
+
 def parse_shard(text: object) -> tuple[int, int]:
     """``shard: 3/8``, the third of eight parts, as (3, 8).
 
@@ -87,17 +94,17 @@ class Worker:
     """One of ``count`` processes at the images of a run.
 
     Args:
-        folder: ``ranks``, see the module's docstring.
+        results: the run's folder.
     """
 
-    def __init__(self, folder: Path, rank: int, count: int) -> None:
-        self.folder, self.rank, self.count = folder, rank, count
+    def __init__(self, results: Path, rank: int, count: int) -> None:
+        self.folder, self.rank, self.count = results / FOLDER, rank, count
         self._lock: TextIO | None = None
         self._outcomes: dict[tuple[int, int], Outcome] = {}
 
     def prepare(self) -> None:
         """Make the folder, empty; before any rank joins."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        clear(self.folder.parent)
         self.folder.mkdir(parents=True)
 
     def join(self) -> None:
@@ -156,11 +163,9 @@ class Worker:
 
     def close(self) -> None:
         """The run is over: remove the folder, at one stroke for a rank that comes late."""
-        closed = self.folder.with_name(f'.{self.folder.name}_closed')
-        shutil.rmtree(closed, ignore_errors=True)
-        os.rename(self.folder, closed)
+        os.rename(self.folder, self.folder.with_name(CLOSED))
         self.leave()
-        shutil.rmtree(closed, ignore_errors=True)
+        clear(self.folder.parent)
 
     def _path(self, dataset: int, place: int, kind: str) -> Path:
         return self.folder / str(dataset) / f'{place:06d}.{kind}'

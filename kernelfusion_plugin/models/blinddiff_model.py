@@ -19,7 +19,6 @@ from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
-from ..progress import ProgressLog
 from .blinddiff_options import build_net, load_into, parse_section
 from .images import Entry
 from .options import read_scale
@@ -151,7 +150,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
     def _drain(self, states: Any) -> SampleState:  # noqa: ANN401
         """Take all steps, and show them."""
-        show, start = ProgressLog(self.logger, self.title or ', '.join(self.names)), time.perf_counter()
+        show, start = self.progress(self.title or ', '.join(self.names)), time.perf_counter()
         try:
             for state in states:
                 show(Progress('blinddiff', state.step, state.total, float(state.residual.mean()),

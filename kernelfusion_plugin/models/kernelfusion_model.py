@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..checkpoints import Stopped, drain, fingerprint
 from ..core.restore import restore_steps, unused_weights
-from ..progress import ProgressLog
 from .history import History
 from .options import network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
@@ -70,7 +69,7 @@ class KernelFusionModel(RestorationModel):
         if snapshot is not None:
             self.logger.info(f'{self.title or self.name}: goes on where it was left')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
-        show = ProgressLog(self.logger, self.title or self.name)
+        show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         repeatable = (torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)

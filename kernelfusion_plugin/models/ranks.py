@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import runlog
 from ..distributed import after_rank_0
-from ..sharing import FOLDER, Worker
+from ..sharing import Worker
 from .work import Work
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Ranks:
 
     def __init__(self, model: ImageByImage) -> None:
         self.model, opt = model, model.opt
-        self.worker = Worker(model.results / FOLDER, opt['rank'], opt['world_size'])
+        self.worker = Worker(model.results, opt['rank'], opt['world_size'])
         if opt['rank'] == 0:
             self.worker.prepare()
         after_rank_0(opt['rank'])

@@ -29,6 +29,7 @@ from .. import __version__
 from ..checkpoints import Checkpoint, is_locked, locked, read_record, sweep, write_record
 from ..report import write_atomically
 from ..sharing import FOLDER as RANKS
+from ..sharing import clear
 
 FOLDER, RUN, LOCK = 'unfinished', 'run.json', 'lock'
 SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that decide what comes out
@@ -67,7 +68,7 @@ class Unfinished:
             locks = (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
             if _run_key(archive) != self.key or any(map(is_locked, locks)):
                 continue
-            shutil.rmtree(archive / RANKS, ignore_errors=True)
+            clear(archive)
             for folder in (archive, *(path for path in archive.rglob('*') if path.is_dir())):
                 sweep(folder)
             last = archive / FOLDER / RUN

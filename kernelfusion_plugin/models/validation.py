@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 import traceback
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
+from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from .images import BadImage, Entry
 from .kernels import true_kernel
@@ -102,8 +104,9 @@ class ImageByImage:
         if self.opt['is_train']:
             self.rows = [row for row in self.rows if row['dataset'] != work.name]
         for place in range(len(work.entries)):
-            work.outcomes[place] = self.attempt(work, place, save_img)
-            self.rows += [row for row in (work.outcomes[place].row,) if row is not None]
+            outcome = work.outcomes[place] = self.attempt(work, place, save_img)
+            if outcome.row is not None:
+                self.rows.append(outcome.row)
             self.write_table()
         self.conclude(work, current_iter, tb_logger)
         self.end_dataset()
@@ -157,6 +160,10 @@ class ImageByImage:
         runlog.end_of_dataset(self.opt, self.finished)
         if not self.opt['is_train'] and self.finished >= len(self.opt['datasets']):
             self.end_run()
+
+    def progress(self, title: str) -> ProgressLog:
+        """Shows the steps of an image; of several ranks the first alone draws a bar."""
+        return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
     def kernel_for_scores(self, entry: Entry, place: str | None, template: str, needed: bool = False) -> Tensor | None:
         """The data set's true kernel of this image. A bad file of a kernel that only scores need is reported once.

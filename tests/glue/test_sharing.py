@@ -42,7 +42,7 @@ def test_own_part_first_then_all_that_is_left():
 @pytest.fixture
 def ranks(tmp_path):
     """Three ranks at work."""
-    workers = [Worker(tmp_path / 'ranks', rank, 3) for rank in range(3)]
+    workers = [Worker(tmp_path, rank, 3) for rank in range(3)]
     workers[0].prepare()
     for worker in workers:
         worker.join()
@@ -83,7 +83,7 @@ def test_who_comes_late_finds_nothing_to_do(ranks, tmp_path):
     for worker in ranks[1:]:
         worker.leave()
     ranks[0].close()
-    late = Worker(tmp_path / 'ranks', 2, 3)
+    late = Worker(tmp_path, 2, 3)
     late.join()
     assert not late.take(0, 0) and not late.closes() and list(tmp_path.iterdir()) == []
 
@@ -91,7 +91,7 @@ def test_who_comes_late_finds_nothing_to_do(ranks, tmp_path):
 def test_a_new_run_begins_with_nothing_taken(ranks):
     ranks[1].take(0, 0)
     ranks[1].put(0, 0, Outcome(None))
-    anew = Worker(ranks[0].folder, 0, 1)
+    anew = Worker(ranks[0].folder.parent, 0, 1)
     anew.prepare()
     anew.join()
     assert anew.outcomes() == {} and anew.take(0, 0)
