@@ -1,7 +1,8 @@
 """BasicSR's ``--launcher pytorch`` and ``--launcher slurm`` as they should be: without a GPU too, each rank on its own.
 
-BasicSR 1.4.2 divides by the number of GPUs, knows no engine but nccl, and looks for one GPU per rank of the whole job.
-:func:`init_dist` takes the place of its function of that name, for our runs.
+BasicSR 1.4.2 divides by the number of GPUs and knows no engine but nccl. It also has the workers of data sets spawned,
+which import everything anew for each epoch, and without our start-up hook fail; forked ones, as in its runs of one
+process, need neither. :func:`init_dist` takes the place of its function of that name, for our runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 PATIENCE = datetime.timedelta(minutes=30)  # that ranks wait for one another, at the start only
 
@@ -37,8 +37,6 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> 
         ValueError: the process was not started by that launcher, or the ranks do not find one another.
     """
     global _store
-    if mp.get_start_method(allow_none=True) is None:
-        mp.set_start_method('spawn')  # as in BasicSR: workers of data sets must not be forks of a process with CUDA
     if launcher == 'slurm':
         os.environ.update(slurm_environment(os.environ, port))
     missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
@@ -49,7 +47,9 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> 
         torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', os.environ['RANK'])) % gpus)
         backend = 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend  # each tensor by the engine of its device
     try:
-        _store, rank, size = next(dist.rendezvous('env://', timeout=PATIENCE))
+        store, rank, size = next(dist.rendezvous('env://', timeout=PATIENCE))
+        # torchrun keeps its store when it starts all ranks again: what those before have written must not be found
+        _store = dist.PrefixStore(f'attempt {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
         dist.init_process_group(backend if gpus else 'gloo', store=_store, rank=rank, world_size=size)
     except RuntimeError as error:
         place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
@@ -85,6 +85,17 @@ def _first_node(nodes: str) -> str:
         return listed[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         raise ValueError(f'scontrol does not say which is the first node of {nodes}: set MASTER_ADDR to it') from None
+
+
+def check_alone(environment: Mapping[str, str]) -> None:
+    """For a run without ``--launcher``.
+
+    Raises:
+        ValueError: torchrun has started it several times: each would rename the others' results.
+    """
+    count = environment.get('WORLD_SIZE', '1')
+    if 'TORCHELASTIC_RUN_ID' in environment and count != '1':
+        raise ValueError(f'torchrun has started {count} processes, which need --launcher pytorch to work together')
 
 
 def after_rank_0(rank: int) -> None:

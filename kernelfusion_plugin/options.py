@@ -180,7 +180,8 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     """What BasicSR's ``parse_options`` returns, with the differences that the module's docstring lists.
 
     Results (``results/<name>``, or ``experiments/<name>``) go under the folder that the user runs in, or exactly to
-    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master.
+    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master. A test with
+    ``shard: 3/8`` has the folder ``…_3of8``.
     """
     arguments, others = _command_line()
     if not arguments.opt or not _is_ours(arguments.opt, arguments.force_yml or []):
@@ -188,8 +189,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     import basicsr.utils.options as toolbox
     from basicsr.utils import set_random_seed
 
-    from kernelfusion_plugin import compat
-    from kernelfusion_plugin.distributed import init_dist
+    from kernelfusion_plugin import compat, distributed
     compat.register()  # the hook has tried this in silence; if it failed, here the user learns why
     opt = read_file(arguments.opt)
     apply_force_yml(opt, arguments.force_yml or [])
@@ -197,12 +197,14 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
-    suffix = _shard_suffix(opt) if not is_train else ''
-    toolbox.init_dist = init_dist
+    suffix = '' if is_train else _shard_suffix(opt)
+    toolbox.init_dist = distributed.init_dist
     with _replaced_command_line(opt, others):
         opt, args = original(os.getcwd(), is_train=is_train)
     args.opt, args.force_yml = arguments.opt, arguments.force_yml
-    if opt['dist'] and not is_train:
+    if not opt['dist']:
+        distributed.check_alone(os.environ)
+    elif not is_train:
         set_random_seed(opt['manual_seed'])  # BasicSR adds the rank: for training
     if root is not None or suffix:
         old = opt['path'][key]

@@ -54,8 +54,12 @@ class Ranks:
             except (SystemExit, KeyboardInterrupt):
                 self._stopped()
                 raise
-        if last:
-            self._close() if self.worker.closes() else self._leave()
+        if not last:
+            return
+        if self.worker.closes():
+            self._close()
+        else:
+            self._leave()
 
     def shares(self) -> list[dict[str, float]]:
         """Images and seconds of work of each rank, as far as they are known here."""
@@ -105,9 +109,10 @@ class Ranks:
         """
         model = self.model
         self._write_table()
-        runlog.failures[:] = list(dict.fromkeys(fault for work, *_ in self.works
-                                                for _, outcome in sorted(work.outcomes.items())
-                                                for fault in outcome.faults))
+        faults = [fault for work, *_ in self.works for outcome in work.outcomes.values() for fault in outcome.faults]
+        for fault in dict.fromkeys(faults):
+            if fault not in runlog.failures:
+                runlog.record_failure(fault)
         model.logger.info('; '.join(f'rank {rank}: {share["images"]} images, {share["seconds"]:.1f} s'
                                     for rank, share in enumerate(self.shares())))
         for work, current_iter, tb_logger in self.works:

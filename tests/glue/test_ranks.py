@@ -9,10 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from glue_helpers import digests, run_toolbox, scores, toy_options, write_pair
+from glue_helpers import digests, run_toolbox, scores, texture, toy_options, write_pair
+from PIL import Image
 from starting import ROOT
 
+from kernelfusion_plugin.models.blinddiff_options import build_net
+
+KERNELS = [{'type': 'isotropic', 'sigma': [0.3, 2.0], 'size': 9}]
+MCFORMER = {'type': 'MCFormer', 'dim': 8, 'num_blocks': [1, 1, 1, 1], 'num_refinement_blocks': 1, 'kernel_size': 9,
+            'kernels': KERNELS, 'code_length': 4}
 DRIVER = Path(__file__).with_name('ranks_driver.py')
 SIZES = [(16, 17), (24, 24), (20, 16), (30, 26), (16, 16), (22, 30), (18, 24), (26, 20)]
 
@@ -136,6 +143,8 @@ def test_shards_are_runs_of_their_own(data, tmp_path):
         assert one_process({**opt, 'shard': f'{number}/3'}, tmp_path) == 0
         rows += scores(tmp_path, f'toy_{number}of3')
     assert sorted(row['image'] for row in rows) == list('abcdefgh')
+    with pytest.raises(ValueError, match='shard: SRModel'):
+        one_process({**opt, 'model_type': 'SRModel', 'shard': '1/3'}, tmp_path)
     merged = tmp_path / 'results/toy/scores.csv'  # as the README says
     subprocess.run(['sh', '-c', 'head -n 1 -q toy_1of3/scores.csv > merged; tail -q -n +2 toy_*of3/scores.csv | '
                                 'sort >> merged; mv merged toy/scores.csv'], cwd=tmp_path / 'results', check=True)
@@ -152,6 +161,14 @@ def test_a_process_that_no_launcher_started(launcher, reason, data, tmp_path, mo
     monkeypatch.setenv('SLURM_PROCID', '0')
     with pytest.raises(ValueError, match=reason):
         run_toolbox(bicubic(data), tmp_path, monkeypatch, '--launcher', launcher)
+
+
+def test_torchrun_without_launcher(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='need --launcher pytorch'):
+        run_toolbox(bicubic(data), tmp_path, monkeypatch)
+    assert not (tmp_path / 'results').exists()
 
 
 def kernelfusion(data):
@@ -203,6 +220,62 @@ def test_torchrun_starts_them_again_if_it_may(data, whole, tmp_path):
     assert status == 0, output
     assert stable(tmp_path) == stable(whole) and digests(tmp_path) == digests(whole)
     assert [path.name for path in (tmp_path / 'results').iterdir()] == ['toy']
+
+
+@pytest.mark.slow
+def test_blinddiff_in_batches(tmp_path):
+    """Batches stay whole: three of the four images of one size, by name, are sampled together, by one rank."""
+    write_pictures(tmp_path / 'hr', 'abcde')
+    torch.manual_seed(0)
+    torch.save({'params': build_net({'network_g': MCFORMER}, 4).state_dict()}, tmp_path / 'net.pth')
+    opt = trained('BlindDiffModel', tmp_path, MCFORMER, blinddiff={'steps': 2, 'guidance_weight': 1e-3, 'batch': 3})
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'net.pth')
+    same_with_two_ranks(opt, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_network_of_the_field(tmp_path):
+    net = {'type': 'DCLS', 'nf': 16, 'nb': 1, 'ng': 1, 'input_para': 8, 'kernel_size': 11}
+    write_pictures(tmp_path / 'hr', 'abc')
+    same_with_two_ranks(trained('BlindSRModel', tmp_path, net), tmp_path)
+
+
+def trained(model, data, net, **section):
+    return {'name': 'toy', 'model_type': model, 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
+            'datasets': {'test_1': {'name': 'Toy', 'type': 'RandomBlurDataset', 'dataroot_gt': str(data / 'hr'),
+                                    'io_backend': {'type': 'disk'}, 'kernels': KERNELS}},
+            'network_g': net, 'path': {}, 'val': {}, **section}
+
+
+def write_pictures(folder, names):
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        Image.fromarray(texture(32, 32 if name != 'b' else 48, seed)).save(folder / f'{name}.png')
+
+
+def same_with_two_ranks(opt, folder):
+    assert one_process(opt, folder / 'one') == 0
+    status, output = torchrun(opt, folder / 'two')
+    assert status == 0, output
+    assert stable(folder / 'two') == stable(folder / 'one') and digests(folder / 'two') == digests(folder / 'one')
+    assert summary(folder / 'two') == summary(folder / 'one')
+
+
+@pytest.mark.slow
+def test_training_without_gpu(tmp_path):
+    """BlindDiff trains in step; validation is rank 0's."""
+    write_pictures(tmp_path / 'hr', 'abcd')
+    opt = trained('BlindDiffModel', tmp_path, MCFORMER, blinddiff={'steps': 2})
+    pairs = opt['datasets'].pop('test_1')
+    crops = {'gt_size': 16, 'num_worker_per_gpu': 1, 'batch_size_per_gpu': 1}
+    opt['datasets'] = {'val': pairs, 'train': {**pairs, **crops}}
+    opt['train'] = {'ema_decay': 0.9, 'optim_g': {'type': 'Adam', 'lr': 1e-3}, 'total_iter': 2,
+                    'scheduler': {'type': 'MultiStepLR', 'milestones': [9]}}
+    opt['val'], opt['logger'] = {'val_freq': 1}, {'print_freq': 1, 'save_checkpoint_freq': 9, 'use_tb_logger': False}
+    status, output = torchrun(opt, tmp_path, program=ROOT / 'basicsr/train.py')
+    assert status == 0, output
+    assert output.count('Toy: mean of 4 images') == 3
+    assert (tmp_path / 'experiments/toy/models/net_g_latest.pth').is_file()
 
 
 @pytest.mark.slow
