@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -114,18 +114,27 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs. A process that dies, in whatever way, gives it back.
+    """Hold a lock file while the block runs; makes its folder. See :func:`hold`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with hold(path):
+        yield
+
+
+def hold(path: Path) -> TextIO:
+    """Hold a lock file until what is returned is closed. A process that dies, in whatever way, gives it back.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or the file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', encoding='utf-8') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f'{path.parent}: another process is at work here') from None
-        yield
+    file = open(path, 'w', encoding='utf-8')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        taken = isinstance(error, BlockingIOError)
+        reason = 'another process is at work here' if taken else f'this file system has no locks ({error.strerror})'
+        raise ValueError(f'{path.parent}: {reason}') from None
+    return file
 
 
 def is_locked(path: Path) -> bool:

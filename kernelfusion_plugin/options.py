@@ -180,12 +180,16 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     """What BasicSR's ``parse_options`` returns, with the differences that the module's docstring lists.
 
     Results (``results/<name>``, or ``experiments/<name>``) go under the folder that the user runs in, or exactly to
-    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master.
+    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master. A test with
+    ``shard: 3/8`` has the folder ``…_3of8``.
     """
     arguments, others = _command_line()
     if not arguments.opt or not _is_ours(arguments.opt, arguments.force_yml or []):
         return original(root_path, is_train=is_train)
-    from kernelfusion_plugin import compat
+    import basicsr.utils.options as toolbox
+    from basicsr.utils import set_random_seed
+
+    from kernelfusion_plugin import compat, distributed
     compat.register()  # the hook has tried this in silence; if it failed, here the user learns why
     opt = read_file(arguments.opt)
     apply_force_yml(opt, arguments.force_yml or [])
@@ -193,11 +197,18 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
+    suffix = '' if is_train else _shard_suffix(opt)
+    toolbox.init_dist = distributed.init_dist
     with _replaced_command_line(opt, others):
         opt, args = original(os.getcwd(), is_train=is_train)
     args.opt, args.force_yml = arguments.opt, arguments.force_yml
-    if root is not None:
-        _move_output(opt['path'], opt['path'][key], os.path.abspath(os.path.expanduser(str(root))))
+    if not opt['dist']:
+        distributed.check_alone(os.environ)
+    elif not is_train:
+        set_random_seed(opt['manual_seed'])  # BasicSR adds the rank: for training
+    if root is not None or suffix:
+        old = opt['path'][key]
+        _move_output(opt['path'], old, os.path.abspath(os.path.expanduser(str(root or old))) + suffix)
     return opt, args
 
 
@@ -221,9 +232,24 @@ def _is_ours(path: str, entries: list[str]) -> bool:
     top = {key.value: value.value for key, value in root.value if isinstance(key.value, str)}
     top.update((entry.partition('=')[0].strip().partition(':')[0], entry.partition('=')[2].strip())
                for entry in entries)
+    return 'kernelfusion' in top or _is_our_model(top.get('model_type'))
+
+
+def _is_our_model(name: object) -> bool:
     from basicsr.utils.registry import MODEL_REGISTRY
-    model = MODEL_REGISTRY.get(top['model_type']) if str(top.get('model_type')) in MODEL_REGISTRY else None
-    return 'kernelfusion' in top or getattr(model, '__module__', '').startswith('kernelfusion_plugin.')
+    model = MODEL_REGISTRY.get(name) if str(name) in MODEL_REGISTRY else None
+    return getattr(model, '__module__', '').startswith('kernelfusion_plugin.')
+
+
+def _shard_suffix(opt: dict[str, Any]) -> str:
+    """What ``shard: 3/8`` adds to the name of the folder of results: ``_3of8``; '' without."""
+    if not opt.get('shard'):
+        return ''
+    from kernelfusion_plugin.sharing import parse_shard
+    number, count = parse_shard(opt['shard'])
+    if not _is_our_model(opt['model_type']):
+        raise ValueError(f'shard: {opt["model_type"]} cannot do a part of its images')
+    return f'_{number}of{count}'
 
 
 @contextmanager

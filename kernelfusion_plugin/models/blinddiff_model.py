@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
-from ..progress import ProgressLog
 from .blinddiff_options import build_net, load_into, parse_section
-from .images import Entry, entries
+from .images import Entry
 from .options import read_scale
 from .outputs import Restored, scores_and_files
 from .toolbox import image_metrics
@@ -46,7 +44,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.start()
         self.scale = read_scale(opt)
         self.config, self.files, self.preset = parse_section(opt.get('blinddiff') or {})
-        self.schedule = self.config.schedule()
+        self.schedule, self.together = self.config.schedule(), self.files.batch
         self.net_g = self.model_to_device(build_net(opt, self.scale))
         path = opt['path'].get('pretrain_network_g')
         if path:
@@ -152,7 +150,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
     def _drain(self, states: Any) -> SampleState:  # noqa: ANN401
         """Take all steps, and show them."""
-        show, start = ProgressLog(self.logger, self.title or ', '.join(self.names)), time.perf_counter()
+        show, start = self.progress(self.title or ', '.join(self.names)), time.perf_counter()
         try:
             for state in states:
                 show(Progress('blinddiff', state.step, state.total, float(state.residual.mean()),
@@ -186,10 +184,10 @@ class BlindDiffModel(ImageByImage, BaseModel):
                 **{f'val_{name}': value for name, value in metrics.items()}}
 
     def _restore_group(self, entry: Entry) -> None:
-        """Restore this image, and with it those of its size among the next; ``ahead`` gets them all."""
+        """Restore this image, and with it those of its size in its batch; ``ahead`` gets them all."""
         first = self._read(entry)
         group = {entry.index: first}
-        for other in islice(entries(entry.dataset), entry.index + 1, entry.index + self.files.batch):
+        for other in self.behind:
             try:
                 data = self._read(other)
             except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 from torch.utils.data import default_collate
 
 from .. import files
@@ -54,6 +56,16 @@ class Entry:
         if 'gt' in item:
             self._check_sizes(item, scale, crop_gt)
         return default_collate([item])
+
+    def pixels(self) -> int:
+        """Of the LR file (or the HR file that LR is made from), by its head alone; 0 where it cannot be read."""
+        try:
+            path, role = next((path, role) for role, path in self._paths())
+            client = getattr(self.dataset, 'file_client', None)
+            with Image.open(path if client is None else io.BytesIO(client.get(path, role))) as image:
+                return image.width * image.height
+        except Exception:  # noqa: BLE001  (it is for planning alone; what is wrong is said when the image is read)
+            return 0
 
     def _diagnosis(self) -> str | None:
         """What is wrong with the files themselves: missing, empty, no image, cut off; None if nothing."""

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import Stopped, drain, fingerprint
 from ..core.restore import repeatable, restore_steps, unused_weights
-from ..progress import ProgressLog
 from .history import History
-from .images import entries
 from .options import network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
@@ -53,8 +51,10 @@ class KernelFusionModel(RestorationModel):
         if 'prior' in unused:
             raise ValueError(f"path.pretrain_network_g: {pretrained}: PD's weights, but this run has no PD: set "
                              'kernelfusion.em.final_prior to internal or both, or solver to joint')
-        self.unfinished = Unfinished(self.results, opt, self.glue.resume, self.logger) if opt['rank'] == 0 else None
-        self.key = ''  # fingerprint of the image under way, where it can be gone on with
+        self.unfinished = Unfinished(self.results, opt, self.logger)
+        if opt['rank'] == 0:
+            self.unfinished.begin(self.glue.resume)
+        self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []
 
     def restore(self, y: Tensor) -> Restoration:
@@ -63,12 +63,13 @@ class KernelFusionModel(RestorationModel):
         if kernel is not None:
             config = replace(config, kernel_size=kernel.shape[-1])
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
-        checkpoint = self.unfinished.checkpoint(self.key, self.glue.checkpoint_every) if self.key else None
+        checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.glue.checkpoint_every)
+                      if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
             self.logger.info(f'{self.title or self.name}: goes on where it was left')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
-        show = ProgressLog(self.logger, self.title or self.name)
+        show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         with torch.enable_grad(), repeatable(self.device) if self.glue.deterministic else nullcontext():
@@ -90,7 +91,7 @@ class KernelFusionModel(RestorationModel):
 
     def done_before(self, dataset: str) -> dict[str, Any] | None:
         """Row of the image that was fed, from a run that was stopped, if its files are there as they were written."""
-        self.key, self.saved_prior = self._fingerprint(), []
+        self.dataset, self.key, self.saved_prior = dataset, self._fingerprint(), []
         row = self.unfinished.row(dataset, self.name, self.key)
         if row is not None:
             self.logger.info(f'{self.title}: done before the run was stopped, and kept')
@@ -102,16 +103,17 @@ class KernelFusionModel(RestorationModel):
         self.key = ''
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """A data set, see :class:`.validation.ImageByImage`; behind the last one nothing is left to go on with.
-
-        If images failed, the records stay: the same command does those, and keeps the others.
-        """
-        names = [entry.name for entry in entries(dataloader.dataset)]
+        """A data set, see :class:`.validation.ImageByImage`."""
         with self.unfinished.at_work():
-            self.unfinished.drop_others(dataloader.dataset.opt['name'], names)
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
-            if self.finished >= len(self.opt['datasets']):
-                self.unfinished.end()
+
+    def begin_dataset(self, name: str, images: list[str]) -> None:
+        """What is left of images that the data set has no more goes."""
+        self.unfinished.drop_others(name, images)
+
+    def end_run(self) -> None:
+        """Nothing is left to go on with. If images failed, the records stay: the same command does those alone."""
+        self.unfinished.end()
 
     def _fingerprint(self) -> str:
         """Of the image that was fed: all that decides its row, but the options, which are compared as a whole."""

@@ -4,8 +4,8 @@ While a run is not finished its results have a folder ``unfinished``:
 
     run.json                  a digest of the options
     DATA SET/NAME.json        row and sums of the files of an image that is done
-    checkpoint.pt             of the image under way, see ``checkpoints``
-    lock                      held by the process at work
+    DATA SET/NAME.pt          checkpoint of an image under way, see ``checkpoints``
+    lock                      held by the process at work (several ranks have theirs in ``ranks/``, see ``sharing``)
 
 BasicSR renames a folder of results that it finds to ``…_archived_TIME`` and begins an empty one. If there is such an
 archive of a run of the same options that did not finish, its files are moved back. That may be cut off as well: the
@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints import FILE, Checkpoint, is_locked, locked, read_record, sweep, write_record
+from ..checkpoints import Checkpoint, is_locked, locked, read_record, sweep, write_record
 from ..report import write_atomically
+from ..sharing import FOLDER as RANKS
+from ..sharing import clear
 
 FOLDER, RUN, LOCK = 'unfinished', 'run.json', 'lock'
 SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that decide what comes out
@@ -39,12 +41,18 @@ class Unfinished:
     Args:
         results: the folder of results, which BasicSR has just made.
         opt: BasicSR's options.
-        resume: go on with an earlier run; False: leave it in its archive.
     """
 
-    def __init__(self, results: Path, opt: Mapping[str, Any], resume: bool, logger: logging.Logger) -> None:
+    def __init__(self, results: Path, opt: Mapping[str, Any], logger: logging.Logger) -> None:
         self.results, self.folder, self.logger = results, results / FOLDER, logger
         self.key = options_digest(opt)
+
+    def begin(self, resume: bool) -> None:
+        """Mark the run as not finished; to be called once, by rank 0.
+
+        Args:
+            resume: go on with an earlier run; False: leave it in its archive.
+        """
         run = json.dumps({'key': self.key}) + '\n'
         write_atomically(self.folder / RUN, lambda file: file.write(run.encode()))  # before anything is moved here
         if resume:
@@ -57,8 +65,10 @@ class Unfinished:
     def _adopt(self) -> None:
         """Move archives of this run back, the oldest first."""
         for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
-            if _run_key(archive) != self.key or is_locked(archive / FOLDER / LOCK):
+            locks = (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
+            if _run_key(archive) != self.key or any(map(is_locked, locks)):
                 continue
+            clear(archive)
             for folder in (archive, *(path for path in archive.rglob('*') if path.is_dir())):
                 sweep(folder)
             last = archive / FOLDER / RUN
@@ -78,14 +88,18 @@ class Unfinished:
     def finish(self, dataset: str, name: str, key: str, files: Iterable[Path], row: Mapping[str, Any]) -> None:
         """An image is done."""
         write_record(self._record(dataset, name), key, list(files), row=dict(row))
-        (self.folder / FILE).unlink(missing_ok=True)
+        self._checkpoint(dataset, name).unlink(missing_ok=True)
 
-    def checkpoint(self, key: str, every: float) -> Checkpoint:
-        """That of the image under way."""
-        return Checkpoint(self.folder / FILE, key, every)
+    def checkpoint(self, dataset: str, name: str, key: str, every: float) -> Checkpoint:
+        """That of an image under way."""
+        return Checkpoint(self._checkpoint(dataset, name), key, every)
 
     def drop_others(self, dataset: str, names: Iterable[str]) -> None:
         """Remove results of images that the data set has no more."""
+        names = set(names)
+        for checkpoint in (self.folder / dataset).glob('*.pt'):
+            if checkpoint.stem not in names:
+                checkpoint.unlink(missing_ok=True)
         for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
             files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
             for path in (*(record.parent / name for name in files), record):
@@ -97,6 +111,9 @@ class Unfinished:
 
     def _record(self, dataset: str, name: str) -> Path:
         return self.folder / dataset / f'{name}.json'
+
+    def _checkpoint(self, dataset: str, name: str) -> Path:
+        return self.folder / dataset / f'{name}.pt'
 
 
 def options_digest(opt: Mapping[str, Any]) -> str:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
-from .images import BadImage, Entry, entries
+from ..progress import ProgressLog
+from ..sharing import Outcome, parse_shard
+from .images import BadImage, Entry
 from .kernels import true_kernel
 from .options import check_metrics
+from .ranks import Ranks
+from .work import Work
 
 DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
 
 
 class ImageByImage:
-    """``nondist_validation`` for models of BasicSR, to be named before BaseModel.
+    """``nondist_validation`` and ``dist_validation`` for models of BasicSR, to be named before BaseModel.
 
     A model calls :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image costs one line in the log
     and an entry in ``runlog.failures``; all others are done.
@@ -41,6 +48,9 @@ class ImageByImage:
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
         self.finished = 0  # data sets; two may bear the same name
+        self.together = 1  # so many images, one behind the other, may be restored at the same time
+        self.behind: list[Entry] = []  # that may be restored together with the one under way
+        self.ranks: Ranks | None = None
         self.title = ''
         self.suffix = ''
 
@@ -57,9 +67,31 @@ class ImageByImage:
         """What ``summary.json`` says besides versions, scores and options."""
         return {}
 
+    def begin_dataset(self, name: str, images: list[str]) -> None:
+        """To be called before the images of a data set are restored."""
+
+    def end_run(self) -> None:
+        """To be called behind the last data set, if every image is done."""
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As BasicSR does it; of several ranks, only those that train need a network in step, and that without GPU
+        too.
+        """
+        if not self.opt['dist']:
+            return super().model_to_device(net)
+        net = net.to(self.device)
+        if not self.is_train:
+            return net
+        gpus = [torch.cuda.current_device()] if self.device.type == 'cuda' else None
+        return DistributedDataParallel(net, gpus, find_unused_parameters=self.opt.get('find_unused_parameters', False))
+
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Rank 0 does all images."""
-        if self.opt['rank'] == 0:
+        """The ranks of a test share its images, see :mod:`.ranks`. In training rank 0 does all, as in BasicSR."""
+        if not self.opt['is_train']:
+            if self.ranks is None:
+                self.ranks = Ranks(self)
+            self.ranks.validate(dataloader, current_iter, tb_logger, save_img)
+        elif self.opt['rank'] == 0:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
@@ -68,36 +100,70 @@ class ImageByImage:
         The loader's data set is read here image by image: within the loader one bad file would end the run. In
         training the tables hold the last validation only, and the pictures bear the iteration in their names.
         """
-        dataset = dataloader.dataset
-        name = dataset.opt['name']
-        todo = list(entries(dataset))
-        done: list[dict[str, Any]] = []
-        failed: list[str] = []
-        self.suffix = str(current_iter) if self.opt['is_train'] else self.opt['val'].get('suffix') or self.opt['name']
+        work = self.open_dataset(dataloader, current_iter)
         if self.opt['is_train']:
-            self.rows = [row for row in self.rows if row['dataset'] != name]
-        if not todo:
-            runlog.record_failure(f'{name}: there are no images')
-        for number, entry in enumerate(todo, 1):
-            self.title = f'[{number}/{len(todo)}] {entry.name}'
-            try:
-                row = {'dataset': name, 'image': entry.name, **self.restore_entry(entry, name, save_img)}
-            except Exception as error:  # noqa: BLE001  (the other images are still to be done)
-                failed.append(entry.name)
-                self._report(entry, error)
-                continue
-            done.append(row)
-            self.rows.append(row)
-            report.write_scores(self.results / 'scores.csv', self.rows)
-            if self.device.type == 'cuda':
-                torch.cuda.empty_cache()
-        report.write_scores(self.results / 'scores.csv', self.rows)  # the head at least, where nothing was restored
-        self.datasets[name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
+            self.rows = [row for row in self.rows if row['dataset'] != work.name]
+        for place in range(len(work.entries)):
+            outcome = work.outcomes[place] = self.attempt(work, place, save_img)
+            if outcome.row is not None:
+                self.rows.append(outcome.row)
+            self.write_table()
+        self.conclude(work, current_iter, tb_logger)
+        self.end_dataset()
+
+    def open_dataset(self, dataloader: Any, current_iter: Any) -> Work:  # noqa: ANN401
+        """What is to be done: all images, or this process's part (``shard``)."""
+        work = Work.of(dataloader.dataset, self.together)
+        if self.opt.get('shard'):
+            number, count = parse_shard(self.opt['shard'])
+            work = work.part(number, count)
+        self.suffix = str(current_iter) if self.opt['is_train'] else self.opt['val'].get('suffix') or self.opt['name']
+        self.begin_dataset(work.name, [entry.name for entry in work.entries])
+        return work
+
+    def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
+        """One image; whatever is wrong with it costs this image alone."""
+        entry, before, begin = work.entries[place], len(runlog.failures), time.perf_counter()
+        self.behind = work.behind(place)
+        self.title = f'[{place + 1}/{len(work.entries)}] {entry.name}'
+        try:
+            row = {'dataset': work.name, 'image': entry.name, **self.restore_entry(entry, work.name, save_img)}
+        except Exception as error:  # noqa: BLE001  (the other images are still to be done)
+            row = None
+            self._report(entry, error)
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+        return Outcome(row, runlog.failures[before:], seconds=time.perf_counter() - begin)
+
+    def write_table(self) -> None:
+        """``scores.csv`` of what is done so far."""
+        report.write_scores(self.results / 'scores.csv', self.rows)
+
+    def conclude(self, work: Work, current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
+        """Tables and means of a data set whose images have all been tried."""
+        if not work.entries and not self.opt.get('shard'):
+            runlog.record_failure(f'{work.name}: there are no images')
+        done, failed = work.rows(), work.failed()
+        self.write_table()  # the head at least, where nothing was restored
+        self.datasets[work.name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
         report.write_summary(self.results / 'summary.json', self._summary())
-        self.logger.info(report.mean_line(name, done, len(failed)))
-        self._toolbox_means(name, done, current_iter, tb_logger)
+        self.logger.info(report.mean_line(work.name, done, len(failed)))
+        self._toolbox_means(work.name, done, current_iter, tb_logger)
+
+    def end_dataset(self) -> None:
+        """One more data set is through; behind the last one, the run is.
+
+        Raises:
+            SystemExit: with status 1, behind the last one, if an image failed.
+        """
         self.finished += 1
         runlog.end_of_dataset(self.opt, self.finished)
+        if not self.opt['is_train'] and self.finished >= len(self.opt['datasets']):
+            self.end_run()
+
+    def progress(self, title: str) -> ProgressLog:
+        """Shows the steps of an image; of several ranks the first alone draws a bar."""
+        return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
     def kernel_for_scores(self, entry: Entry, place: str | None, template: str, needed: bool = False) -> Tensor | None:
         """The data set's true kernel of this image. A bad file of a kernel that only scores need is reported once.
@@ -155,5 +221,6 @@ class ImageByImage:
     def _summary(self) -> dict[str, Any]:
         options = {key: value for key, value in self.opt.items() if key not in ('dist', 'rank', 'world_size')}
         options['path'] = {key: value for key, value in self.opt['path'].items() if key not in DERIVED}
-        return {'name': self.opt['name'], **report.environment(self.device), **self.about_run(),
+        shares = {'ranks': self.ranks.shares()} if self.ranks else {}
+        return {'name': self.opt['name'], **report.environment(self.device), **shares, **self.about_run(),
                 'datasets': self.datasets, 'options': options}
