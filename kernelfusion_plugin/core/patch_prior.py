@@ -99,16 +99,15 @@ class PatchPrior:
         """x0_hat = √ᾱ_t · x_t - √(1 - ᾱ_t) · PD(x_t, t); (B, C, H, W), differentiable in x_t."""
         index = torch.full((x_t.shape[0],), t, device=x_t.device)
 
-        def velocity(x: Tensor) -> Tensor:
+        def estimate(x: Tensor) -> Tensor:
             with autocast(x.device, self.precision):
-                return self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
+                v = self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
+            return self.schedule.x0_from_v(x, v, t)
 
         reach = getattr(self.net, 'reach', None)
         if self.tile and reach is not None and not (torch.is_grad_enabled() and x_t.requires_grad):
-            v = tiled(velocity, x_t, self.tile, reach, getattr(self.net, 'multiple', 1))
-        else:
-            v = velocity(x_t)
-        return self.schedule.x0_from_v(x_t, v, t)
+            return tiled(estimate, x_t, self.tile, reach, getattr(self.net, 'multiple', 1))
+        return estimate(x_t)
 
 
 class MeanPrior:
@@ -125,7 +124,10 @@ class MeanPrior:
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """Mean of x0_hat over the priors, (B, C, H, W)."""
-        return torch.stack([prior.predict_x0(x_t, t) for prior in self.priors]).mean(0)
+        total = self.priors[0].predict_x0(x_t, t)
+        for prior in self.priors[1:]:
+            total = total + prior.predict_x0(x_t, t)
+        return total / len(self.priors)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
