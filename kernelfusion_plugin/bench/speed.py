@@ -155,7 +155,7 @@ def tiles(setting: Setting) -> dict[str, Any]:
     for name, net in (('pd', pd), ('textures', load_texture_prior(setting.device, 'fp32'))):
         outputs, seconds = {}, {}
         for tile in (0, 256):
-            net.tile = tile
+            net.tiles.side = tile
             with torch.no_grad():
                 outputs[tile], seconds[tile] = timed(lambda net=net: net.predict_x0(x, 100), setting.device)
         rows[name] = {'whole': round(seconds[0], 3), 'tiled': round(seconds[256], 3),

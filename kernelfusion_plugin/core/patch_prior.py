@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
-from .tiles import tiled
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,16 @@ class PatchPrior:
         net: maps (x_t, t) to v; frozen here (gradients flow through it, not into it).
         schedule: the one it was trained with.
         precision: as in :class:`PriorConfig`.
-        tile: larger pictures are done in tiles of this side, so that memory stays bounded; 0 for never. Needs a net
-            that names its ``reach`` (and its ``multiple``, if it has levels); without a gradient only.
+        tiles: how larger pictures are done, so that memory stays bounded. Needs a net that names its ``reach`` (and its
+            ``multiple``, if it has levels).
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto', tile: int = 1024) -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto',
+                 tiles: Tiles | None = None) -> None:
         self.net = net.eval().requires_grad_(False)
         self.schedule = schedule
         self.precision = precision
-        self.tile = tile
+        self.tiles = tiles or Tiles()
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """x0_hat = √ᾱ_t · x_t - √(1 - ᾱ_t) · PD(x_t, t); (B, C, H, W), differentiable in x_t."""
@@ -104,10 +105,7 @@ class PatchPrior:
                 v = self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
             return self.schedule.x0_from_v(x, v, t)
 
-        reach = getattr(self.net, 'reach', None)
-        if self.tile and reach is not None and not (torch.is_grad_enabled() and x_t.requires_grad):
-            return tiled(estimate, x_t, self.tile, reach, getattr(self.net, 'multiple', 1))
-        return estimate(x_t)
+        return self.tiles.run(estimate, x_t, self.net)
 
 
 class MeanPrior:

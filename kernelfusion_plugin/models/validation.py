@@ -11,6 +11,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor
 
 from .. import report, runlog
+from ..core.memory import SHORTAGE, is_out_of_memory
 from .images import BadImage, Entry, entries
 from .kernels import true_kernel
 from .options import check_metrics
@@ -125,8 +126,8 @@ class ImageByImage:
             message = reason
         elif isinstance(error, ValueError):
             message = f'{entry.path}: {reason}'
-        elif isinstance(error, torch.OutOfMemoryError):
-            message = f'{entry.path}: out of GPU memory'
+        elif is_out_of_memory(error):
+            message = f'{entry.path}: {SHORTAGE}'
         else:
             message = f'{entry.path}: {type(error).__name__}: {reason}'
             self.logger.error(traceback.format_exc())
