@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-CGROUPS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')  # version 2, version 1
+CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
 PROBE = 96  # side of the picture that is tried
@@ -28,7 +28,7 @@ def capacity(device: torch.device) -> float:
         return torch.cuda.mem_get_info(device)[1]
     if device.type != 'cpu':
         return float('inf')
-    limits = [int(text) for text in map(_read, CGROUPS) if text.isdigit()]
+    limits = [int(text) for text in map(_read, _cgroup_files()) if text.isdigit()]
     try:
         limits.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))
     except (AttributeError, OSError, ValueError):
@@ -84,8 +84,17 @@ def is_out_of_memory(error: BaseException) -> bool:
             or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
 
 
-def _read(path: str) -> str:
+def _cgroup_files() -> list[Path]:
+    """Where the limits of a container or a cluster's job are: of this process's group and of those above it."""
+    own = next((line[3:] for line in _read(Path('/proc/self/cgroup')).splitlines() if line.startswith('0::')), '/')
+    group = CGROUPS / own.lstrip('/')
+    return [*(folder / 'memory.max' for folder in (group, *group.parents) if folder.is_relative_to(CGROUPS)),
+            CGROUPS / 'memory/memory.limit_in_bytes']  # the last is version 1's
+
+
+def _read(path: Path) -> str:
+    """A system file's text; empty where there is none."""
     try:
-        return Path(path).read_text(encoding='ascii').strip()
+        return path.read_text(encoding='utf-8').strip()
     except OSError:
         return ''

@@ -84,7 +84,7 @@ def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
     whole = capacity(CPU)
     assert 2 ** 28 < whole < 2 ** 50
     (tmp_path / 'memory.max').write_text('123456789\n')
-    monkeypatch.setattr(memory, 'CGROUPS', (str(tmp_path / 'memory.max'), str(tmp_path / 'none')))
+    monkeypatch.setattr(memory, 'CGROUPS', tmp_path)
     assert capacity(CPU) == 123456789
     (tmp_path / 'memory.max').write_text('max\n')
     assert capacity(CPU) >= whole
@@ -141,6 +141,12 @@ def test_the_estimate_is_above_what_a_run_allocates_and_not_far(config, kernel, 
     monkeypatch.setattr(restore_module, 'plan_memory', lambda *_: planned)
     measured = profiled(lambda: restore(y, config, kernel=kernel))
     assert 0.4 * planned.need < measured <= planned.need
+
+
+def test_the_peak_does_not_grow_with_the_steps():
+    peaks = [profiled(lambda n=n: restore(picture(32, 32), KernelFusionConfig.from_dict(
+        {**EM.to_dict(), 'em': {**EM.to_dict()['em'], 'final_steps': n}}), kernel=KERNEL)) for n in (2, 8)]
+    assert peaks[1] < 1.02 * peaks[0]
 
 
 def with_tiles(monkeypatch, side):
