@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
-PROBE = 96  # side of the picture that is tried
+PROBES = (64, 128)  # sides of the pictures that are tried
 
 
 def capacity(device: torch.device) -> float:
@@ -45,9 +46,9 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def bytes_per_pixel(function: Callable[[Tensor], object], device: torch.device) -> float:
-    """:func:`peak_bytes` of ``function(x)`` by the area of x, (1, 3, n, n): by trial, rather too many than too few."""
-    x = torch.zeros(1, 3, PROBE, PROBE, device=device)
-    return peak_bytes(lambda: function(x)) / PROBE ** 2
+    """By how much :func:`peak_bytes` of ``function(x)`` grows with the area of x, (1, 3, n, n); by trial."""
+    small, large = (peak_bytes(partial(function, torch.zeros(1, 3, side, side, device=device))) for side in PROBES)
+    return (large - small) / (PROBES[1] ** 2 - PROBES[0] ** 2)
 
 
 class _Tally(TorchDispatchMode):

@@ -64,7 +64,7 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
         ValueError: the least that can be done needs more than there is; in one line with what to do.
     """
     canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
-    cost = _Cost(nets, device, config.prior.precision)
+    cost = _Cost(nets, device, config)
     rest = (PROCESS + IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
@@ -80,8 +80,8 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
 class _Cost:
     """Bytes that networks take per pixel."""
 
-    def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, precision: str) -> None:
-        self.nets, self.device, self.precision = nets, device, precision
+    def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig) -> None:
+        self.nets, self.device, self.config = nets, device, config
 
     def inference(self, name: str) -> float:
         """Of a picture that goes through a prior's network."""
@@ -94,10 +94,12 @@ class _Cost:
             return bytes_per_pixel(lambda x: self._run(name, x), self.device)
 
     def _run(self, name: str, x: Tensor) -> Tensor:
-        """``refine`` takes pictures, the others also a level."""
-        level = [] if name == 'refine' else [torch.zeros(len(x), dtype=torch.int64, device=x.device)]
-        with autocast(self.device, self.precision):
-            return self.nets[name](x.contiguous(memory_format=torch.channels_last), *level)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if name == 'refine':
+            with autocast(self.device, self.config.joint.precision):
+                return self.nets[name](x)
+        with autocast(self.device, self.config.prior.precision):
+            return self.nets[name](x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
 
     def on_tile(self, name: str, canvas: tuple[int, int], tile: int) -> int:
         """Pixels of the largest piece of a canvas that goes through a prior's network at once."""

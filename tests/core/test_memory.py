@@ -77,7 +77,7 @@ def test_a_networks_bytes_per_pixel_are_those_that_are_allocated(make):
     x = torch.zeros(1, 3, 128, 128)
     train(x)  # once, so that the weights' gradients are there
     for estimate, run in ((forward, forward), (keep, train)):
-        assert 0.98 <= bytes_per_pixel(estimate, CPU) * 128 ** 2 / profiled(lambda run=run: run(x)) <= 1.1
+        assert 0.9 <= bytes_per_pixel(estimate, CPU) * 128 ** 2 / profiled(lambda run=run: run(x)) <= 1.1
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
