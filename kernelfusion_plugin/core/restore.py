@@ -196,7 +196,7 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     if config.solver == 'joint':
         makers['refine'] = make_refine_net or RefineUNet
     with torch.random.fork_rng(devices=[]):
-        nets = {name: make().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
+        nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
     return make_plan(size, config, device, nets, training)
 
 

@@ -344,7 +344,7 @@ def test_internal_finds_the_kernel_with_a_prior_of_the_half_image(final):
     own = {'prior': 3} if final != 'textures' else {}
     assert phases(seen) == [*own.items(), ('half', 3), ('em', 6)]
     assert all(p.x0_hat is None and p.kernel is None and p.total == 3 for p in seen if p.phase != 'em')
-    assert len(nets) == 1 + len(own)
+    assert len(nets) == 2 * (1 + len(own))  # one of each on trial
     assert batches == [(5, 3, 16, 16)] * 3 * len(own) + [(2, 3, 8, 9)] * 3  # half the size, half the batch
     weights = PatchDiffusionNet(4).state_dict()
     assert result.prior_state.keys() == {*(weights if own else ()), *(f'half.{key}' for key in weights)}
