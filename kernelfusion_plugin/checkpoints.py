@@ -40,7 +40,8 @@ def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch
         image: a digest of the LR image.
         more: what else is to count.
     """
-    about = {'image': image, 'config': config.to_dict(), 'name': name, 'device': device.type,
+    settings = {key: value for key, value in config.to_dict().items() if key != 'memory_limit'}
+    about = {'image': image, 'config': settings, 'name': name, 'device': device.type,
              'torch': torch.__version__, 'version': __version__,
              'kernel': None if kernel is None else kernel.tolist(), **more}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -126,7 +126,8 @@ class Restoration:
             try:
                 result = self._compute(picture.y, title, live)
             except ValueError:
-                shutil.rmtree(self.folder, ignore_errors=True)  # there is nothing to go on with
+                if not (self.folder / FILE).exists():  # there is nothing to go on with
+                    shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._write(result, picture)
             if self.settings.save_run:

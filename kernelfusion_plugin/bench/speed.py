@@ -2,7 +2,8 @@
 
 \b
     work    a picture of scikit-image, 512 x 512 under a camera-shake kernel: the preset against four times its work
-    area    seconds of a run's two parts against the picture's area, with the exponent of their growth
+    area    seconds of a run's two parts against the picture's area, with the exponent of their growth; in proportion
+            to the areas, some minutes per Mpx of result on a CPU
     prior   Phase 1: steps per second, as shipped against float32 in PyTorch's default memory layout
     tiles   a large picture through the priors in tiles and whole: seconds and largest difference
 
@@ -155,7 +156,7 @@ def tiles(setting: Setting) -> dict[str, Any]:
     for name, net in (('pd', pd), ('textures', load_texture_prior(setting.device, 'fp32'))):
         outputs, seconds = {}, {}
         for tile in (0, 256):
-            net.tile = tile
+            net.tiles.side = tile
             with torch.no_grad():
                 outputs[tile], seconds[tile] = timed(lambda net=net: net.predict_x0(x, 100), setting.device)
         rows[name] = {'whole': round(seconds[0], 3), 'tiled': round(seconds[256], 3),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import traceback
@@ -17,7 +18,8 @@ import torch
 from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
-from ..core.restore import checked
+from ..core.memory import SHORTAGE, is_out_of_memory
+from ..core.restore import checked, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -180,8 +182,8 @@ def reason(one: Restoration, error: Exception) -> str:
     if isinstance(error, OSError):
         where = f'{error.filename}: ' if error.filename else ''
         return f'{where}{error.strerror or first_line(error)}; the same command goes on where it was left'
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error):
-        return 'out of memory: try a smaller picture or --device cpu'
+    if is_out_of_memory(error):
+        return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':
         log.error(traceback.format_exc())
     return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
@@ -211,7 +213,17 @@ def announcement(todo: list[Restoration]) -> str:
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
     parts = ', '.join(f'{PHASES[phase]} {_round(value)}' for phase, value in phases.items())
-    return f'{line}\nabout {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
+    return (f'{line}\nabout {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
+            + _memory(max(sizes, key=math.prod), settings))
+
+
+def _memory(size: tuple[int, int], settings: Settings) -> str:
+    """What a picture of (h, w) takes."""
+    try:
+        plan = plan_memory(size, settings.device, settings.config, settings.kernel is not None)
+    except ValueError:
+        return ''  # said when it is its turn
+    return f'; up to {plan.need / 1e9:.1f} GB of memory'
 
 
 def _round(seconds: float) -> str:

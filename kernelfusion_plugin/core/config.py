@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -52,6 +53,8 @@ class KernelFusionConfig:
         border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
             assumes nothing.
         seed: of all randomness, together with the image's name.
+        memory_limit: GB (10^9 bytes) that a run may take on its device; None: nine tenths of what that has. It decides
+            the size of tiles, which makes no difference to a result but by rounding.
         prior: settings of Phase 1 where PD is fitted to y.
         tuning: of Phase 1 where the texture prior is tuned to y (``em.final_prior: tuned``).
         em, joint: of the two solvers of Phase 2.
@@ -70,6 +73,7 @@ class KernelFusionConfig:
     em: EmConfig = None  # type: ignore[assignment]
     joint: JointConfig = None  # type: ignore[assignment]
     tuning: TuningConfig = TuningConfig()
+    memory_limit: float | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in tuple(PRESETS):  # a tuple takes unhashable values too
@@ -78,6 +82,8 @@ class KernelFusionConfig:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
+        if self.memory_limit is not None and not 0 < self.memory_limit < math.inf:
+            raise ValueError(f'memory_limit must be positive and finite, in GB, got {self.memory_limit}')
         if self.kernel_size is None:
             object.__setattr__(self, 'kernel_size', 6 * self.scale)
         if not 2 * self.scale <= self.kernel_size <= 64:

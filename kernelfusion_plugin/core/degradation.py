@@ -12,13 +12,14 @@ Conventions (recovered from the published data of Heinimann et al., KernelFusion
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
+BAND_BYTES = 32 * 2 ** 20  # of a picture that is worked on at a time: the operators' own memory does not grow with it
 
 
 class Degradation:
@@ -68,7 +69,31 @@ class Degradation:
     def forward(self, x: Tensor, k: Tensor) -> Tensor:
         """y = (x * k)↓s: (B, C, H, W) and (K, K) to (B, C, h, w); differentiable in both."""
         h, w = self.lr_size(x.shape[-2:])
-        x = self.extend(x)
+        x, s = self.extend(x), self.scale
+        bands = [self._correlate(x[..., top * s:(bottom - 1) * s + self.kernel_size, :], k, bottom - top, w)
+                 for top, bottom in self._bands(x, h)]
+        return bands[0] if len(bands) == 1 else torch.cat(bands, dim=-2)
+
+    def adjoint(self, y: Tensor, k: Tensor) -> Tensor:
+        """The transpose of :meth:`forward` at fixed k: (B, C, h, w) to (B, C, H, W)."""
+        h, w = y.shape[-2:]
+        s, reach = self.scale, (self.kernel_size - 1) // self.scale  # windows of so many rows above cover a row too
+        bands = []
+        for top, bottom in self._bands(y, h, s * s):
+            first = max(0, top - reach)
+            end = None if bottom == h else (bottom - first) * s
+            bands.append(self._spread(y[..., first:bottom, :], k)[..., (top - first) * s:end, :])
+        return self._unpad(bands[0] if len(bands) == 1 else torch.cat(bands, dim=-2), (h * s, w * s))
+
+    @staticmethod
+    def _bands(x: Tensor, rows: int, times: int = 1) -> Iterator[tuple[int, int]]:
+        """(first, last + 1) of bands of ``rows`` LR rows, of :data:`BAND_BYTES` where x has ``times`` as many bytes."""
+        height = max(1, BAND_BYTES * rows // max(1, times * x.numel() * x.element_size()))
+        for top in range(0, rows, height):
+            yield top, min(top + height, rows)
+
+    def _correlate(self, x: Tensor, k: Tensor, h: int, w: int) -> Tensor:
+        """:meth:`forward` on a canvas."""
         batch, channels = x.shape[:2]
         # Space to depth first: one dense correlation of s² channels is much faster than a strided large one.
         s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
@@ -79,8 +104,8 @@ class Degradation:
         filters = F.pixel_unshuffle(k[None, None], s)
         return F.conv2d(phases, filters.to(x.dtype)).reshape(batch, channels, h, w)
 
-    def adjoint(self, y: Tensor, k: Tensor) -> Tensor:
-        """The transpose of :meth:`forward` at fixed k: (B, C, h, w) to (B, C, H, W)."""
+    def _spread(self, y: Tensor, k: Tensor) -> Tensor:
+        """:meth:`adjoint` onto a canvas."""
         batch, channels, h, w = y.shape
         s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
         extra = taps * s - self.kernel_size
@@ -88,7 +113,7 @@ class Degradation:
         phases = F.conv_transpose2d(y.reshape(batch * channels, 1, h, w), filters)
         x = F.pixel_shuffle(phases, s)
         x = x[..., :x.shape[-2] - extra, :x.shape[-1] - extra]
-        return self._unpad(x.reshape(batch, channels, *x.shape[-2:]), (h * s, w * s))
+        return x.reshape(batch, channels, *x.shape[-2:])
 
     def normal_operator(self, k: Tensor) -> Callable[[Tensor], Tensor]:
         """z ↦ A·Aᵀ·z on LR images (B, C, h, w), A = :meth:`forward` at fixed k.

@@ -34,8 +34,8 @@ class Schedule:
         table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)])  # index -1 is the 1
         return table[t].to(like).reshape(-1, *[1] * (like.ndim - 1))
 
-    def q_sample(self, x0: Tensor, t: int | Tensor, eps: Tensor) -> Tensor:
-        """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps."""
+    def q_sample(self, x0: Tensor, t: int | Tensor, eps: Tensor | float) -> Tensor:
+        """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps; its mean with eps = 0."""
         a = self.alpha_bar(t, x0)
         return a.sqrt() * x0 + (1 - a).sqrt() * eps
 

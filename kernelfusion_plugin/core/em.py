@@ -202,20 +202,24 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
             place.step, place.found = place.step + 1, found
             yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
         kernel = place.found
-    start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     for sample in range(place.passes, samples):
-        walk = reverse_pass(start if place.x is None else place.x, kernel, y, prior, degradation, config, generator,
-                            levels[place.steps:], math.hypot(config.final_noise, noise),
+        walk = reverse_pass(_start(y, kernel, degradation, config) if place.x is None else place.x, kernel, y, prior,
+                            degradation, config, generator, levels[place.steps:], math.hypot(config.final_noise, noise),
                             'ancestral' if config.final_samples else 'none', place)
         for t, x in walk:
             place.step += 1
-            mean = (place.before + x) / (sample + 1)
+            mean = (place.before + x).div_(sample + 1)
             yield Phase2State(place.step, total, t, mean, kernel,
                               {'residual': _residual(degradation, mean, kernel, y)}, place.snapshot)
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None
+
+
+def _start(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:
+    """The bicubic picture after a first data step."""
+    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
 
 
 def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
@@ -302,7 +306,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
     place = EmPlace() if place is None else place
     x = place.x
     if x is None:
-        x = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+        x = _start(y, kernel, degradation, config)
     remembered = place.remembered  # of the passes before, as long as the picture has not been moved since
     for number, sigma in enumerate(stage.sigmas[place.passes:], place.passes + 1):
         walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, 'fresh',
@@ -369,11 +373,10 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation
     x_t = place.x_t
     for t, t_next in itertools.pairwise(levels):
         if x_t is None or noise != 'ancestral':
-            x_t = prior.schedule.q_sample(x, t, torch.zeros_like(x) if noise == 'none' else noise_like(x, generator))
-        x0_hat = prior.predict_x0(x_t, t)
+            x_t = prior.schedule.q_sample(x, t, 0.0 if noise == 'none' else noise_like(x, generator))
         a = float(prior.schedule.alphas_cumprod[t])
         rho = config.prior_weight * sigma ** 2 * a / (1 - a)
-        x = data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+        x = data_step(degradation, kernel, y, prior.predict_x0(x_t, t), rho, config.cg_iterations)
         if noise == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
             place.x_t = x_t

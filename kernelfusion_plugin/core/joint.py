@@ -38,6 +38,7 @@ from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
+from .tiles import recomputed
 
 PIPELINES = ('kernelfusion', 'pd_unet', 'unet', 'dip')
 
@@ -116,7 +117,7 @@ class JointConfig:
 def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
                 config: JointConfig, generator: torch.Generator,
                  refine_net_after: nn.Module | None = None,
-                 resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
+                 resume: Mapping[str, Any] | None = None, recompute: bool = False) -> Iterator[Phase2State]:
     """Algorithm 1 (numbers are its lines), one state per gradient step.
 
     Args:
@@ -129,6 +130,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         generator: the only source of randomness (on any device).
         refine_net_after: a second network, for line 20 only (Table 5); default: R itself.
         resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
+        recompute: what R's gradient needs is computed twice in place of being kept: a third more time, half the memory.
 
     Yields:
         ``config.total_steps`` states with R(x0_t), the kernel and the loss parts
@@ -144,6 +146,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
     nets = [refine_net] if refine_net_after is None else [refine_net, refine_net_after]
     optimiser = make_optimiser(nets, kernel_model, config)
     trained = [*nets, kernel_model, optimiser]
+    refine = [recomputed(net) if recompute else net for net in nets]
     level = done = step = 0  # levels that are done, gradient steps at the next one, and in all
 
     def snapshot() -> dict[str, Any]:
@@ -164,11 +167,11 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         for i in range(done, n_iter):                                                         # line 13
             k = kernel_model()                                                                # line 14
             with autocast(y.device, config.precision):
-                x0_refined_above = refine_net(x0_above).float()                               # line 15
+                x0_refined_above = refine[0](x0_above).float()                                # line 15
                 x_t = schedule.posterior_step(x_above, x0_refined_above, t_above, t, eps,
                                               config.sigma_scale)                             # line 17
                 x0 = prior.predict_x0(x_t, t).float()                                         # lines 18, 19
-                x0_refined = nets[-1](x0).float()                                             # line 20
+                x0_refined = refine[-1](x0).float()                                           # line 20
             losses = _losses(y, x0_refined_above, x0_refined, k, degradation, config)         # 16, 21, 22
             set_rate(optimiser, config, i, n_iter)
             optimiser.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
-from .tiles import tiled
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -85,30 +85,27 @@ class PatchPrior:
         net: maps (x_t, t) to v; frozen here (gradients flow through it, not into it).
         schedule: the one it was trained with.
         precision: as in :class:`PriorConfig`.
-        tile: larger pictures are done in tiles of this side, so that memory stays bounded; 0 for never. Needs a net
-            that names its ``reach`` (and its ``multiple``, if it has levels); without a gradient only.
+        tiles: how larger pictures are done, so that memory stays bounded. Needs a net that names its ``reach`` (and its
+            ``multiple``, if it has levels).
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto', tile: int = 1024) -> None:
+    def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto',
+                 tiles: Tiles | None = None) -> None:
         self.net = net.eval().requires_grad_(False)
         self.schedule = schedule
         self.precision = precision
-        self.tile = tile
+        self.tiles = tiles or Tiles()
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """x0_hat = √ᾱ_t · x_t - √(1 - ᾱ_t) · PD(x_t, t); (B, C, H, W), differentiable in x_t."""
         index = torch.full((x_t.shape[0],), t, device=x_t.device)
 
-        def velocity(x: Tensor) -> Tensor:
+        def estimate(x: Tensor) -> Tensor:
             with autocast(x.device, self.precision):
-                return self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
+                v = self.net(x.contiguous(memory_format=torch.channels_last), index).to(x.dtype)
+            return self.schedule.x0_from_v(x, v, t)
 
-        reach = getattr(self.net, 'reach', None)
-        if self.tile and reach is not None and not (torch.is_grad_enabled() and x_t.requires_grad):
-            v = tiled(velocity, x_t, self.tile, reach, getattr(self.net, 'multiple', 1))
-        else:
-            v = velocity(x_t)
-        return self.schedule.x0_from_v(x_t, v, t)
+        return self.tiles.run(estimate, x_t, self.net)
 
 
 class MeanPrior:
@@ -125,7 +122,10 @@ class MeanPrior:
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """Mean of x0_hat over the priors, (B, C, H, W)."""
-        return torch.stack([prior.predict_x0(x_t, t) for prior in self.priors]).mean(0)
+        total = self.priors[0].predict_x0(x_t, t)
+        for prior in self.priors[1:]:
+            total = total + prior.predict_x0(x_t, t)
+        return total / len(self.priors)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -66,7 +66,7 @@ def normal_equations(degradation: Degradation, x: Tensor, y: Tensor,
         values = y[..., top:bottom, :].reshape(-1)
         if roots is not None:
             root = roots[..., top:bottom, :].reshape(-1)
-            U, values = U * root[:, None], values * root
+            U, values = U.mul_(root[:, None]), values * root
         G.addmm_(U.T, U)
         b.addmv_(U.T, values)
     return G / y.numel(), b / y.numel()

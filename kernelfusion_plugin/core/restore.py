@@ -23,7 +23,9 @@ from .journal import Journal
 from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
 from .nets.refine_unet import RefineUNet
+from .nets.texture_unet import TextureUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
+from .plan import Plan, make_plan
 from .state import Phase2State
 from .texture_prior import load_texture_net, load_texture_prior
 
@@ -136,14 +138,16 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     seeds = _Seeds(config.seed, name, y.device)
     journal = Journal(resume)
 
+    plan = plan_memory(tuple(y.shape[-2:]), y.device, config, kernel is not None, make_patch_net, make_refine_net)
+    tiles = plan.tiles
     images = phase1_images(y, config, kernel is not None)
     make_patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
     nets = {phase: seeds.build(f'{phase}_net', load_texture_net if phase == 'tuned' else make_patch_net)
             for phase in images}
     yield from _fit_priors(nets, images, {**_split(prior_state), **journal.weights}, schedule, seeds, journal)
-    priors = {phase: PatchPrior(net, schedule, config.prior.precision) for phase, net in nets.items()}
+    priors = {phase: PatchPrior(net, schedule, config.prior.precision, tiles) for phase, net in nets.items()}
     if config.uses_textures:
-        priors['textures'] = load_texture_prior(y.device, config.prior.precision)
+        priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles)
 
     generator = seeds.generator(config.solver)
     place, seconds = journal.begin(config.solver, generator)
@@ -154,7 +158,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     else:
         states = _joint_states(y, priors.get('prior'), schedule, degradation, config, seeds,
                                make_refine_net or RefineUNet, make_kernel_model or (lambda: Siren(config.kernel_size)),
-                               generator, place)
+                               generator, place, plan.recompute)
     for state in states:
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
@@ -175,13 +179,33 @@ def repeatable(device: torch.device) -> AbstractContextManager[None]:
 
 def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
                   config: KernelFusionConfig, seeds: _Seeds, make_refine_net: Factory, make_kernel_model: Factory,
-                  generator: torch.Generator, resume: Mapping[str, Any] | None) -> Iterator[Phase2State]:
+                  generator: torch.Generator, resume: Mapping[str, Any] | None,
+                  recompute: bool) -> Iterator[Phase2State]:
     """Phase 2 by Algorithm 1, or by one of its ablations."""
     refine_net = seeds.build('refine_net', make_refine_net)
     kernel_model = seeds.build('kernel_model', make_kernel_model)
     second = seeds.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
     return solve_pipeline(y, prior, schedule, degradation, refine_net, kernel_model, config.joint, generator, second,
-                          resume)
+                          resume, recompute)
+
+
+def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusionConfig, kernel_known: bool = False,
+                make_patch_net: Factory | None = None, make_refine_net: Factory | None = None) -> Plan:
+    """How :func:`restore_steps` keeps within the memory of a device, for y of ``size`` (h, w).
+
+    Raises:
+        ValueError: it cannot; in one line.
+    """
+    training = phase1_training(config, kernel_known)
+    patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
+    makers = {phase: TextureUNet if phase == 'tuned' else patch_net for phase in training}
+    if config.uses_textures:
+        makers['textures'] = TextureUNet
+    if config.solver == 'joint':
+        makers['refine'] = make_refine_net or RefineUNet
+    with torch.random.fork_rng(devices=[]):
+        nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
+    return make_plan(size, config, device, nets, training)
 
 
 def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> list[str]:
@@ -192,12 +216,18 @@ def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> lis
     return phases + ['half'] * (config.em.kernel_prior == 'internal' and not kernel_known)
 
 
+def phase1_training(config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
+    """How Phase 1 fits each of its nets."""
+    ways = {'prior': lambda: config.prior,
+            'tuned': lambda: config.tuning.training(config.em.final_t_start + 1, config.prior.precision),
+            'half': lambda: replace(config.prior, batch=max(1, config.prior.batch // 2))}
+    return {phase: ways[phase]() for phase in phase1_phases(config, kernel_known)}
+
+
 def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
-    ways = {'prior': lambda: (y, config.prior),
-            'tuned': lambda: (y, config.tuning.training(config.em.final_t_start + 1, config.prior.precision)),
-            'half': lambda: (half_size(y), replace(config.prior, batch=max(1, config.prior.batch // 2)))}
-    return {phase: ways[phase]() for phase in phase1_phases(config, kernel_known)}
+    return {phase: (half_size(y) if phase == 'half' else y, how)
+            for phase, how in phase1_training(config, kernel_known).items()}
 
 
 def unused_weights(state: Mapping[str, Tensor], config: KernelFusionConfig) -> list[str]:

@@ -21,6 +21,7 @@ from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
 from .nets.texture_unet import TextureUNet
 from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
+from .tiles import Tiles
 
 WEIGHTS = 'texture_prior.pt'  # in kernelfusion_plugin/weights; float16
 T_MAX = 400  # it was fitted to the levels below this
@@ -62,10 +63,11 @@ class TuningConfig:
                            timesteps=TRAINING.timesteps, max_grad_norm=TRAINING.max_grad_norm, precision=precision)
 
 
-def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto') -> PatchPrior:
+def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto',
+                       tiles: Tiles | None = None) -> PatchPrior:
     """The prior that ships with the package, on a device; ``precision`` as in :class:`PriorConfig`."""
     return PatchPrior(load_texture_net().to(device, memory_format=torch.channels_last),
-                      Schedule(TRAINING.timesteps), precision)
+                      Schedule(TRAINING.timesteps), precision, tiles)
 
 
 def load_texture_net() -> TextureUNet:

@@ -1,15 +1,69 @@
 """A net on a large picture, tile by tile, in bounded memory.
 
 :func:`tiled` gives the same values as the whole where the net's reach is finite; where it is not (attention, pooling),
-:func:`blended` fades overlapping tiles into one another.
+:func:`blended` fades overlapping tiles into one another. :class:`Tiles` makes them smaller when memory runs out.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+SIDES = (1024, 512, 256, 128, 64)  # of tiles, the best first
+
+
+@dataclass
+class Tiles:
+    """How pictures of any size go through networks; the priors of a run share one.
+
+    Attributes:
+        side: of the tiles, pixels; 0: no tiles. It is halved for good where memory runs out.
+        recompute: what a gradient needs is computed again in place of being kept, and such pictures go in tiles too.
+    """
+
+    side: int = SIDES[0]
+    recompute: bool = False
+
+    def run(self, function: Callable[[Tensor], Tensor], x: Tensor, net: nn.Module) -> Tensor:
+        """``function(x)``, (B, C, H, W) to the same, made of ``net``; in one piece if ``net`` names no ``reach``.
+
+        Raises:
+            OutOfMemoryError, RuntimeError: PyTorch's own, if even the smallest tiles do not fit.
+        """
+        gradient = torch.is_grad_enabled() and x.requires_grad
+        margin = self.margin(net)
+        if margin is None or (gradient and not self.recompute):
+            return function(x)
+        if gradient:
+            function = recomputed(function)
+        while True:
+            try:
+                return tiled(function, x, self.side, net.reach, getattr(net, 'multiple', 1))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or self.side <= SIDES[-1]:
+                    raise
+                self.side = max(SIDES[-1], min(self.side, *x.shape[-2:]) // 2)
+            log.warning(f'Out of memory: it goes on in tiles of {self.side} x {self.side} pixels')
+
+    def margin(self, net: nn.Module) -> int | None:
+        """Pixels around a tile that go through ``net`` with it, at most; None: it is not done in tiles."""
+        reach = getattr(net, 'reach', None)
+        return reach + getattr(net, 'multiple', 1) if self.side and reach is not None else None
+
+
+def recomputed(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``function`` with another way to its gradient: nothing is kept but x, and it is computed a second time."""
+    return partial(checkpoint, function, use_reentrant=False)
 
 
 def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int, multiple: int = 1,

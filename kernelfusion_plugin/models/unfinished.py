@@ -119,6 +119,8 @@ class Unfinished:
 def options_digest(opt: Mapping[str, Any]) -> str:
     """sha256 of the options that decide what comes out, and of the version."""
     about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
+    about['kernelfusion'] = {key: value for key, value in (opt.get('kernelfusion') or {}).items()
+                             if key != 'memory_limit'}  # a run that ran out of memory goes on with another
     about['pretrained'] = opt['path'].get('pretrain_network_g')
     return hashlib.sha256(json.dumps([__version__, about], sort_keys=True, default=str).encode()).hexdigest()
 

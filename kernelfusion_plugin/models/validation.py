@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
+from ..core.memory import SHORTAGE, is_out_of_memory
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from .images import BadImage, Entry
@@ -191,8 +192,8 @@ class ImageByImage:
             message = reason
         elif isinstance(error, ValueError):
             message = f'{entry.path}: {reason}'
-        elif isinstance(error, torch.OutOfMemoryError):
-            message = f'{entry.path}: out of GPU memory'
+        elif is_out_of_memory(error):
+            message = f'{entry.path}: {SHORTAGE}'
         else:
             message = f'{entry.path}: {type(error).__name__}: {reason}'
             self.logger.error(traceback.format_exc())

@@ -31,7 +31,7 @@ def test_every_core_module_without_basicsr():
     names = ['.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts) for path in CORE]
     names = [name.removesuffix('.__init__') for name in names]
     for name in ('degradation', 'kernels', 'diffusion', 'metrics', 'patch_prior', 'kernel_models', 'joint', 'em',
-                 'restore', 'noise', 'tiles', 'texture_prior', 'nets.patch_net', 'nets.refine_unet',
+                 'restore', 'noise', 'tiles', 'texture_prior', 'memory', 'plan', 'nets.patch_net', 'nets.refine_unet',
                  'nets.texture_unet'):
         assert f'kernelfusion_plugin.core.{name}' in names
     run(f'import importlib\nfor name in {names}:\n    importlib.import_module(name)')

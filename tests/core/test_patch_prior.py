@@ -18,6 +18,7 @@ from kernelfusion_plugin.core.patch_prior import (
     fit_prior,
     random_crops,
 )
+from kernelfusion_plugin.core.tiles import Tiles
 
 CPU = torch.device('cpu')
 TINY = {'channels': 8, 'crop': 16, 'precision': 'fp32'}
@@ -200,12 +201,12 @@ def test_a_large_picture_is_done_in_tiles(size, generator):
     net, seen = make_net(), []
     net.head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[-2:]))
     x_t = torch.randn(1, 3, *size, generator=generator)
-    whole, tiles = (PatchPrior(net, Schedule(), 'fp32', tile).predict_x0(x_t, 100) for tile in (0, 20))
+    whole, tiles = (PatchPrior(net, Schedule(), 'fp32', Tiles(tile)).predict_x0(x_t, 100) for tile in (0, 20))
     torch.testing.assert_close(tiles, whole, rtol=1e-4, atol=1e-5)
     assert len(seen) == 1 + -(-size[0] // 20) * -(-size[1] // 20)
     assert max(max(shape) for shape in seen[1:]) <= 20 + 2 * net.reach
     seen.clear()
-    PatchPrior(net, Schedule(), 'fp32', 20).predict_x0(x_t.requires_grad_(), 100)
+    PatchPrior(net, Schedule(), 'fp32', Tiles(20)).predict_x0(x_t.requires_grad_(), 100)
     assert [tuple(shape) for shape in seen] == [size]  # with a gradient: whole
 
 

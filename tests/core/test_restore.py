@@ -237,7 +237,7 @@ def test_the_factories_are_used_under_the_images_seed():
                  'make_kernel_model': watch('kernel', lambda: Jittered(8))}
     before = torch.get_rng_state()
     first = restore(image(), JOINT, **factories)
-    assert {name: len(nets) for name, nets in made.items()} == {'patch': 1, 'refine': 1, 'kernel': 1}
+    assert {name: len(nets) for name, nets in made.items()} == {'patch': 2, 'refine': 2, 'kernel': 1}  # on trial
     assert first.prior_state.keys() == Wide(6).state_dict().keys()
     assert first.prior_state['head.weight'].shape == (3, 6, 1, 1)
     torch.set_rng_state(before)
@@ -344,7 +344,7 @@ def test_internal_finds_the_kernel_with_a_prior_of_the_half_image(final):
     own = {'prior': 3} if final != 'textures' else {}
     assert phases(seen) == [*own.items(), ('half', 3), ('em', 6)]
     assert all(p.x0_hat is None and p.kernel is None and p.total == 3 for p in seen if p.phase != 'em')
-    assert len(nets) == 1 + len(own)
+    assert len(nets) == 2 * (1 + len(own))  # one of each on trial
     assert batches == [(5, 3, 16, 16)] * 3 * len(own) + [(2, 3, 8, 9)] * 3  # half the size, half the batch
     weights = PatchDiffusionNet(4).state_dict()
     assert result.prior_state.keys() == {*(weights if own else ()), *(f'half.{key}' for key in weights)}

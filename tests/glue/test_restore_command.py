@@ -18,6 +18,8 @@ from PIL import Image
 from kernelfusion_plugin import KernelFusionConfig, checkpoints, report, restoration, restore
 from kernelfusion_plugin.cli import main
 from kernelfusion_plugin.core.kernels import gaussian
+from kernelfusion_plugin.core.memory import SHORTAGE
+from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
 from kernelfusion_plugin.estimate import Pace, measure_pace
 from kernelfusion_plugin.files import read_picture
 from kernelfusion_plugin.live import LiveView
@@ -198,6 +200,35 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(run, tmp_path,
     monkeypatch.setattr(torch, 'save', lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, 'No space left')))
     status, said = run('a.png', '--checkpoint-every', 0)
     assert status == 0 and 'checkpoint cannot be written: No space left' in said
+
+
+def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeypatch):
+    for seed, name in enumerate('ab'):
+        write(tmp_path / 'in' / f'{name}.png', seed)
+    assert run('in', '-o', 'whole')[0] == 0
+    show, step = LiveView.__call__, TextureUNet.forward
+
+    def full(net, x, t):
+        if broken and not net.training and len(seen) > 4:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+        return step(net, x, t)
+
+    def watch(self, progress):
+        seen.append((self.name, progress.phase, progress.step))
+        show(self, progress)
+
+    monkeypatch.setattr(TextureUNet, 'forward', full)
+    monkeypatch.setattr(LiveView, '__call__', watch)
+    seen, broken = [], True
+    status, said = run('in', '-o', 'out', '--checkpoint-every', 0)
+    assert status == 1 and '2 failed' in said and f'a.png: {SHORTAGE}' in said and seen[-1][:2] == ('b.png', 'prior')
+    status, said = run('in', '-o', 'out', '--set', 'memory_limit=0.1')
+    assert status == 1 and said.count('needs about') == 2 and 'memory_limit is 0.1 GB: take a smaller picture' in said
+    seen, broken = [], False
+    status, said = run('in', '-o', 'out', '--set', 'memory_limit=8')
+    assert status == 0 and said.count('goes on where it was left') == 2 and ('a.png', 'prior', 1) not in seen
+    assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+    assert run('in', '-o', 'out')[1].count('is kept') == 2
 
 
 def test_a_live_picture_that_cannot_be_written_does_not_end_the_run(run, tmp_path, monkeypatch):

@@ -1,0 +1,101 @@
+"""What memory there is, what networks need of it, and how its end is told from other errors."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CGROUPS = Path('/sys/fs/cgroup')
+SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
+            'The same command goes on where it was left')
+PROBES = (64, 128)  # sides of the pictures that are tried
+
+
+def capacity(device: torch.device) -> float:
+    """Bytes that a device has, whoever holds them now; of the processor, what this machine or container may use.
+
+    What is free at the moment is another number every time, and results must not depend on it. Unknown: inf.
+    """
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type != 'cpu':
+        return float('inf')
+    limits = [int(text) for text in map(_read, _cgroup_files()) if text.isdigit()]
+    try:
+        limits.append(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'))
+    except (AttributeError, OSError, ValueError):
+        pass  # not a Unix
+    return min(limits, default=float('inf'))
+
+
+def peak_bytes(function: Callable[[], object]) -> int:
+    """The most bytes of tensors made by ``function()`` that are alive at once; operators' own workspace is not seen."""
+    with _Tally() as tally:
+        kept = function()
+    del kept
+    return tally.peak
+
+
+def bytes_per_pixel(function: Callable[[Tensor], object], device: torch.device) -> float:
+    """By how much :func:`peak_bytes` of ``function(x)`` grows with the area of x, (1, 3, n, n); by trial."""
+    small, large = (peak_bytes(partial(function, torch.zeros(1, 3, side, side, device=device))) for side in PROBES)
+    return (large - small) / (PROBES[1] ** 2 - PROBES[0] ** 2)
+
+
+class _Tally(TorchDispatchMode):
+    """Adds up the storages of the results of all operators while they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._known:
+            return
+        self._known.add(id(storage))
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._drop, id(storage), storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: a card's, or the processor's, which has no class of its own."""
+    return (isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
+
+
+def _cgroup_files() -> list[Path]:
+    """Where the limits of a container or a cluster's job are: of this process's group and of those above it."""
+    own = next((line[3:] for line in _read(Path('/proc/self/cgroup')).splitlines() if line.startswith('0::')), '/')
+    group = CGROUPS / own.lstrip('/')
+    return [*(folder / 'memory.max' for folder in (group, *group.parents) if folder.is_relative_to(CGROUPS)),
+            CGROUPS / 'memory/memory.limit_in_bytes']  # the last is version 1's
+
+
+def _read(path: Path) -> str:
+    """A system file's text; empty where there is none."""
+    try:
+        return path.read_text(encoding='utf-8').strip()
+    except OSError:
+        return ''

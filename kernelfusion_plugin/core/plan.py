@@ -1,0 +1,136 @@
+"""How a run stays within the memory of its device, settled before it starts.
+
+em: networks see large pictures in tiles; what is left to grow with the picture is a dozen images of its size. joint:
+its U-Net has batch norm, whose statistics are the whole picture's, so it cannot be cut into tiles; but what its
+gradient needs can be computed a second time in place of being kept.
+
+The plan follows from size, options and device alone, never from what happens to be free: a result must not depend on
+that. If memory runs out all the same, tiles are halved, see :class:`.tiles.Tiles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import KernelFusionConfig
+from .degradation import BAND_BYTES, Degradation
+from .memory import bytes_per_pixel, capacity
+from .patch_prior import PriorConfig, autocast
+from .quadratic import WINDOW_BYTES
+from .tiles import SIDES, Tiles
+
+GIGABYTE = 10 ** 9
+SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocations
+PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
+IMAGES = 12  # of the canvas's size that are alive at once; measured in em's final passes: 8 to 11
+COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and what it takes.
+
+    Attributes:
+        tile: side of the tiles in which networks see large pictures.
+        recompute: ``joint`` computes what its gradient needs twice, in place of keeping it.
+        need: bytes on the device, rather too many than too few.
+    """
+
+    tile: int
+    recompute: bool
+    need: int
+
+    @property
+    def tiles(self) -> Tiles:
+        """For the priors of the run to share."""
+        return Tiles(self.tile, self.recompute)
+
+
+def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.device, nets: Mapping[str, nn.Module],
+              training: Mapping[str, PriorConfig]) -> Plan:
+    """The largest tiles, and ``joint`` without recomputation, as far as memory allows.
+
+    Args:
+        size: of y, (h, w).
+        nets: on the device: the priors' networks by phase, ``textures`` among them, and ``refine`` of ``joint``; they
+            are tried on small pictures, and are of no use afterwards.
+        training: how Phase 1 trains those of its phases.
+
+    Raises:
+        ValueError: the least that can be done needs more than there is; in one line with what to do.
+    """
+    canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
+    cost = _Cost(nets, device, config)
+    rest = (PROCESS + IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
+            + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
+    phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
+                  for phase, how in training.items()), default=0)
+    limit = config.memory_limit * GIGABYTE if config.memory_limit else SHARE * capacity(device)
+    for tile, recompute, phase2 in (_em if config.solver == 'em' else _joint)(canvas, config, cost):
+        plan = Plan(tile, recompute, int(rest + max(phase1, phase2)))
+        if plan.need <= limit:
+            return plan
+    raise ValueError(_refusal(plan.need, limit, canvas, config, device))
+
+
+class _Cost:
+    """Bytes that networks take per pixel."""
+
+    def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig) -> None:
+        self.nets, self.device, self.config = nets, device, config
+
+    def inference(self, name: str) -> float:
+        """Of a picture that goes through a prior's network."""
+        with torch.no_grad():
+            return bytes_per_pixel(lambda x: self._run(name, x), self.device)
+
+    def training(self, name: str) -> float:
+        """Of one whose gradient is taken: what the way there keeps for the way back, which adds next to nothing."""
+        with torch.enable_grad():
+            return bytes_per_pixel(lambda x: self._run(name, x), self.device)
+
+    def _run(self, name: str, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        if name == 'refine':
+            with autocast(self.device, self.config.joint.precision):
+                return self.nets[name](x)
+        with autocast(self.device, self.config.prior.precision):
+            return self.nets[name](x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+
+    def on_tile(self, name: str, canvas: tuple[int, int], tile: int) -> int:
+        """Pixels of the largest piece of a canvas that goes through a prior's network at once."""
+        margin = Tiles(tile).margin(self.nets[name])
+        height, width = (n if margin is None else min(n, tile + 2 * margin) for n in canvas)
+        return height * width
+
+
+def _em(canvas: tuple[int, int], config: KernelFusionConfig, cost: _Cost) -> Iterator[tuple[int, bool, float]]:
+    """(tile, recompute, bytes), the best first; of ``em``."""
+    each = {name: cost.inference(name) for name in cost.nets}
+    for tile in SIDES:
+        yield tile, False, max(each[name] * cost.on_tile(name, canvas, tile) for name in each)
+
+
+def _joint(canvas: tuple[int, int], config: KernelFusionConfig, cost: _Cost) -> Iterator[tuple[int, bool, float]]:
+    """Likewise of ``joint``: R twice and PD between, or, recomputed, R once; of its ablations, which have R once."""
+    area, refine = canvas[0] * canvas[1], cost.training('refine')
+    if config.joint.pipeline != 'kernelfusion':
+        yield SIDES[0], False, area * refine
+        return
+    pd = cost.training('prior')
+    yield SIDES[0], False, area * (2 * refine + pd)
+    for tile in SIDES:
+        yield tile, True, area * refine + cost.on_tile('prior', canvas, tile) * pd
+
+
+def _refusal(need: int, limit: float, canvas: tuple[int, int], config: KernelFusionConfig, device: torch.device) -> str:
+    of = 'memory_limit' if config.memory_limit else f'{SHARE:.0%} of what {device} has'
+    other = [way for way, given in (('solver em', config.solver == 'joint'), ('device cpu', device.type != 'cpu'))
+             if given]
+    return (f'a result of {canvas[1]} x {canvas[0]} pixels needs about {need / GIGABYTE:.1f} GB of memory with solver '
+            f'{config.solver}, and {of} is {limit / GIGABYTE:.1f} GB: take '
+            + ' or '.join([*other, 'a smaller picture or scale']))
