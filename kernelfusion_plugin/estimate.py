@@ -114,7 +114,8 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
         terms += searches
         if config.regions != '1x1' and stage.degradation.scale > 1:  # regions begin behind the sketch
             terms += [dataclasses.replace(term, regions=config.regions) for term in searches]
-    if config.regions != '1x1' and kernel is None:  # final passes under any two kernels
+    if config.regions != '1x1' and kernel is None:  # two passes that compare kernels, and the final ones under any two
+        terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(size, full), regions=config.regions))
         pair = torch.rand(1, 2, full.kernel_size, full.kernel_size, device=cut.device)
         times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, size, (1, 2)), few,
                                      torch.Generator(cut.device), pair / pair.sum((-2, -1), keepdim=True)))

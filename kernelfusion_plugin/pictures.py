@@ -44,7 +44,8 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
         note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
         panels.append(Panel(kernel_title, note, kernel_picture(kernel), whole=False))
     if kernels is not None:
-        panels.append(Panel('regions', f'{kernels.shape[0]} x {kernels.shape[1]} kernels',
+        own = sum(not np.array_equal(k, kernel) for row in kernels for k in row)
+        panels.append(Panel('regions', f'{own} of {kernels.shape[0]} x {kernels.shape[1]} have their own',
                             region_kernels_picture(kernels), whole=False))
     if k_true is not None:
         panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))

@@ -29,6 +29,7 @@ from .em import (
     check_levels,
     final_passes,
     final_steps,
+    informative_piece,
     paste,
     reverse_pass,
     search,
@@ -81,16 +82,24 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     if place.kernels is None:
         yield from search(y, prior, degradation.everywhere, config, generator, noise, place, total)
         place.end_search(place.found)
-    whole, canvas = place.kernels[0], to_canvas(y, degradation)
-    for rows, cols, _ in list(degradation.regions())[len(place.kernels) - 1:]:
-        piece = y[..., rows, cols]
-        for state in search(piece, prior, degradation.everywhere, config, generator, noise, place, total, whole):
-            canvas = paste(state.x0_hat, degradation, canvas, degradation, (rows.start, cols.start))
+    whole, canvas, one = place.kernels[0], to_canvas(y, degradation), degradation.everywhere
+    for at, piece in _pieces(y, degradation, config.kernel_side)[len(place.kernels) - 1:]:
+        for state in search(piece, prior, one, config, generator, noise, place, total, whole):
+            canvas = paste(state.x0_hat, one, canvas, one, at)
             yield replace(state, x0_hat=canvas)
-        eps = noise_like(to_canvas(piece, degradation), generator)
-        own, other = (disbelief(piece, kernel, prior, degradation.everywhere, config, eps, noise)
-                      for kernel in (place.found, whole))
+        eps = noise_like(to_canvas(piece, one), generator)
+        own, other = (disbelief(piece, kernel, prior, one, config, eps, noise) for kernel in (place.found, whole))
         place.end_search(place.found if own < (1 - MARGIN) * other else whole)
+
+
+def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tuple[tuple[int, int], Tensor]]:
+    """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece."""
+    pieces = []
+    for rows, cols, _ in degradation.regions():
+        top, left, height, width = informative_piece(y[..., rows, cols], side)
+        top, left = rows.start + top, cols.start + left
+        pieces.append(((top, left), y[..., top:top + height, left:left + width]))
+    return pieces
 
 
 def disbelief(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, eps: Tensor,
