@@ -150,9 +150,8 @@ def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, ke
     """What the kernel does to pictures, in dB; what is unknown is left out, {} without a kernel.
 
     ``lr_consistency``: the LR image against the result degraded by the result's kernel, or by the ``kernels`` of its
-    regions (R, C, K, K); ``kernel_lr_psnr``: the truth
-    degraded by that kernel against the truth degraded by its own. LR pixels that see beyond the frame are left out of
-    both.
+    regions (R, C, K, K); ``kernel_lr_psnr``: the truth degraded by that kernel against the truth degraded by its own.
+    LR pixels that see beyond the frame are left out of both.
     """
     if kernel is None:
         return {}

@@ -183,6 +183,6 @@ class Restoration:
                  f'{result.config.preset}')
         pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
-        written = self.results if kernels is not None else self.results[:-len(self.region_kernels)]
+        written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
         write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds,
                      config=result.config.to_dict(), **report.environment(self.settings.device))

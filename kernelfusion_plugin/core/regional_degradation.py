@@ -2,7 +2,7 @@
 
 y = Σ_r W_r · (x * k_r)↓s, W_r windows on the LR grid that sum to 1 at every pixel (Nagy & O'Leary 1998; "efficient
 filter flow", Hirsch et al. 2010). Each W_r is zero beyond its region and the band it shares with the neighbours, so
-only that part is computed: a picture costs little more than under one kernel.
+only that part is computed: forward and adjoint cost little more than under one kernel.
 """
 
 from __future__ import annotations

@@ -302,7 +302,7 @@ def checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
         raise ValueError('the image has NaN or infinite values')
     if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
         raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
-    choose_grid(config.regions, y.shape[-2:])
+    choose_grid(config.regions, y.shape[-2:])  # refuses regions that are too small
     return y.detach().float()
 
 
