@@ -40,7 +40,7 @@ from .quadratic import data_step
 from .regional_degradation import RegionalDegradation
 from .state import EmPlace, Phase2State
 
-MARGIN = 0.05  # share by which a region's own kernel must lower its disbelief
+MARGIN = 0.03  # share by which a region's own kernel must lower its disbelief
 UNEXPLAINED = 0.02  # residual (range [-1, 1]) from which on an LR pixel counts as not explained
 
 
