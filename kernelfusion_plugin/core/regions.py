@@ -3,9 +3,9 @@
 1. The whole picture's kernel, as in ``em``.
 2. From that one, on each region and its share of the bands between regions, the coarse and the fine stage. They go far
    enough to leave a mixture, which is what the first kernel is where the blurs differ much.
-3. A region keeps its own kernel only if that explains it clearly better than the whole picture's does
-   (:func:`disbelief`). Where there is little texture, or the same blur as everywhere, it takes the whole picture's:
-   what is found on a part of the data is less certain.
+3. A region keeps its own kernel only if that is another one, and explains it clearly better than the whole picture's
+   does (:func:`takes_own`). Where there is little texture, or the same blur as everywhere, it takes the whole
+   picture's: what is found on a part of the data is less certain.
 4. The final passes under all kernels at once (:class:`~.regional_degradation.RegionalDegradation`): one picture.
 
 A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's.
@@ -35,11 +35,13 @@ from .em import (
     search,
     search_steps,
 )
+from .metrics import kernel_ncc
 from .noise import estimate_noise
 from .quadratic import data_step
 from .regional_degradation import RegionalDegradation
 from .state import EmPlace, Phase2State
 
+SAME = 0.9  # correlation above which two kernels count as one
 MARGIN = 0.03  # share by which a region's own kernel must lower its disbelief
 UNEXPLAINED = 0.02  # residual (range [-1, 1]) from which on an LR pixel counts as not explained
 
@@ -87,9 +89,8 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
         for state in search(piece, prior, one, config, generator, noise, place, total, whole):
             canvas = paste(state.x0_hat, one, canvas, one, at)
             yield replace(state, x0_hat=canvas)
-        eps = noise_like(to_canvas(piece, one), generator)
-        own, other = (disbelief(piece, kernel, prior, one, config, eps, noise) for kernel in (place.found, whole))
-        place.end_search(place.found if own < (1 - MARGIN) * other else whole)
+        own = takes_own(piece, place.found, whole, prior, one, config, generator, noise)
+        place.end_search(place.found if own else whole)
 
 
 def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tuple[tuple[int, int], Tensor]]:
@@ -100,6 +101,16 @@ def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tupl
         top, left = rows.start + top, cols.start + left
         pieces.append(((top, left), y[..., top:top + height, left:left + width]))
     return pieces
+
+
+def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
+              generator: Generator, noise: float = 0.0) -> bool:
+    """Whether ``own``, found on the piece y, is another kernel than the whole picture's, and clearly a better one."""
+    if kernel_ncc(own, whole) > SAME:
+        return False
+    eps = noise_like(to_canvas(y, degradation), generator)
+    mine, others = (disbelief(y, kernel, prior, degradation, config, eps, noise) for kernel in (own, whole))
+    return mine < (1 - MARGIN) * others
 
 
 def disbelief(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, eps: Tensor,

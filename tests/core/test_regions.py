@@ -14,7 +14,7 @@ from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation
-from kernelfusion_plugin.core.regions import MARGIN, disbelief, solve_regions
+from kernelfusion_plugin.core.regions import MARGIN, disbelief, solve_regions, takes_own
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 FULL, SIZE, AROUND = Degradation(2, 12), (24, 64), 8  # LR pixels of scene around the frame
@@ -91,8 +91,17 @@ def test_the_right_kernel_is_believed_and_flat_ground_believes_any():
     assert max(flat) - min(flat) < MARGIN / 2 * min(flat)
 
 
+@pytest.mark.parametrize(('own', 'whole', 'taken'), [
+    (L, L.T.flip(0), True), (L.T.flip(0), L, False),  # the right one of two, and the wrong one
+    (L, 0.9 * L + 0.1 * gaussian(12, sigmas=2.0), False)], ids=['better', 'worse', 'the same but for a little'])
+def test_a_region_takes_another_and_better_kernel_only(own, whole, taken):
+    y, _, oracle, blur = problem(pair(L, L))
+    rows, cols, _ = next(blur.regions())
+    assert takes_own(y[..., rows, cols], own, whole, oracle, FULL, CONFIG, torch.Generator().manual_seed(0)) == taken
+
+
 def test_without_a_better_kernel_the_picture_is_that_of_one_to_the_bit(monkeypatch):
-    monkeypatch.setattr(regions, 'MARGIN', 1.0)
+    monkeypatch.setattr(regions, 'takes_own', lambda *_: False)
     y, _, prior, blur = problem(pair(L, L.T.flip(0)))
     last = solve(y, prior, blur)[-1]
     *_, one = solve_em(y, prior, FULL, CONFIG, torch.Generator().manual_seed(0))

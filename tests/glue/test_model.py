@@ -63,7 +63,7 @@ def test_everything_is_written(data, tmp_path, monkeypatch):
 
 def test_kernels_of_regions_are_written_and_shown(data, tmp_path, monkeypatch):
     monkeypatch.setattr('kernelfusion_plugin.core.regional_degradation.SMALLEST', 8)
-    monkeypatch.setattr('kernelfusion_plugin.core.regions.MARGIN', -9.0)  # toy searches find nothing: take all the same
+    monkeypatch.setattr('kernelfusion_plugin.core.regions.takes_own', lambda *_: True)  # toy searches find nothing
     opt = toy_options(data, kernelfusion__regions='2x1', kernelfusion__sheet=True)
     assert run_toolbox(opt, tmp_path, monkeypatch) == 0
     folder = tmp_path / 'results/toy/visualization/Toy'
