@@ -7,6 +7,7 @@ on which em finds the kernel, and the whole picture; they are timed on a small c
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from .core.kernel_models import Siren
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.nets.refine_unet import RefineUNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
+from .core.regional_degradation import OVERLAP, RegionalDegradation, choose_grid
+from .core.regions import solve_regions
 from .core.restore import final_prior, phase1_images
 from .core.texture_prior import load_texture_net, load_texture_prior
 
@@ -41,6 +44,7 @@ class Term:
         seconds: of all of it, were the picture the cut that was timed.
         degradation: its forward model, which says how large an estimate is.
         side: it is done on a piece of at most this side, LR pixels; 0: on the whole picture.
+        regions: as in the config, where it is done on a piece of each region.
         area: of the cut's estimate, pixels.
         constant: the share that is the same whatever the area.
     """
@@ -50,12 +54,15 @@ class Term:
     side: int
     area: float
     constant: float = 0.0
+    regions: str = '1x1'
 
     def at(self, size: tuple[int, int]) -> float:
         """Seconds for a picture of (h, w)."""
-        height, width = (min(self.side, n) if self.side else n for n in size)
+        grid = choose_grid(self.regions, size)
+        sizes = [n / count * (1 + OVERLAP if count > 1 else 1) for n, count in zip(size, grid, strict=True)]
+        height, width = (min(self.side, n) if self.side else n for n in sizes)
         times = _area((height, width), self.degradation) / self.area
-        return self.seconds * (self.constant + (1 - self.constant) * times)
+        return math.prod(grid) * self.seconds * (self.constant + (1 - self.constant) * times)
 
 
 @dataclass(frozen=True)
@@ -102,8 +109,16 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
         step = median([seconds for one in passes for seconds in one[:-1] or one][1:] or passes[0])
         m_step, count = max(0.0, passes[-1][-1] - step), len(planned.sigmas)
         area = _area(size, stage.degradation)
-        terms.append(Term(count * em.steps * step, stage.degradation, em.kernel_side, area))
-        terms.append(Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5))
+        searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
+                    Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
+        terms += searches
+        if config.regions != '1x1' and stage.degradation.scale > 1:  # regions begin behind the sketch
+            terms += [dataclasses.replace(term, regions=config.regions) for term in searches]
+    if config.regions != '1x1' and kernel is None:  # two passes that compare kernels, and the final ones under any two
+        terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(size, full), regions=config.regions))
+        pair = torch.rand(1, 2, full.kernel_size, full.kernel_size, device=cut.device)
+        times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, size, (1, 2)), few,
+                                     torch.Generator(cut.device), pair / pair.sum((-2, -1), keepdim=True)))
     final = max(1, em.final_samples) * em.final_steps * median(list(times)[1:])
     return [*terms, Term(final, full, 0, _area(size, full))]
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from . import pictures, report
 from .checkpoints import is_locked
@@ -69,7 +68,7 @@ class LiveView:
         if not (frame or last or now >= self._picture_due):
             return
         if progress.x0_hat is not None:
-            self._picture, self._kernel = _small(report.to_picture(progress.x0_hat)), progress.kernel
+            self._picture, self._kernel = _small(report.to_picture(progress.x0_hat)), _kernel_picture(progress)
         sheet = self._sheet(progress)
         report.write_atomically(self.folder / LIVE, lambda file: sheet.save(file, format='PNG'))
         if frame:
@@ -86,7 +85,7 @@ class LiveView:
         step = f'{PHASES.get(progress.phase, progress.phase)}, step {progress.step}/{progress.total}'
         panels = [pictures.Panel('bicubic' if self._kernel is None else 'x0_hat', step, self._picture)]
         if self._kernel is not None:
-            panels.append(pictures.Panel('kernel', '', report.kernel_picture(_values(self._kernel)), whole=False))
+            panels.append(pictures.Panel('kernel', '', self._kernel, whole=False))
         return pictures.draw_sheet(panels, self.name)
 
 
@@ -152,5 +151,7 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
 
-def _values(kernel: Tensor) -> np.ndarray:
-    return kernel.detach().float().cpu().numpy()
+def _kernel_picture(progress: Progress) -> np.ndarray:
+    kernel, kernels = (None if k is None else k.detach().float().cpu().numpy()
+                       for k in (progress.kernel, progress.kernels))
+    return report.kernel_picture(kernel) if kernels is None else report.region_kernels_picture(kernels)

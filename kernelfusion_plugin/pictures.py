@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .report import kernel_picture, write_atomically
+from .report import kernel_picture, region_kernels_picture, write_atomically
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
@@ -31,8 +31,10 @@ class Panel:
 
 def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
                  k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion',
-                 kernel_title: str = 'kernel') -> list[Panel]:
-    """bicubic | ``method``, unless it is that | truth | kernel | true kernel, what there is; with the known scores."""
+                 kernel_title: str = 'kernel', kernels: np.ndarray | None = None) -> list[Panel]:
+    """bicubic | ``method``, unless it is that | truth | kernel | the regions' kernels | true kernel, what there is;
+    with the known scores.
+    """
     panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
     if method != 'bicubic':
         panels.append(Panel(method, _quality(scores, ''), sr))
@@ -41,6 +43,10 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
     if kernel is not None:
         note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
         panels.append(Panel(kernel_title, note, kernel_picture(kernel), whole=False))
+    if kernels is not None:
+        own = sum(not np.array_equal(k, kernel) for row in kernels for k in row)
+        panels.append(Panel('regions', f'{own} of {kernels.shape[0]} x {kernels.shape[1]} have their own',
+                            region_kernels_picture(kernels), whole=False))
     if k_true is not None:
         panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))
     return panels

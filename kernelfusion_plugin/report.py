@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .core import metrics, shift_metrics
 from .core.degradation import Degradation, upscale_bicubic
+from .core.regional_degradation import RegionalDegradation
 
 COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'psnr_best_shift',
            'psnr_best_subpixel_shift', 'shift_y', 'shift_x', 'kernel_ncc', 'kernel_ncc_best_shift', 'kernel_psnr',
@@ -73,6 +74,21 @@ def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE) -> np.ndarray
     values = np.clip(kernel, 0, None)
     values = np.round(255 * values / max(float(values.max()), 1e-12)).astype(np.uint8)
     return values.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:
+    """NAME_kernels.npy (R, C, K, K), float32, each sums to 1; and NAME_kernels.png, laid out as the regions lie."""
+    folder = Path(folder)
+    write_atomically(folder / f'{name}_kernels.npy', lambda file: np.save(file, kernels.astype(np.float32)))
+    save_picture(folder / f'{name}_kernels.png', region_kernels_picture(kernels))
+
+
+def region_kernels_picture(kernels: np.ndarray, side: int = KERNEL_PICTURE) -> np.ndarray:
+    """Kernels (R, C, K, K) as one grey picture, as the regions lie, with lines between; each as in kernel_picture."""
+    each = side // min(max(kernels.shape[:2]), 3)
+    rows = [np.concatenate([np.pad(kernel_picture(k, each), 1, constant_values=128) for k in row], axis=1)
+            for row in kernels]
+    return np.concatenate(rows)
 
 
 def to_picture(x: Tensor) -> np.ndarray:
@@ -130,12 +146,12 @@ def kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[s
 
 
 def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
-                       k_true: np.ndarray | None, scale: int) -> dict[str, float]:
+                       k_true: np.ndarray | None, scale: int, kernels: np.ndarray | None = None) -> dict[str, float]:
     """What the kernel does to pictures, in dB; what is unknown is left out, {} without a kernel.
 
-    ``lr_consistency``: the LR image against the result degraded by the result's kernel; ``kernel_lr_psnr``: the truth
-    degraded by that kernel against the truth degraded by its own. LR pixels that see beyond the frame are left out of
-    both.
+    ``lr_consistency``: the LR image against the result degraded by the result's kernel, or by the ``kernels`` of its
+    regions (R, C, K, K); ``kernel_lr_psnr``: the truth degraded by that kernel against the truth degraded by its own.
+    LR pixels that see beyond the frame are left out of both.
     """
     if kernel is None:
         return {}
@@ -145,7 +161,11 @@ def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, ke
         return {}
     degradation = Degradation(scale, len(kernel), 'reflect')
     border = metrics.lr_reach(scale, len(kernel))
-    scores = {'lr_consistency': metrics.lr_consistency(to_tensor(lr), to_tensor(sr).float(), k, degradation, border)}
+    y, used = to_tensor(lr), k
+    if kernels is not None:
+        used = torch.from_numpy(kernels)
+        degradation = RegionalDegradation(degradation, y.shape[-2:], used.shape[:2])
+    scores = {'lr_consistency': metrics.lr_consistency(y, to_tensor(sr).float(), used, degradation, border)}
     if gt is not None and k_true is not None:
         scores['kernel_lr_psnr'] = metrics.kernel_lr_psnr(k, torch.from_numpy(k_true), to_tensor(gt).float(), scale)
     return scores

@@ -91,9 +91,14 @@ class Restoration:
 
     @property
     def results(self) -> list[Path]:
-        """All that comes out, but the record."""
-        return [self.out, *(self.out.parent / f'{self.stem}_{name}' for name in ('kernel.npy', 'kernel.png',
-                                                                                  'sheet.png'))]
+        """All that can come out, but the record."""
+        names = ('kernel.npy', 'kernel.png', 'sheet.png')
+        return [self.out, *(self.out.parent / f'{self.stem}_{name}' for name in names), *self.region_kernels]
+
+    @property
+    def region_kernels(self) -> list[Path]:
+        """What comes out only where regions have kernels of their own."""
+        return [self.out.parent / f'{self.stem}_kernels{ending}' for ending in ('.npy', '.png')]
 
     @cached_property
     def key(self) -> str:
@@ -167,14 +172,18 @@ class Restoration:
     def _write(self, result: Result, like: Picture) -> None:
         """Picture, kernel, sheet; last the record, without which they do not count."""
         scale = self.settings.config.scale
-        self.record.unlink(missing_ok=True)
+        for old in (self.record, *self.region_kernels):
+            old.unlink(missing_ok=True)
         write_picture(self.out, result.sr, like)
-        kernel = result.kernel.numpy()
+        kernel, kernels = (None if k is None else k.numpy() for k in (result.kernel, result.kernels))
         report.save_kernel(self.out.parent, self.stem, kernel)
+        if kernels is not None:
+            report.save_region_kernels(self.out.parent, self.stem, kernels)
         bicubic, sr = report.bicubic_picture(like.y, scale), report.to_picture(result.sr)
         title = (f'{printable(self.path)}: {like.y.shape[-1]} x {like.y.shape[-2]}, x{scale}, {result.config.solver}, '
                  f'{result.config.preset}')
         pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
-                            pictures.sheet_panels(bicubic, sr, None, kernel, None, {}), title)
-        write_record(self.record, self.key, self.results, picture=self.path.name, seconds=result.seconds,
+                            pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
+        written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
+        write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds,
                      config=result.config.to_dict(), **report.environment(self.settings.device))

@@ -36,6 +36,7 @@ orientation and colour profile are kept. Written are, beside each other:
 \b
     NAME_x4.png          the picture (a TIFF stays TIFF; -o says otherwise)
     NAME_kernel.npy      the kernel, float32, sums to 1; NAME_kernel.png to look at
+    NAME_kernels.npy     with --regions: those of the regions, (R, C, K, K); NAME_kernels.png
     NAME_sheet.png       bicubic, result and kernel side by side
     NAME_restored.json   settings, versions, sums of the files: by it a finished picture is recognised
 
@@ -61,6 +62,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
               help='The known kernel, on the grid of the result: .npy, .mat, .txt or a picture.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
+@click.option('--regions', metavar='RxC', help='A kernel for each of R rows of C regions, as 1x2.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
@@ -71,7 +73,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.pass_context
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
             changes: tuple[str, ...], save_run: bool, fresh: bool, checkpoint_every: float,
-            **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, seed: as in the config)
+            **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     kernel = None if kernel_file is None else load_kernel(kernel_file)
     if kernel is not None:
         options['kernel_size'] = options['kernel_size'] or len(kernel)

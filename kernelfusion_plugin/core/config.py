@@ -14,6 +14,7 @@ from typing import Any
 from .em import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
+from .regional_degradation import read_grid
 from .texture_prior import T_MAX, TRAINING, TuningConfig
 
 SOLVERS = ('em', 'joint')
@@ -52,6 +53,8 @@ class KernelFusionConfig:
             are where they are not given.
         border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
             assumes nothing.
+        regions: ``RxC``: a kernel for each of R rows of C regions, where the blur changes over the picture; ``1x1``:
+            one for all of it. See :mod:`.regions`; solver ``em`` only.
         seed: of all randomness, together with the image's name.
         memory_limit: GB (10^9 bytes) that a run may take on its device; None: nine tenths of what that has. It decides
             the size of tiles, which makes no difference to a result but by rounding.
@@ -68,6 +71,7 @@ class KernelFusionConfig:
     solver: str = 'em'
     preset: str = 'balanced'
     border: str = 'valid'
+    regions: str = '1x1'
     seed: int = 0
     prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's
     em: EmConfig = None  # type: ignore[assignment]
@@ -80,6 +84,8 @@ class KernelFusionConfig:
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
+        if read_grid(self.regions) != (1, 1) and self.solver != 'em':
+            raise ValueError(f"regions: {self.regions} needs solver 'em': {self.solver!r} finds one kernel")
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
         if self.memory_limit is not None and not 0 < self.memory_limit < math.inf:

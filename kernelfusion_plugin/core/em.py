@@ -186,24 +186,47 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         ValueError: a pass starts at a level that the prior's schedule does not have.
     """
     kernel_prior = kernel_prior or prior
+    check_levels(config, prior, kernel_prior)
+    noise = config.noise_floor * estimate_noise(y)
+    total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
+    place = EmPlace.at(resume, y.device)
+    if kernel is None:
+        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total)
+        kernel = place.found
+    yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
+
+
+def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
+    """Refuse passes that start at a level that their prior's schedule does not have."""
     for name, used in (('t_start', kernel_prior), ('final_t_start', prior)):
         if getattr(config, name) >= used.schedule.steps:
             raise ValueError(f'em.{name} must be below the {used.schedule.steps} levels of the prior, got '
                              f'{getattr(config, name)}')
-    noise = config.noise_floor * estimate_noise(y)
-    search_steps = 0 if kernel is not None else config.steps * sum(
-        len(stage.sigmas) for stage in kernel_stages(degradation, config, noise))
-    samples = config.final_samples or 1
-    total = search_steps + samples * config.final_steps
-    place = EmPlace.at(resume, y.device)
-    if kernel is None:
-        search = find_kernel(y, kernel_prior, degradation, config, generator, noise, place)
-        for t, picture, found, residual in search:
-            place.step, place.found = place.step + 1, found
-            yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
-        kernel = place.found
+
+
+def search_steps(config: EmConfig, sketch: bool = True) -> int:
+    """Steps of the search for a kernel, with its first stage or without."""
+    return config.steps * (sketch * config.sketch_passes + config.coarse_passes + config.fine_passes)
+
+
+def final_steps(config: EmConfig) -> int:
+    """Steps of the final passes."""
+    return max(1, config.final_samples) * config.final_steps
+
+
+def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
+           place: EmPlace, total: int, start: Tensor | None = None) -> Iterator[Phase2State]:
+    """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
+    for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start):
+        place.step, place.found = place.step + 1, found
+        yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
+
+
+def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tensor, config: EmConfig,
+                 generator: Generator, noise: float, place: EmPlace, total: int) -> Iterator[Phase2State]:
+    """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
-    for sample in range(place.passes, samples):
+    for sample in range(place.passes, max(1, config.final_samples)):
         walk = reverse_pass(_start(y, kernel, degradation, config) if place.x is None else place.x, kernel, y, prior,
                             degradation, config, generator, levels[place.steps:], math.hypot(config.final_noise, noise),
                             'ancestral' if config.final_samples else 'none', place)
@@ -256,28 +279,30 @@ def geometric(first: float, last: float, count: int) -> list[float]:
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
-                noise: float = 0.0, place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+                noise: float = 0.0, place: EmPlace | None = None,
+                start: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
-    x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
-    scale.
+    With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. x0 (on the whole canvas, bicubic around
+    the piece; renewed after every pass) and k are carried over to the full scale.
     """
     top, left, height, width = informative_piece(y, config.kernel_side)
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
-    stages = kernel_stages(degradation, config, noise)
+    stages = kernel_stages(degradation, config, noise)[0 if start is None else 1:]
     for number in range(place.stage, len(stages)):
         grid = stages[number].degradation
-        if number == 0 and place.x is None:
+        if number == 0 and place.x is None and start is None:
             place.kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
         elif place.x is None:
-            kernel = resample_kernel(place.kernel, stages[number - 1].degradation, grid)
+            kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
+            kernel = resample_kernel(kernel, before, grid)
             place.kernel = shift(kernel, _way_to_middle(kernel, config, whole=False))
         picture = canvas
         for t, x, fitted in em_passes(piece, place.kernel, prior, stages[number], config, generator, place):
             if place.steps == 0:
-                picture = _paste(x, grid, canvas, degradation, (top, left))
+                picture = paste(x, grid, canvas, degradation, (top, left))
             yield t, picture, _carry_over(fitted, grid, degradation, config), _residual(grid, x, fitted, piece)
         place.end_stage()
 
@@ -416,7 +441,7 @@ def _carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, con
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 
-def _paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:
+def paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:
     """``canvas`` with a stage's estimate x of the piece at LR pixel ``at`` put in, enlarged, for those who watch."""
     frame = grid.crop(x)
     s = degradation.scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +27,8 @@ from .nets.refine_unet import RefineUNet
 from .nets.texture_unet import TextureUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
 from .plan import Plan, make_plan
+from .regional_degradation import RegionalDegradation, choose_grid
+from .regions import solve_regions
 from .state import Phase2State
 from .texture_prior import load_texture_net, load_texture_prior
 
@@ -46,6 +49,7 @@ class Progress:
         seconds: since the phase began.
         x0_hat: HR estimate (1, 3, s·h, s·w) in about [-1, 1]; None in Phase 1.
         kernel: (K, K), sums to 1; None in Phase 1.
+        kernels: (R, C, K, K) where ``regions`` asks for several, once all are found; else None.
         losses: the loss's parts by name.
         snapshot: gives what ``resume`` of :func:`restore_steps` takes, to go on behind this step; plain values and
             tensors on the CPU, for ``torch.save``. To be called before the next step, and not at a phase's last.
@@ -60,6 +64,7 @@ class Progress:
     kernel: Tensor | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     snapshot: Callable[[], dict[str, Any]] = field(default=dict, repr=False, compare=False)
+    kernels: Tensor | None = None
 
     @property
     def eta(self) -> float:
@@ -80,6 +85,8 @@ class Result:
             was none.
         config: the settings used.
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
+        kernels: (R, C, K, K) float32 on the CPU, where each region has its own; ``kernel`` is then the whole picture's,
+            which regions without one of their own have too. None under ``regions: 1x1``.
     """
 
     sr: Tensor
@@ -88,6 +95,7 @@ class Result:
     prior_state: dict[str, Tensor]
     config: KernelFusionConfig
     trace: list[dict[str, float | str]]
+    kernels: Tensor | None = None
 
 
 def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
@@ -124,7 +132,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         y, config: as of :func:`restore`.
         name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
             which other images are restored, or in which order.
-        kernel: the true kernel (K, K), if it is known: it is used as it is, and only x is estimated (``em``).
+        kernel: the true kernel (K, K), if it is known, or one for each of R x C regions, (R, C, K, K): used as it is,
+            whatever ``regions`` says, and only x is estimated (``em``).
         prior_state: weights for this image, to skip Phase 1; what is needed and not among them is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
@@ -133,7 +142,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     """
     config = config or KernelFusionConfig()
     y, kernel = checked(y, config), _known(kernel, y, config)
-    degradation = Degradation(config.scale, config.kernel_size, config.border)
+    degradation = forward_model(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
     journal = Journal(resume)
@@ -153,8 +162,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     place, seconds = journal.begin(config.solver, generator)
     start = time.perf_counter() - seconds
     if config.solver == 'em':
-        states = solve_em(y, final_prior(priors, config.em), degradation, config.em, generator, kernel,
-                          priors.get('half') or priors.get('textures'), place)
+        states = _em_states(y, priors, degradation, config, generator, kernel, place)
     else:
         states = _joint_states(y, priors.get('prior'), schedule, degradation, config, seeds,
                                make_refine_net or RefineUNet, make_kernel_model or (lambda: Siren(config.kernel_size)),
@@ -164,10 +172,20 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
         yield Progress(config.solver, state.step, state.total, loss, seconds, degradation.crop(state.x0_hat),
                        state.kernel, state.losses,
-                       partial(journal.snapshot, config.solver, state.snapshot, generator, seconds))
+                       partial(journal.snapshot, config.solver, state.snapshot, generator, seconds), state.kernels)
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': journal.phase1, 'phase2': time.perf_counter() - start},
-                  _join(nets), config, journal.trace)
+                  _join(nets), config, journal.trace,
+                  None if state.kernels is None else state.kernels.float().cpu())
+
+
+def _em_states(y: Tensor, priors: Mapping[str, PatchPrior], degradation: Degradation, config: KernelFusionConfig,
+               generator: torch.Generator, kernel: Tensor | None,
+               resume: Mapping[str, Any] | None) -> Iterator[Phase2State]:
+    """Phase 2 by diffusion EM, with one kernel or with one for each region."""
+    solve = solve_regions if isinstance(degradation, RegionalDegradation) else solve_em
+    return solve(y, final_prior(priors, config.em), degradation, config.em, generator, kernel,
+                 priors.get('half') or priors.get('textures'), resume)
 
 
 def repeatable(device: torch.device) -> AbstractContextManager[None]:
@@ -206,6 +224,18 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     with torch.random.fork_rng(devices=[]):
         nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
     return make_plan(size, config, device, nets, training)
+
+
+def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
+    """How y (1, 3, h, w) came about: with a kernel per region where the config, or a known ``kernel``, has several.
+
+    Raises:
+        ValueError: the regions would be too small.
+    """
+    degradation = Degradation(config.scale, config.kernel_size, config.border)
+    size = y.shape[-2:]
+    grid = choose_grid(config.regions, size) if kernel is None else kernel.shape[:-2]
+    return RegionalDegradation(degradation, size, grid) if math.prod(grid) > 1 else degradation
 
 
 def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> list[str]:
@@ -302,6 +332,7 @@ def checked(y: Tensor, config: KernelFusionConfig) -> Tensor:
         raise ValueError('the image has NaN or infinite values')
     if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
         raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
+    choose_grid(config.regions, y.shape[-2:])  # refuses regions that are too small
     return y.detach().float()
 
 
@@ -311,10 +342,11 @@ def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tens
     if config.solver != 'em':
         raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
     size = (config.kernel_size, config.kernel_size)
-    if kernel.shape != size or not torch.isfinite(kernel).all() or kernel.sum() <= 0:
-        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, finite, with a positive sum; got '
-                         f'{tuple(kernel.shape)}: set kernel_size to its size')
-    return (kernel / kernel.sum()).to(y.device, torch.float32)
+    sums = kernel.sum((-2, -1), keepdim=True)
+    if kernel.ndim not in (2, 4) or kernel.shape[-2:] != size or not torch.isfinite(kernel).all() or (sums <= 0).any():
+        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, or R x C of that size, finite, with a '
+                         f'positive sum; got {tuple(kernel.shape)}: set kernel_size to its size')
+    return (kernel / sums).to(y.device, torch.float32)
 
 
 def half_size(y: Tensor) -> Tensor:

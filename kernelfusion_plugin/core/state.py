@@ -21,6 +21,7 @@ class Phase2State:
             ``degradation.crop`` cuts the picture out of it.
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
+        kernels: (R, C, K, K), where each region of the picture has its own; else None.
         snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
             generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
@@ -32,6 +33,7 @@ class Phase2State:
     kernel: Tensor
     losses: dict[str, float]
     snapshot: Callable[[], dict[str, Any]] = dict
+    kernels: Tensor | None = None
 
 
 @dataclass
@@ -51,6 +53,7 @@ class EmPlace:
         remembered: normal equations of the passes before, (G, b).
         found: the kernel at the full scale, (K, K).
         before: sum of the final samples that are done.
+        kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
 
     step: int = 0
@@ -63,6 +66,7 @@ class EmPlace:
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
     before: Tensor | float = 0.0
+    kernels: Tensor | None = None
 
     def end_pass(self, done: int) -> None:
         """``done`` passes are behind us, the next begins with its first step."""
@@ -74,6 +78,11 @@ class EmPlace:
         self.end_pass(0)
         self.x = self.x_t = None
         self.remembered = 0.0, 0.0
+
+    def end_search(self, kernel: Tensor) -> None:
+        """``kernel`` is one of ``kernels``; the next search begins with its first stage."""
+        self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
+        self.stage = 0
 
     def snapshot(self) -> dict[str, Any]:
         """Fields by name, for :meth:`at`."""

@@ -83,7 +83,7 @@ class KernelFusionModel(RestorationModel):
             self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion',
                            {'seed': config.seed, 'solver': config.solver, 'preset': config.preset},
-                           history.points() if self.glue.plot else None)
+                           history.points() if self.glue.plot else None, result.kernels)
 
     def settings(self) -> dict[str, Any]:
         """The core's configuration."""

@@ -26,6 +26,7 @@ class Restored:
         method: what the sheet calls the method.
         kernel_space: ``hr``, or ``lr`` for an estimate of the blur in LR pixels: saved as NAME_lr_kernel, not compared
             with the true kernel.
+        kernels: (R, C, K, K), where regions have their own.
     """
 
     name: str
@@ -36,12 +37,14 @@ class Restored:
     k_true: Tensor | None = None
     method: str = 'KernelFusion'
     kernel_space: str = 'hr'
+    kernels: Tensor | None = None
 
 
 def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: bool) -> dict[str, Any]:
     """Score the picture as it is saved (8 bit), and write what comes out.
 
-    Files in ``folder`` (None: none): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png.
+    Files in ``folder`` (None: none): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png; where
+    regions have their own kernels, NAME_kernels.npy and NAME_kernels.png.
 
     Returns:
         Scores by column of ``scores.csv``.
@@ -49,25 +52,27 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
     visuals = image.visuals
     sr, lq, gt = (report.to_picture(visuals[key] * 2 - 1) if key in visuals else None for key in ('result', 'lq', 'gt'))
     bicubic = report.bicubic_picture(visuals['lq'] * 2 - 1, image.scale)
-    kernel, k_true = (None if k is None else k.numpy() for k in (image.kernel, image.k_true))
+    kernel, k_true, kernels = (None if k is None else k.numpy() for k in (image.kernel, image.k_true, image.kernels))
     scores = report.picture_scores(sr, bicubic, gt)
     if kernel is not None and image.kernel_space == 'hr':
         scores.update(report.kernel_scores(kernel, k_true))
-        scores.update(report.degradation_scores(sr, lq, gt, kernel, k_true, image.scale))
+        scores.update(report.degradation_scores(sr, lq, gt, kernel, k_true, image.scale, kernels))
     if folder is not None:
         grey = visuals['lq'].shape[1] == 1
         report.save_picture(folder / f'{image.name}_{suffix}.png', np.ascontiguousarray(sr[..., 0]) if grey else sr)
         if kernel is not None:
             report.save_kernel(folder, image.name if image.kernel_space == 'hr' else f'{image.name}_lr', kernel)
+        if kernels is not None:
+            report.save_region_kernels(folder, image.name, kernels)
         if sheet:
             title = f'{image.name}: {lq.shape[1]} x {lq.shape[0]}, {image.title}'
             panels = pictures.sheet_panels(bicubic, sr, gt, kernel, k_true, scores, image.method,
-                                           'kernel' if image.kernel_space == 'hr' else 'LR-space kernel')
+                                           'kernel' if image.kernel_space == 'hr' else 'LR-space kernel', kernels)
             pictures.save_sheet(folder / f'{image.name}_sheet.png', panels, title)
     return scores
 
 
 def written_files(folder: Path | None, name: str, suffix: str) -> list[Path]:
     """What is there of an image's results in ``folder``."""
-    endings = (f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_sheet.png', '_run.png')
+    endings = (f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_kernels.npy', '_kernels.png', '_sheet.png', '_run.png')
     return [path for ending in endings if folder is not None and (path := folder / f'{name}{ending}').is_file()]

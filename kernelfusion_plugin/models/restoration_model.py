@@ -32,6 +32,7 @@ class Restoration:
         method: name for sheets.
         settings: further columns of ``scores.csv``: seed, solver, preset, where there are such.
         history: points of the plot of the run; None for no plot.
+        kernels: (R, C, K, K) on the CPU, where regions have their own.
     """
 
     sr: Tensor
@@ -40,6 +41,7 @@ class Restoration:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] | None = None
+    kernels: Tensor | None = None
 
 
 class RestorationModel(ImageByImage, BaseModel, ABC):
@@ -124,7 +126,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
         about = [str(found.settings[key]) for key in ('solver', 'preset') if key in found.settings]
         image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
-                         found.method)
+                         found.method, kernels=found.kernels)
         scores = scores_and_files(image, folder, self.suffix, self.glue.sheet)
         if folder is not None and found.history is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)

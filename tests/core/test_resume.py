@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kernelfusion_plugin import KernelFusionConfig, restore_steps
+from kernelfusion_plugin.core import regional_degradation
 from kernelfusion_plugin.core.em import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernels import gaussian
@@ -52,8 +53,14 @@ def run(config, resume=None, stop=None, **options):
         return end.value, seen
 
 
+@pytest.fixture(autouse=True)
+def _tiny_regions(monkeypatch):
+    monkeypatch.setattr(regional_degradation, 'SMALLEST', 8)
+
+
 def same(a, b):
     return (torch.equal(a.sr, b.sr) and torch.equal(a.kernel, b.kernel) and a.trace == b.trace
+            and (a.kernels is None if b.kernels is None else torch.equal(a.kernels, b.kernels))
             and a.prior_state.keys() == b.prior_state.keys()
             and all(torch.equal(value, b.prior_state[key]) for key, value in a.prior_state.items()))
 
@@ -62,6 +69,8 @@ CASES = {
     'em': (EM, {}),
     'em, samples': (with_em(final_samples=2, final_prior='textures', sketch_passes=1, coarse_passes=1), {}),
     'em, internal': (with_em(kernel_prior='internal', final_prior='internal', coarse_passes=0, fine_passes=0), {}),
+    'em, regions': (dataclasses.replace(with_em(sketch_passes=1, coarse_passes=1, fine_passes=1, steps=2, final_steps=2,
+                                                final_samples=2, final_prior='textures'), regions='1x2'), {}),
     'em, known kernel': (EM, {'kernel': gaussian(8, sigmas=1.2)}),
     'em, tuned': (with_em(final_prior='tuned', sketch_passes=1, coarse_passes=0, fine_passes=0), {}),
     'joint': (JOINT, {}),

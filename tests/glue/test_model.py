@@ -61,6 +61,21 @@ def test_everything_is_written(data, tmp_path, monkeypatch):
     assert not list((tmp_path / 'results').rglob('*.tmp'))
 
 
+def test_kernels_of_regions_are_written_and_shown(data, tmp_path, monkeypatch):
+    monkeypatch.setattr('kernelfusion_plugin.core.regional_degradation.SMALLEST', 8)
+    monkeypatch.setattr('kernelfusion_plugin.core.regions.takes_own', lambda *_: True)  # toy searches find nothing
+    opt = toy_options(data, kernelfusion__regions='2x1', kernelfusion__sheet=True)
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    folder = tmp_path / 'results/toy/visualization/Toy'
+    kernels = np.load(folder / 'one_kernels.npy')
+    assert kernels.shape == (2, 1, 24, 24) and np.allclose(kernels.sum((2, 3)), 1, atol=1e-5)
+    assert not np.array_equal(kernels[0], kernels[1])
+    picture = Image.open(folder / 'one_kernels.png')
+    assert picture.height == 2 * picture.width
+    rows = scores(tmp_path)
+    assert len(rows) == 2 and all(float(row['lr_consistency']) > 20 for row in rows)
+
+
 def test_same_seed_same_files_and_order_does_not_matter(data, tmp_path, monkeypatch):
     opt = toy_options(data, kernelfusion__sheet=True)
     assert run_toolbox(opt, tmp_path / 'a', monkeypatch) == 0

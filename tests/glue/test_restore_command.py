@@ -79,6 +79,26 @@ def test_a_picture_and_what_lies_beside_it(run, tmp_path):
     assert np.array_equal(np.load(results / 'photo_kernel.npy'), expected.kernel.numpy())
 
 
+def test_regions_have_kernels_of_their_own(run, tmp_path, monkeypatch):
+    monkeypatch.setattr('kernelfusion_plugin.core.regional_degradation.SMALLEST', 8)
+    write(tmp_path / 'photo.png')
+    assert run('photo.png', '--regions', '1x2')[0] == 0
+    results, regional = tmp_path / 'restored', {'photo_kernels.npy', 'photo_kernels.png'}
+    config = KernelFusionConfig.from_dict({**TOY, 'regions': '1x2'})
+    expected = restore(read_picture(tmp_path / 'photo.png').y, config, name='photo')
+    assert np.array_equal(np.load(results / 'photo_kernels.npy'), expected.kernels.numpy())
+    assert expected.kernels.shape == (1, 2, 12, 12)
+    assert 'is kept' in run('photo.png', '--set', 'regions=1x2')[1]
+    assert set(json.loads((results / 'photo_restored.json').read_text())['files']) > regional
+    assert run('photo.png')[0] == 0  # without regions: what they left is gone, the rest as ever
+    assert not regional & {path.name for path in results.iterdir()}
+    assert np.array_equal(np.load(results / 'photo_kernel.npy'), expected.kernel.numpy())
+    status, said = run('photo.png', '--regions', '1x4')
+    assert status == 1 and 'regions: 1x4 of an image of 20 x 18 pixels' in said
+    for wrong in (['two'], ['1x2', '--solver', 'joint']):
+        assert run('photo.png', '--regions', *wrong)[0] == 2
+
+
 def test_a_bad_picture_costs_itself_only(run, tmp_path):
     for seed, name in enumerate('ac'):
         write(tmp_path / 'in' / f'{name}.png', seed)
@@ -390,6 +410,15 @@ def test_the_estimate_is_within_a_factor_of_2(changes):
         if 0.5 < ratios[-1] < 2:
             return
     raise AssertionError(f'estimate / truth: {ratios}')
+
+
+def test_the_estimate_knows_of_regions(monkeypatch):
+    """Half the steps of one search again, on each half; what is timed scatters, so only the order is asked for."""
+    monkeypatch.setattr('kernelfusion_plugin.estimate._times', lambda states: (1.0 for _ in states))
+    y = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    one, two = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions})).seconds((64, 128))['em']
+                for regions in ('1x1', '1x2'))
+    assert one < two < 3 * one
 
 
 @pytest.mark.parametrize('joint', [{'pipeline': 'dip'}, {'pipeline': 'pd_unet'}, {'separate_unets': True}])

@@ -1,0 +1,129 @@
+"""Phase 2 by diffusion EM where the blur changes over the picture: a kernel for each region of a grid.
+
+1. The whole picture's kernel, as in ``em``.
+2. From that one, on each region and its share of the bands between regions, the coarse and the fine stage. They go far
+   enough to leave a mixture, which is what the first kernel is where the blurs differ much.
+3. A region keeps its own kernel only if that is another one, and explains it clearly better than the whole picture's
+   does (:func:`takes_own`). Where there is little texture, or the same blur as everywhere, it takes the whole
+   picture's: what is found on a part of the data is less certain.
+4. The final passes under all kernels at once (:class:`~.regional_degradation.RegionalDegradation`): one picture.
+
+A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Generator, Tensor
+
+from .degradation import Degradation, to_canvas
+from .diffusion import noise_like, timesteps
+from .em import (
+    START_RHO,
+    EmConfig,
+    Prior,
+    check_levels,
+    final_passes,
+    final_steps,
+    informative_piece,
+    paste,
+    reverse_pass,
+    search,
+    search_steps,
+)
+from .metrics import kernel_ncc
+from .noise import estimate_noise
+from .quadratic import data_step
+from .regional_degradation import RegionalDegradation
+from .state import EmPlace, Phase2State
+
+SAME = 0.9  # correlation above which two kernels count as one
+MARGIN = 0.03  # share by which a region's own kernel must lower its disbelief
+UNEXPLAINED = 0.02  # residual (range [-1, 1]) from which on an LR pixel counts as not explained
+
+
+def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,
+                  kernels: Tensor | None = None, kernel_prior: Prior | None = None,
+                  resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
+    """:func:`~.em.solve_em` with a kernel per region: estimates x and all k from y; yields after every step.
+
+    Args:
+        degradation: the forward model, which says where the regions are.
+        kernels: the known kernels (R, C, K, K); only the final passes are done then.
+
+    States have the whole picture's kernel (the mean of known ones) as ``kernel``, those of the regions as ``kernels``
+    once all are found. If no region has its own, the picture is solve_em's, to the bit (with ``final_samples`` 0: the
+    search for them has drawn random numbers).
+    """
+    kernel_prior = kernel_prior or prior
+    check_levels(config, prior, kernel_prior)
+    noise = config.noise_floor * estimate_noise(y)
+    place = EmPlace.at(resume, y.device)
+    total = final_steps(config)
+    if kernels is None:
+        total += search_steps(config) + math.prod(degradation.grid) * search_steps(config, sketch=False)
+        yield from _find_kernels(y, kernel_prior, degradation, config, generator, noise, place, total)
+        whole, kernels = place.kernels[0], place.kernels[1:].unflatten(0, degradation.grid)
+    else:
+        whole = kernels.mean((0, 1))
+    if bool((kernels == kernels[:1, :1]).all()):
+        blur, used = degradation.everywhere, kernels[0, 0]
+    else:
+        blur, used = degradation, kernels
+    for state in final_passes(y, prior, blur, used, config, generator, noise, place, total):
+        yield replace(state, kernel=whole, kernels=kernels)
+
+
+def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,
+                  noise: float, place: EmPlace, total: int) -> Iterator[Phase2State]:
+    """Steps 1 to 3, from ``place`` on; ``place.kernels`` has the whole picture's kernel, then each region's."""
+    if place.kernels is None:
+        yield from search(y, prior, degradation.everywhere, config, generator, noise, place, total)
+        place.end_search(place.found)
+    whole, canvas, one = place.kernels[0], to_canvas(y, degradation), degradation.everywhere
+    for at, piece in _pieces(y, degradation, config.kernel_side)[len(place.kernels) - 1:]:
+        for state in search(piece, prior, one, config, generator, noise, place, total, whole):
+            canvas = paste(state.x0_hat, one, canvas, one, at)
+            yield replace(state, x0_hat=canvas)
+        own = takes_own(piece, place.found, whole, prior, one, config, generator, noise)
+        place.end_search(place.found if own else whole)
+
+
+def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tuple[tuple[int, int], Tensor]]:
+    """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece."""
+    pieces = []
+    for rows, cols, _ in degradation.regions():
+        top, left, height, width = informative_piece(y[..., rows, cols], side)
+        top, left = rows.start + top, cols.start + left
+        pieces.append(((top, left), y[..., top:top + height, left:left + width]))
+    return pieces
+
+
+def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
+              generator: Generator, noise: float = 0.0) -> bool:
+    """Whether ``own``, found on the piece y, is another kernel than the whole picture's, and clearly a better one."""
+    if kernel_ncc(own, whole) > SAME:
+        return False
+    eps = noise_like(to_canvas(y, degradation), generator)
+    mine, others = (disbelief(y, kernel, prior, degradation, config, eps, noise) for kernel in (own, whole))
+    return mine < (1 - MARGIN) * others
+
+
+def disbelief(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, eps: Tensor,
+              noise: float = 0.0) -> float:
+    """How badly a kernel explains y: mean of log(1 + r² / c²) over LR pixels, r what the prior's estimate leaves of y.
+
+    c: :data:`UNEXPLAINED` and the noise. Under a wrong kernel too a picture can be made that fits y, by ringing; but
+    what the prior makes of that, noised by ``eps`` (like x), does not.
+    """
+    levels = timesteps(config.final_t_start, config.steps, config.t_power)
+    start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
+                              math.hypot(config.final_noise, noise), 'none')
+    x0_hat = prior.predict_x0(prior.schedule.q_sample(x, levels[-2], eps), levels[-2])
+    r = (degradation.forward(x0_hat, kernel) - y).square().mean(1)
+    return float((r / math.hypot(UNEXPLAINED, noise) ** 2).log1p().mean())
