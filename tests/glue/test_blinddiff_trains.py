@@ -2,7 +2,7 @@
 
     BLINDDIFF_TOY=folder python -m pytest -m slow -s tests/glue/test_blinddiff_trains.py
 
-Some ten minutes of one CPU core. ``BLINDDIFF_TOY`` names a folder where the run is kept, and goes on after a stop;
+Some fifteen minutes of one CPU core. ``BLINDDIFF_TOY`` names a folder where the run is kept, and goes on after a stop;
 there the pictures lie too. Without it all is done in a temporary folder.
 """
 
@@ -38,8 +38,8 @@ OPTIONS = {
                   'ffn_expansion_factor': 1.0},
     'path': {},
     'train': {'ema_decay': 0.99, 'optim_g': {'type': 'Adam', 'lr': 2e-3, 'betas': [0.9, 0.99]},
-              'scheduler': {'type': 'MultiStepLR', 'milestones': [1200, 1500, 1700], 'gamma': 0.4},
-              'total_iter': 1800, 'warmup_iter': 50},
+              'scheduler': {'type': 'MultiStepLR', 'milestones': [1800, 2250, 2550], 'gamma': 0.4},
+              'total_iter': 2700, 'warmup_iter': 50},
     'logger': {'print_freq': 20, 'save_checkpoint_freq': 100, 'use_tb_logger': False},
 }
 pytestmark = pytest.mark.slow
