@@ -34,6 +34,7 @@ def y_channel(path):
     return np.array(Image.open(path).convert('RGB')).astype(float) @ [65.481, 128.553, 24.966] / 255 + 16
 
 
+@pytest.mark.slow
 def test_real_models_are_run_and_scored_alike(tmp_path, data, monkeypatch):
     """SwinIR of BasicSR; ours with another suffix, and one bad image."""
     monkeypatch.setenv('PYTHONPATH', str(ROOT))

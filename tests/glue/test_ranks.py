@@ -122,7 +122,8 @@ def test_two_ranks_write_what_one_process_writes(data, tmp_path):
     assert sum(share['images'] for share in shares) == 11 and len(shares) == 2
 
 
-@pytest.mark.parametrize('rank', [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [0, 1])
 def test_a_dead_rank_costs_the_image_it_was_at(rank, data, tmp_path):
     """d is the largest image, with which rank 0 begins; f that of rank 1."""
     name = 'df'[rank]
