@@ -52,7 +52,8 @@ def test_option_file_runs(file, datasets, monkeypatch):
         assert all(row['psnr'] and row['kernel_ncc'] and row['val_psnr'] == row['psnr'] for row in rows)
 
 
-LAYERED = sorted([*OPTIONS.glob('ablations/*.yml'), *OPTIONS.glob('baselines/*.yml')])
+LAYERED = sorted(path for folder in ('ablations', 'baselines', 'comparison')
+                 for path in OPTIONS.glob(f'{folder}/*.yml'))
 TINY_JOINT = ['kernelfusion:prior:steps=2', 'kernelfusion:prior:channels=8', 'kernelfusion:joint:n_iter=1',
               'kernelfusion:joint:n_iter_first=1', 'kernelfusion:joint:n_steps=2',
               'network_r:channels=[4, 8]']
