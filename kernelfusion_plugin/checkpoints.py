@@ -32,6 +32,11 @@ EVERY = 60.0  # seconds between two checkpoints
 SHARE = 0.05  # of the time at most goes into writing them
 
 
+def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on: a run that ran out of memory goes on with another ``memory_limit``."""
+    return {key: value for key, value in settings.items() if key != 'memory_limit'}
+
+
 def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch.device, kernel: Tensor | None = None,
                 **more: Any) -> str:  # noqa: ANN401  (anything that JSON takes)
     """sha256 of all that decides a result: two runs of the same fingerprint on one machine give the same bits.
@@ -40,7 +45,7 @@ def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch
         image: a digest of the LR image.
         more: what else is to count.
     """
-    settings = {key: value for key, value in config.to_dict().items() if key != 'memory_limit'}
+    settings = decisive(config.to_dict())
     about = {'image': image, 'config': settings, 'name': name, 'device': device.type,
              'torch': torch.__version__, 'version': __version__,
              'kernel': None if kernel is None else kernel.tolist(), **more}

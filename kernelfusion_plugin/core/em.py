@@ -227,9 +227,10 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
     """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     for sample in range(place.passes, max(1, config.final_samples)):
-        walk = reverse_pass(_start(y, kernel, degradation, config) if place.x is None else place.x, kernel, y, prior,
-                            degradation, config, generator, levels[place.steps:], math.hypot(config.final_noise, noise),
-                            'ancestral' if config.final_samples else 'none', place)
+        x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:],
+                            math.hypot(config.final_noise, noise), 'ancestral' if config.final_samples else 'none',
+                            place)
         for t, x in walk:
             place.step += 1
             mean = (place.before + x).div_(sample + 1)
@@ -240,7 +241,7 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
         place.x = place.x_t = None
 
 
-def _start(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:
+def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:
     """The bicubic picture after a first data step."""
     return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
 
@@ -331,7 +332,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
     place = EmPlace() if place is None else place
     x = place.x
     if x is None:
-        x = _start(y, kernel, degradation, config)
+        x = first_estimate(y, kernel, degradation, config)
     remembered = place.remembered  # of the passes before, as long as the picture has not been moved since
     for number, sigma in enumerate(stage.sigmas[place.passes:], place.passes + 1):
         walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, 'fresh',

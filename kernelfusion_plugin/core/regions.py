@@ -23,12 +23,12 @@ from torch import Generator, Tensor
 from .degradation import Degradation, to_canvas
 from .diffusion import noise_like, timesteps
 from .em import (
-    START_RHO,
     EmConfig,
     Prior,
     check_levels,
     final_passes,
     final_steps,
+    first_estimate,
     informative_piece,
     paste,
     reverse_pass,
@@ -37,7 +37,6 @@ from .em import (
 )
 from .metrics import kernel_ncc
 from .noise import estimate_noise
-from .quadratic import data_step
 from .regional_degradation import RegionalDegradation
 from .state import EmPlace, Phase2State
 
@@ -121,7 +120,7 @@ def disbelief(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation,
     what the prior makes of that, noised by ``eps`` (like x), does not.
     """
     levels = timesteps(config.final_t_start, config.steps, config.t_power)
-    start = data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    start = first_estimate(y, kernel, degradation, config)
     *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
                               math.hypot(config.final_noise, noise), 'none')
     x0_hat = prior.predict_x0(prior.schedule.q_sample(x, levels[-2], eps), levels[-2])

@@ -151,7 +151,6 @@ class Ranks:
         return '' if rank is None else f' (rank {rank} had begun it)'
 
 
-
 def _ranks(numbers: list[int]) -> str:
     return f'rank{"s" if len(numbers) > 1 else ""} {", ".join(map(str, numbers))} {"are" if len(numbers) > 1 else "is"}'
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints import Checkpoint, is_locked, locked, read_record, sweep, write_record
+from ..checkpoints import Checkpoint, decisive, is_locked, locked, read_record, sweep, write_record
 from ..report import write_atomically
 from ..sharing import FOLDER as RANKS
 from ..sharing import clear
@@ -119,8 +119,7 @@ class Unfinished:
 def options_digest(opt: Mapping[str, Any]) -> str:
     """sha256 of the options that decide what comes out, and of the version."""
     about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
-    about['kernelfusion'] = {key: value for key, value in (opt.get('kernelfusion') or {}).items()
-                             if key != 'memory_limit'}  # a run that ran out of memory goes on with another
+    about['kernelfusion'] = decisive(opt.get('kernelfusion') or {})
     about['pretrained'] = opt['path'].get('pretrain_network_g')
     return hashlib.sha256(json.dumps([__version__, about], sort_keys=True, default=str).encode()).hexdigest()
 

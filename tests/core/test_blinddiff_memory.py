@@ -1,25 +1,13 @@
 """Sampling takes no more memory over many steps than over few; measured by every allocation of torch on the CPU."""
 
 import torch
+from allocations import peak_memory
 
 from kernelfusion_plugin.core.blinddiff import BlindDiffConfig
 from kernelfusion_plugin.core.blinddiff_sampling import image_generator, sample
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.mcformer import ModulatedTransformer
-
-
-def peak_memory(run):
-    """Bytes: the highest sum of torch's live CPU allocations that ``run()`` made."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        kept = run()
-    live = peak = 0
-    for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]'),
-                        key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    del kept
-    return peak
 
 
 def sampling(steps, keep=False):

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from allocations import peak_memory
 from torch import nn
 
 from kernelfusion_plugin.core import degradation, memory, plan, quadratic
@@ -37,19 +38,6 @@ def picture(height, width):
     return F.avg_pool2d(y, 3, 1, 1) * 2 - 1
 
 
-def profiled(run):
-    """The same as ``peak_bytes`` by other means: PyTorch's own record of every allocation on the CPU."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        kept = run()
-    live = peak = 0
-    for event in sorted((e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]'),
-                        key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    del kept
-    return peak
-
-
 def test_what_lives_at_once_is_counted_and_views_are_not():
     def run():
         a = torch.zeros(1000)
@@ -77,7 +65,7 @@ def test_a_networks_bytes_per_pixel_are_those_that_are_allocated(make):
     x = torch.zeros(1, 3, 128, 128)
     train(x)  # once, so that the weights' gradients are there
     for estimate, run in ((forward, forward), (keep, train)):
-        assert 0.9 <= bytes_per_pixel(estimate, CPU) * 128 ** 2 / profiled(lambda run=run: run(x)) <= 1.1
+        assert 0.9 <= bytes_per_pixel(estimate, CPU) * 128 ** 2 / peak_memory(lambda run=run: run(x)) <= 1.1
 
 
 def test_the_memory_of_a_container_counts(tmp_path, monkeypatch):
@@ -139,12 +127,12 @@ def test_the_estimate_is_above_what_a_run_allocates_and_not_far(config, kernel, 
         planned = plan_memory((side, side), CPU, limited)
     assert planned.recompute == recompute
     monkeypatch.setattr(restore_module, 'plan_memory', lambda *_: planned)
-    measured = profiled(lambda: restore(y, config, kernel=kernel))
+    measured = peak_memory(lambda: restore(y, config, kernel=kernel))
     assert 0.4 * planned.need < measured <= planned.need
 
 
 def test_the_peak_does_not_grow_with_the_steps():
-    peaks = [profiled(lambda n=n: restore(picture(32, 32), KernelFusionConfig.from_dict(
+    peaks = [peak_memory(lambda n=n: restore(picture(32, 32), KernelFusionConfig.from_dict(
         {**EM.to_dict(), 'em': {**EM.to_dict()['em'], 'final_steps': n}}), kernel=KERNEL)) for n in (2, 8)]
     assert peaks[1] < 1.02 * peaks[0]
 
