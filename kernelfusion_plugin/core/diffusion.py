@@ -6,8 +6,18 @@ after the last, t = -1, ᾱ = 1. Sources: Ho et al. 2020 (DDPM), Song et al. 202
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Prior(Protocol):
+    """What a solver asks of a prior: its schedule, and x0_hat = E[x0 | x_t]."""
+
+    schedule: Schedule
+
+    def predict_x0(self, x_t: Tensor, t: int) -> Tensor: ...
 
 
 class Schedule:

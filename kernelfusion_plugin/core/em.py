@@ -12,7 +12,9 @@ fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the st
 EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
 Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
 et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
-those of fine texture.
+those of fine texture. An M step without the windows' covariance lets wide kernels break up into dots on some pictures;
+with it, kernels of fine parts grow too wide on others. The coarse stage finds out which of the two there is, by what
+each makes of the likelihood of y (``likelihood``).
 
 Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
 much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
@@ -24,30 +26,24 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
-from .diffusion import Schedule, noise_like, timesteps
+from .diffusion import Prior, noise_like, timesteps
 from .kernels import centre_of_mass, gaussian, normalise, shift
+from .likelihood import surprise
 from .noise import estimate_noise
-from .quadratic import data_step, fit_kernel, normal_equations, stationary_covariance
+from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .state import EmPlace, Phase2State
 
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
+UNCERTAINTIES = (0.0, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
-
-
-class Prior(Protocol):
-    """What EM asks of a prior: its schedule, and x0_hat = E[x0 | x_t]."""
-
-    schedule: Schedule
-
-    def predict_x0(self, x_t: Tensor, t: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,9 @@ class EmConfig:
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
-            covariance that the prior leaves open at the levels of the M step; 0: none (README, "What was tried").
+            covariance that the prior leaves open at the levels of the M step. How often is right depends on picture and
+            kernel. None: found out by itself, the coarse stage is done with 0, 1 … 2 times as long as that makes y
+            likelier (:func:`~.likelihood.surprise`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
@@ -114,7 +112,7 @@ class EmConfig:
     memory: float = 0.5
     outlier: float = 0.02
     prior_weight: float = 1.0
-    uncertainty: float = 0.0
+    uncertainty: float | None = None
     ridge: float = 1e-3
     smoothness: float = 0.01
     centre_power: float = 0.9
@@ -135,7 +133,7 @@ class EmConfig:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
                      'final_samples', 'uncertainty'):
-            if not 0 <= getattr(self, name) < math.inf:
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
                      'fine_noise_start', 'fine_noise_end', 'start_width', 'final_noise', 'prior_weight', 'ridge',
@@ -162,6 +160,7 @@ class Stage:
     sigmas: list[float]
     smoothness: float
     uncertainty: float = 0.0
+    uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
@@ -205,8 +204,10 @@ def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
-    """Steps of the search for a kernel, with its first stage or without."""
-    return config.steps * (sketch * config.sketch_passes + config.coarse_passes + config.fine_passes)
+    """Steps of the search for a kernel at most, with its first stage or without."""
+    stages = [config.coarse_passes, config.fine_passes]
+    tried = (len(_uncertainties(config)) - 1) * next(filter(None, stages), 0)
+    return config.steps * (sketch * config.sketch_passes + sum(stages) + tried)
 
 
 def final_steps(config: EmConfig) -> int:
@@ -247,19 +248,25 @@ def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: 
 
 
 def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
-    """Sketch, coarse and fine stage, those without passes left out."""
-    stages = []
+    """Sketch, coarse and fine stage, those without passes left out; the first behind the sketch tries."""
+    stages, tried = [], _uncertainties(config)
     for name, scale in (('sketch', 1), ('coarse', min(2, full.scale)), ('fine', full.scale)):
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
         if sigmas:  # the same roughness costs less where a kernel has fewer pixels
-            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4,
-                          config.uncertainty)
+            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4)
+            if name != 'sketch':
+                stage = replace(stage, uncertainties=tried)
+                tried = ()
             if name == 'fine':
                 outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
                 stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
             stages.append(stage)
     return stages
+
+
+def _uncertainties(config: EmConfig) -> tuple[float, ...]:
+    return UNCERTAINTIES if config.uncertainty is None else (config.uncertainty,)
 
 
 def scaled(full: Degradation, scale: int, support: float) -> Degradation:
@@ -293,19 +300,36 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     place = EmPlace() if place is None else place
     stages = kernel_stages(degradation, config, noise)[0 if start is None else 1:]
     for number in range(place.stage, len(stages)):
-        grid = stages[number].degradation
-        if number == 0 and place.x is None and start is None:
-            place.kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
-        elif place.x is None:
+        stage, grid = stages[number], stages[number].degradation
+        if place.start is None and number == 0 and start is None:
+            place.start = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
+        elif place.start is None:
             kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
             kernel = resample_kernel(kernel, before, grid)
-            place.kernel = shift(kernel, _way_to_middle(kernel, config, whole=False))
+            place.start = shift(kernel, _way_to_middle(kernel, config, whole=False))
         picture = canvas
-        for t, x, fitted in em_passes(piece, place.kernel, prior, stages[number], config, generator, place):
+        for t, x, fitted in _trials(piece, prior, stage, config, generator, noise, place):
             if place.steps == 0:
                 picture = paste(x, grid, canvas, degradation, (top, left))
             yield t, picture, _carry_over(fitted, grid, degradation, config), _residual(grid, x, fitted, piece)
         place.end_stage()
+
+
+def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator, noise: float,
+            place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The stage's passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
+    tried = stage.uncertainties or (place.uncertainty,)
+    level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
+    while place.trial < len(tried):
+        if place.x is None:
+            place.kernel = place.start
+        one = replace(stage, uncertainty=tried[place.trial])
+        yield from em_passes(y, place.kernel, prior, one, config, generator, place)
+        found = math.inf if len(tried) == 1 else surprise(y, place.x, place.kernel, prior, stage.degradation, level,
+                                                          generator, noise)
+        if not place.end_trial(found, tried[place.trial]):
+            place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
+            break
 
 
 def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
@@ -360,7 +384,7 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
                generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
     """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
 
-    To G what the prior leaves open is added (:func:`~.quadratic.stationary_covariance`).
+    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`).
     """
     G, b = earlier
     for t in levels:
@@ -370,8 +394,8 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
         more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
         if stage.uncertainty:
             a = float(prior.schedule.alphas_cumprod[t])
-            more_G = more_G + stage.uncertainty * stationary_covariance(
-                noise, x0_hat - x, math.sqrt((1 - a) / a), stage.degradation.kernel_size)
+            lags = covariance_lags(noise, x0_hat - x, math.sqrt((1 - a) / a))
+            more_G = more_G + stage.uncertainty * window_covariance(lags, stage.degradation.kernel_size)
         G, b = G + more_G, b + more_b
     return G, b
 

@@ -72,8 +72,8 @@ def normal_equations(degradation: Degradation, x: Tensor, y: Tensor,
     return G / y.numel(), b / y.numel()
 
 
-def stationary_covariance(noise: Tensor, change: Tensor, sigma: float, size: int) -> Tensor:
-    """Cov(x | x + sigma·n), what a denoiser D leaves open, as if it were the same at all places.
+def covariance_lags(noise: Tensor, change: Tensor, sigma: float) -> Tensor:
+    """Cov(x | x + sigma·n) by distance: what a denoiser D leaves open, as if it were the same at all places.
 
     By Tweedie's formula (Robbins 1956) it is sigma² ∂D/∂x. The derivative's mean over the picture is the correlation
     of the noise that went in with what came out, E[D(p) n(p + d)] = sigma E[∂D(p)/∂x(p + d)] (Stein 1981), and what
@@ -83,19 +83,23 @@ def stationary_covariance(noise: Tensor, change: Tensor, sigma: float, size: int
         noise: n, white, of variance 1, (B, C, H, W).
         change: D(x + sigma·n) - x, likewise.
         sigma: the noise's standard deviation.
-        size: K.
 
     Returns:
-        (K², K²) covariances between the pixels of a K x K window, mean over channels: in the units of
-        :func:`normal_equations`, whose UᵀU / n it is added to where an expectation is wanted:
-        E[UᵀU] = E[U]ᵀE[U] + Cov.
+        (H, W), the covariance of pixels so far apart on a torus, mean over channels; at [0, 0] the variance.
     """
-    height, width = noise.shape[-2:]
     spectrum = (torch.fft.rfft2(noise).conj() * torch.fft.rfft2(change)).real.mean((0, 1))
-    lags = torch.fft.irfft2(spectrum, s=(height, width)) * (sigma / (height * width))
-    index = torch.arange(size ** 2, device=noise.device)
+    return torch.fft.irfft2(spectrum, s=noise.shape[-2:]) * (sigma / noise[0, 0].numel())
+
+
+def window_covariance(lags: Tensor, size: int) -> Tensor:
+    """(K², K²) covariances between the pixels of a K x K window, K = ``size``, from those by distance.
+
+    In the units of :func:`normal_equations`, whose UᵀU / n it is added to where an expectation is wanted:
+    E[UᵀU] = E[U]ᵀE[U] + Cov.
+    """
+    index = torch.arange(size ** 2, device=lags.device)
     rows, columns = index // size, index % size
-    return lags[(rows[:, None] - rows) % height, (columns[:, None] - columns) % width]
+    return lags[(rows[:, None] - rows) % lags.shape[0], (columns[:, None] - columns) % lags.shape[1]]
 
 
 def fit_kernel(G: Tensor, b: Tensor, start: Tensor, ridge: float, smoothness: float = 0.0,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from kernelfusion_plugin.core import em
-from kernelfusion_plugin.core.degradation import BORDERS, Degradation, to_canvas, upscale_bicubic
+from kernelfusion_plugin.core.degradation import BORDERS, Degradation, resample_kernel, to_canvas, upscale_bicubic
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import (
     EmConfig,
@@ -21,7 +21,7 @@ from kernelfusion_plugin.core.em import (
 )
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
-from kernelfusion_plugin.core.quadratic import data_step, normal_equations
+from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
                  noise_floor=0,  # the pictures here are too small for a flat part to measure noise in
@@ -119,7 +119,7 @@ def test_all_borders(border, scale, k):
 def test_states_count_the_steps(scale, size):
     degradation = Degradation(scale, size)
     config = EmConfig(sketch_passes=2, coarse_passes=1, fine_passes=1, steps=3, final_samples=2, final_steps=4,
-                      cg_iterations=3, noise_floor=0)
+                      cg_iterations=3, noise_floor=0, uncertainty=0)
     y, _, prior, _ = problem(scale, gaussian(size, sigmas=size / 8), n=16, config=config)
     states = solve(y, prior, degradation, config)
     assert [state.step for state in states] == list(range(1, 21)) and {state.total for state in states} == {20}
@@ -241,26 +241,25 @@ def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(
 
 
 def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
-    config = EmConfig(sketch_passes=1, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
+    config = EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
                       uncertainty=1.5)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
-    fits, fit, open_, covariance = [], em.fit_kernel, [], em.stationary_covariance
+    fits, fit, open_, covariance = [], em.fit_kernel, [], em.covariance_lags
     monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
-    monkeypatch.setattr(em, 'stationary_covariance',
-                        lambda *args: open_.append((args, covariance(*args))) or open_[-1][1])
+    monkeypatch.setattr(em, 'covariance_lags', lambda *args: open_.append((args, covariance(*args))) or open_[-1][1])
     solve(y, prior, degradation, config)
-    (grid,) = grids(degradation, config)
-    answers = prior.answers[4:6]
-    assert len(open_) == 2
-    for (t, _), x_t, answer, ((noise, change, sigma, size), _) in zip(
-            prior.calls[4:6], prior.inputs[4:6], answers, open_):
+    (_, grid) = grids(degradation, config)
+    answers = prior.answers[10:12]
+    assert len(open_) == 2  # none in the sketch
+    for (t, _), x_t, answer, ((noise, change, sigma), _) in zip(
+            prior.calls[10:12], prior.inputs[10:12], answers, open_):
         a = float(prior.schedule.alphas_cumprod[t])
-        assert size == grid.kernel_size and sigma == pytest.approx(math.sqrt((1 - a) / a))
-        assert noise.std() == pytest.approx(1, abs=0.1)
+        assert sigma == pytest.approx(math.sqrt((1 - a) / a)) and noise.std() == pytest.approx(1, abs=0.1)
         torch.testing.assert_close((answer - change + sigma * noise) * math.sqrt(a), x_t)  # x, noised
     plain = sum(normal_equations(grid, answer, y)[0] for answer in answers)
-    torch.testing.assert_close(fits[0][0], plain + 1.5 * sum(C for _, C in open_))
-    assert (fits[0][0] - plain).diagonal().min() > 0
+    expected = plain + 1.5 * sum(window_covariance(lags, grid.kernel_size) for _, lags in open_)
+    torch.testing.assert_close(fits[1][0], expected)
+    assert (fits[1][0] - plain).diagonal().min() > 0
 
 
 def test_the_kernel_goes_further_than_the_fit(monkeypatch):
@@ -460,6 +459,43 @@ def test_stages_without_passes_are_left_out():
     only = dataclasses.replace(SMALL, coarse_passes=0, fine_passes=0)
     y, _, prior, degradation = problem(3, l_shape(18, 12, 4), config=only)
     assert [state.total for state in solve(y, prior, degradation, only)] == [6] * 6
+
+
+@pytest.mark.parametrize(('scores', 'best', 'tried'), [([3.0, 1.0, 2.0], 1, 3), ([3.0, 2.0, 1.0], 2, 3),
+                                                       ([1.0, 2.0], 0, 2)])
+def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
+    """Each from the same start; the likeliest one's kernel and its uncertainty go on to the fine stage."""
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    runs, passes, judged = [], em.em_passes, []
+
+    def noted(piece, kernel, prior, stage, config, generator, place):
+        yield from passes(piece, kernel, prior, stage, config, generator, place)
+        runs.append((stage, kernel, place.kernel))
+
+    monkeypatch.setattr(em, 'em_passes', noted)
+    monkeypatch.setattr(em, 'surprise', lambda *args: judged.append(args) or scores[len(judged) - 1])
+    states = solve(y, prior, degradation, config)
+    sketch, *trials, fine = runs
+    assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0, 1, 2][:tried]
+    assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
+    assert [torch.equal(args[2], run[2]) for args, run in zip(judged, trials)] == [True] * len(judged) == [True] * tried
+    assert fine[0].uncertainty == (0, 1, 2)[best]
+    carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
+    assert torch.equal(fine[1], shift(carried, em._way_to_middle(carried, config, whole=False)))
+    left_out = 6 * (3 - tried)
+    assert len(states) == 3 + 6 * tried + 3 + 3 == states[-1].total - left_out and states[-1].step == states[-1].total
+    assert {state.total for state in states} == {27}
+
+
+def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
+    config = dataclasses.replace(SMALL, uncertainty=0.7)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    stages, passes = [], em.em_passes
+    monkeypatch.setattr(em, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
+    monkeypatch.setattr(em, 'surprise', lambda *args: pytest.fail('there is nothing to choose'))
+    solve(y, prior, degradation, config)
+    assert [stage.uncertainty for stage in stages] == [0, 0.7, 0.7]
 
 
 def test_each_half_asks_its_own_prior():

@@ -12,12 +12,13 @@ from kernelfusion_plugin.core import quadratic
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation
 from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
 from kernelfusion_plugin.core.quadratic import (
+    covariance_lags,
     data_step,
     fit_kernel,
     normal_equations,
     roughness,
     spectral_bound,
-    stationary_covariance,
+    window_covariance,
 )
 
 SIZES = [(1, 3), (1, 4), (2, 5), (2, 6), (3, 7), (3, 8), (4, 8), (4, 9)]
@@ -363,14 +364,14 @@ def power_law(side):
     return 0.02 / (0.02 + f[:, None] ** 2 + f ** 2) ** 1.5
 
 
-def test_stationary_covariance_is_that_of_the_best_linear_denoiser():
+def test_the_covariance_left_open_is_that_of_the_best_linear_denoiser():
     """x of power S, seen in white noise: Wiener's estimate leaves S sigma² / (S + sigma²) open."""
     side, size, sigma = 384, 5, 0.4
     S = power_law(side)
     x, n = coloured(S, 1), random(1, 3, side, side, seed=2)
     change = filtered(x + sigma * n, S / (S + sigma ** 2)) - x
     lags = torch.fft.ifft2(S * sigma ** 2 / (S + sigma ** 2)).real
-    C = stationary_covariance(n, change, sigma, size)
+    C = window_covariance(covariance_lags(n, change, sigma), size)
     assert C.shape == (size ** 2, size ** 2)
     for i in range(size ** 2):
         for j in range(size ** 2):

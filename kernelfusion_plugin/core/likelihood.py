@@ -1,0 +1,76 @@
+"""How likely y is, given a picture and a kernel: what they are judged by where there is no ground truth."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from .degradation import Degradation
+from .diffusion import Prior, noise_like
+from .quadratic import covariance_lags
+
+REACH = 24  # LR pixels that autocorrelations are followed to
+FLOOR = 1e-5  # variance that neither prior nor noise answer for, such as rounding to 8 bits (range [-1, 1])
+
+
+@torch.no_grad()
+def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
+             generator: Generator, noise: float = 0.0) -> float:
+    """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
+
+    p is the power spectrum of r = y - (x0_hat * k)↓s, where x0_hat = E[x | x_t] has not seen y. What r should be like
+    is known: q is the spectrum of (e * k)↓s + n, e being what the prior leaves open, Cov(x | x_t).
+
+    Under any kernel a picture can be made that explains y, but what the prior makes of that picture may not. The
+    residual alone is less, the more of the picture a kernel hides, and its ratio to q is less, the less it hides; the
+    likelihood weighs the two, frequency by frequency.
+
+    Args:
+        y: (1, C, h, w) in [-1, 1].
+        x: (1, C, H, W) on the degradation's canvas, an estimate that explains y under ``kernel``.
+        kernel: (K, K).
+        noise: sigma of n, the white noise of y.
+
+    Returns:
+        what compares estimates of one y at one scale and one level; the less, the likelier.
+    """
+    eps = noise_like(x, generator)
+    x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, eps), t)
+    a = float(prior.schedule.alphas_cumprod[t])
+    lags = covariance_lags(eps, x0_hat - x, math.sqrt((1 - a) / a))
+    reach = min(REACH, *(n // 2 for n in y.shape[-2:]))
+    expected = _spectrum(_degraded_lags(lags, kernel), reach, degradation.scale).clamp_min(0) + FLOOR + noise ** 2
+    seen = _spectrum(_own_lags(degradation.forward(x0_hat, kernel) - y), reach).clamp_min(0)
+    return float((seen / expected + expected.log()).mean())
+
+
+def _own_lags(r: Tensor) -> Tensor:
+    """Autocorrelation (h, w) of r (1, C, h, w) on a torus; faded out at the borders, a jump has a spectrum too."""
+    fade = _taper(r.shape[-2]).to(r)[:, None] * _taper(r.shape[-1]).to(r)
+    power = torch.fft.rfft2(r * fade).abs().square().mean((0, 1))
+    return torch.fft.irfft2(power, s=r.shape[-2:]) / fade.square().sum()
+
+
+def _taper(length: int) -> Tensor:
+    """1, but half a cosine's rise over the first eighth, and its fall over the last (Tukey 1967)."""
+    rise = torch.hann_window(2 * (length // 8) + 2)[1:length // 8 + 1]
+    return torch.cat([rise, torch.ones(length - 2 * len(rise)), rise.flip(0)])
+
+
+def _degraded_lags(lags: Tensor, kernel: Tensor) -> Tensor:
+    """Autocorrelation (H, W) of e * k from that of e, on a torus."""
+    spectrum = torch.fft.rfft2(lags) * torch.fft.rfft2(kernel, s=lags.shape).abs().square()
+    return torch.fft.irfft2(spectrum, s=lags.shape)
+
+
+def _spectrum(lags: Tensor, reach: int, step: int = 1) -> Tensor:
+    """Power spectrum (2·reach, 2·reach) of the process of autocorrelation ``lags``, its every ``step``-th pixel taken.
+
+    Blackman & Tukey (1958): the transform of the lags up to ``reach``, under Hann's window.
+    """
+    index = torch.arange(-reach, reach, device=lags.device) * step
+    near = lags[index[:, None] % lags.shape[0], index % lags.shape[1]]
+    window = torch.hann_window(2 * reach, device=lags.device)
+    return torch.fft.fft2(torch.fft.ifftshift(near * window[:, None] * window)).real
