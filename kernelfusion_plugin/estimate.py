@@ -21,9 +21,10 @@ from torch import Tensor
 from .core.config import KernelFusionConfig
 from .core.degradation import Degradation
 from .core.diffusion import Schedule
-from .core.em import informative_piece, kernel_stages, solve_em
+from .core.em import solve_em
 from .core.joint_ablations import solve_pipeline
 from .core.kernel_models import Siren
+from .core.kernel_search import informative_piece, kernel_stages
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.nets.refine_unet import RefineUNet
 from .core.patch_prior import PatchPrior, fit_patch_prior

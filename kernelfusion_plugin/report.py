@@ -33,7 +33,8 @@ from .core.regional_degradation import RegionalDegradation
 
 COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'psnr_best_shift',
            'psnr_best_subpixel_shift', 'shift_y', 'shift_x', 'kernel_ncc', 'kernel_ncc_best_shift', 'kernel_psnr',
-           'kernel_lr_psnr', 'lr_consistency', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver', 'preset')
+           'kernel_lr_psnr', 'lr_consistency', 'surprise', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver',
+           'preset')
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
 
 PathLike = str | os.PathLike[str]

@@ -186,4 +186,5 @@ class Restoration:
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
         written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
         write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds,
-                     config=result.config.to_dict(), **report.environment(self.settings.device))
+                     surprise=result.surprise, config=result.config.to_dict(),
+                     **report.environment(self.settings.device))

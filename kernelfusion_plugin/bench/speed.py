@@ -29,7 +29,7 @@ from torch import Tensor
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule
-from ..core.em import EmConfig
+from ..core.em_config import EmConfig
 from ..core.kernels import motion
 from ..core.metrics import kernel_ncc, psnr_y
 from ..core.nets.patch_net import PatchDiffusionNet

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .em import EmConfig
+from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
 from .regional_degradation import read_grid

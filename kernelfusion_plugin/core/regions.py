@@ -21,20 +21,11 @@ from typing import Any
 from torch import Generator, Tensor
 
 from .degradation import Degradation, to_canvas
-from .diffusion import noise_like, timesteps
-from .em import (
-    EmConfig,
-    Prior,
-    check_levels,
-    final_passes,
-    final_steps,
-    first_estimate,
-    informative_piece,
-    paste,
-    reverse_pass,
-    search,
-    search_steps,
-)
+from .diffusion import Prior, noise_like, timesteps
+from .em import check_levels, final_passes, final_steps
+from .em_config import EmConfig
+from .em_steps import first_estimate, reverse_pass
+from .kernel_search import informative_piece, paste, search, search_steps
 from .metrics import kernel_ncc
 from .noise import estimate_noise
 from .regional_degradation import RegionalDegradation
@@ -74,7 +65,7 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     else:
         blur, used = degradation, kernels
     for state in final_passes(y, prior, blur, used, config, generator, noise, place, total):
-        yield replace(state, kernel=whole, kernels=kernels)
+        yield replace(state, kernel=whole, kernels=kernels, surprise=None)
 
 
 def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Schedule
-from .em import EmConfig, solve_em
+from .em import solve_em
+from .em_config import EmConfig
 from .joint_ablations import solve_pipeline
 from .journal import Journal
 from .kernel_models import Siren
@@ -87,6 +88,8 @@ class Result:
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
         kernels: (R, C, K, K) float32 on the CPU, where each region has its own; ``kernel`` is then the whole picture's,
             which regions without one of their own have too. None under ``regions: 1x1``.
+        surprise: how unlikely the kernel makes y, see :func:`~.likelihood.surprise`: of several seeds, the least is
+            the one to take. None where the kernel was known, with regions and with ``joint``.
     """
 
     sr: Tensor
@@ -96,6 +99,7 @@ class Result:
     config: KernelFusionConfig
     trace: list[dict[str, float | str]]
     kernels: Tensor | None = None
+    surprise: float | None = None
 
 
 def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
@@ -176,7 +180,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     return Result(degradation.crop(state.x0_hat).clamp(-1, 1), state.kernel.float().cpu(),
                   {'phase1': journal.phase1, 'phase2': time.perf_counter() - start},
                   _join(nets), config, journal.trace,
-                  None if state.kernels is None else state.kernels.float().cpu())
+                  None if state.kernels is None else state.kernels.float().cpu(), state.surprise)
 
 
 def _em_states(y: Tensor, priors: Mapping[str, PatchPrior], degradation: Degradation, config: KernelFusionConfig,

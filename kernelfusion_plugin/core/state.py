@@ -22,6 +22,7 @@ class Phase2State:
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
+        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.likelihood.surprise`).
         snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
             generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
@@ -34,6 +35,7 @@ class Phase2State:
     losses: dict[str, float]
     snapshot: Callable[[], dict[str, Any]] = dict
     kernels: Tensor | None = None
+    surprise: float | None = None
 
 
 @dataclass

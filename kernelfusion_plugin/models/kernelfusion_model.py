@@ -81,8 +81,8 @@ class KernelFusionModel(RestorationModel):
                 show.close()
         if self.glue.save_prior and prior_state is None and result.prior_state:
             self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]
-        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion',
-                           {'seed': config.seed, 'solver': config.solver, 'preset': config.preset},
+        about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
+        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
                            history.points() if self.glue.plot else None, result.kernels)
 
     def settings(self) -> dict[str, Any]:

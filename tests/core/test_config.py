@@ -6,7 +6,7 @@ import json
 import pytest
 
 from kernelfusion_plugin.core.config import PRESETS, SOLVERS, KernelFusionConfig
-from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.patch_prior import PriorConfig
 from kernelfusion_plugin.core.texture_prior import T_MAX

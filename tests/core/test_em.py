@@ -7,18 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernelfusion_plugin.core import em
+from kernelfusion_plugin.core import em, em_steps, kernel_search
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation, resample_kernel, to_canvas, upscale_bicubic
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
-from kernelfusion_plugin.core.em import (
-    EmConfig,
-    find_kernel,
-    informative_piece,
-    kernel_stages,
-    reverse_pass,
-    scaled,
-    solve_em,
-)
+from kernelfusion_plugin.core.em import solve_em
+from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.em_steps import reverse_pass
+from kernelfusion_plugin.core.kernel_search import find_kernel, informative_piece, kernel_stages, scaled
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
@@ -84,6 +79,12 @@ def solve(y, prior, degradation, config=SMALL, seed=0, kernel=None):
     return list(solve_em(y, prior, degradation, config, torch.Generator().manual_seed(seed), kernel))
 
 
+@pytest.fixture
+def unjudged(monkeypatch):
+    """How likely a stage makes y is not asked for, which the prior is asked for too: its calls are counted."""
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: 0.0)
+
+
 def gain(y, x, estimate, degradation):
     """dB above bicubic."""
     x = degradation.crop(x)
@@ -114,6 +115,7 @@ def test_all_borders(border, scale, k):
         assert state.x0_hat.shape == (1, 3, *degradation.hr_size((20, 20)))
 
 
+@pytest.mark.usefixtures('unjudged')
 @pytest.mark.parametrize(('scale', 'size'), [(2, 4), (2, 11), (3, 7), (3, 18), (4, 8), (4, 15), (4, 31), (5, 12),
                                              (7, 21)])
 def test_states_count_the_steps(scale, size):
@@ -201,8 +203,8 @@ def test_a_kernel_is_centred_on_its_way_to_the_full_scale(stage, size):
     grid = grids(full)[stage]
     centred = gaussian(grid.kernel_size, sigmas=0.7 * grid.scale)
     for offset in (0, grid.scale, 2 * grid.scale):
-        found = em._carry_over(centred.roll((offset, -offset), (0, 1)), grid, full, SMALL)
-        assert kernel_ncc(found, em._carry_over(centred, grid, full, SMALL)) > 0.995
+        found = kernel_search.carry_over(centred.roll((offset, -offset), (0, 1)), grid, full, SMALL)
+        assert kernel_ncc(found, kernel_search.carry_over(centred, grid, full, SMALL)) > 0.995
         assert found.shape == (size, size)
         assert (centre_of_mass(found) - (size - 1) / 2).abs().max() < 0.1
 
@@ -210,25 +212,26 @@ def test_a_kernel_is_centred_on_its_way_to_the_full_scale(stage, size):
 def test_kernel_and_picture_are_moved_against_each_other():
     k = motion(24, 3).roll((5, -3), (0, 1))
     x = blocks(80)
-    way = em._way_to_middle(k, SMALL, whole=True)
-    moved, picture = shift(k, way), em._moved(x, way)
+    way = em_steps.way_to_middle(k, SMALL, whole=True)
+    moved, picture = shift(k, way), em_steps.moved(x, way)
     assert (centre_of_mass(moved) - 11.5).abs().max() < 1 < (centre_of_mass(k) - 11.5).abs().min()
     before, after = (F.conv2d(a[:, :1], b[None, None]) for a, b in ((x, k), (picture, moved)))
     inner = (..., slice(8, -8), slice(8, -8))  # what has come in at the other side is out of sight
     torch.testing.assert_close(after[inner], before[inner], rtol=0, atol=1e-3)
     centred = gaussian(24, sigmas=3.0)
-    assert em._way_to_middle(centred, SMALL, whole=True) == (0, 0)
-    assert torch.equal(em._moved(x, (0.0, 0.0)), x)
+    assert em_steps.way_to_middle(centred, SMALL, whole=True) == (0, 0)
+    assert torch.equal(em_steps.moved(x, (0.0, 0.0)), x)
 
 
+@pytest.mark.usefixtures('unjudged')
 @pytest.mark.parametrize(('levels', 'count'), [(1, 1), (3, 3), (9, 4)])
 def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(levels, count, monkeypatch):
     """Noised anew to the last levels; the result itself would confirm the kernel that it was made with."""
     config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels, final_steps=1,
                       uncertainty=0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
-    fits, fit = [], em.fit_kernel
-    monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    fits, fit = [], em_steps.fit_kernel
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
     solve(y, prior, degradation, config)
     (grid,) = grids(degradation, config)
     times = timesteps(config.t_start, 4, config.t_power)[:-1]
@@ -240,13 +243,15 @@ def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(
         torch.testing.assert_close(b, sum(b for _, b in seen))
 
 
+@pytest.mark.usefixtures('unjudged')
 def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
     config = EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
                       uncertainty=1.5)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
-    fits, fit, open_, covariance = [], em.fit_kernel, [], em.covariance_lags
-    monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
-    monkeypatch.setattr(em, 'covariance_lags', lambda *args: open_.append((args, covariance(*args))) or open_[-1][1])
+    fits, fit, open_, covariance = [], em_steps.fit_kernel, [], em_steps.covariance_lags
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    monkeypatch.setattr(em_steps, 'covariance_lags',
+                        lambda *args: open_.append((args, covariance(*args))) or open_[-1][1])
     solve(y, prior, degradation, config)
     (_, grid) = grids(degradation, config)
     answers = prior.answers[10:12]
@@ -264,28 +269,29 @@ def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
 
 def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     """k + 2 (fit - k), negative values cut off, sum 1; in the last pass the fit itself."""
-    seen, fit = [], em.fit_kernel
-    monkeypatch.setattr(em, 'fit_kernel', lambda *args: seen.append((args[2], fit(*args))) or seen[-1][1])
+    seen, fit = [], em_steps.fit_kernel
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: seen.append((args[2], fit(*args))) or seen[-1][1])
     config = EmConfig(sketch_passes=3, coarse_passes=0, fine_passes=0, steps=3, over_relaxation=2.0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
-    (stage,) = em.kernel_stages(degradation, config)
+    (stage,) = kernel_stages(degradation, config)
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
-    walk = list(em.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    walk = list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
     (before, fitted), *_, (_, last) = seen
     expected = (before + 2 * (fitted - before)).clamp_min(0)
     expected = expected / expected.sum()
-    way = em._way_to_middle(expected, config, stage.whole_shifts)
+    way = em_steps.way_to_middle(expected, config, stage.whole_shifts)
     torch.testing.assert_close(walk[2][2], shift(expected, way))
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
 
 
+@pytest.mark.usefixtures('unjudged')
 def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
     """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
     config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
                       outlier=0.05, over_relaxation=1.0, noise_floor=0, uncertainty=0)
     y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
-    fits, fit = [], em.fit_kernel
-    monkeypatch.setattr(em, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    fits, fit = [], em_steps.fit_kernel
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
     states = solve(y, prior, degradation, config)
     sketch, fine = grids(degradation, config)
     assert len(fits) == 4 and len(states) == 12 + config.final_steps
@@ -308,9 +314,9 @@ def test_a_pass_without_noise_draws_none():
     before = generator.get_state()
     config = dataclasses.replace(SMALL, final_samples=0)
     first, second = (solve(y, prior, degradation, config, kernel=l_shape())[-1].x0_hat for _ in range(2))
-    start = data_step(degradation, l_shape(), y, to_canvas(y, degradation), em.START_RHO, config.cg_iterations)
-    walk = list(em.reverse_pass(start, l_shape(), y, prior, degradation, config, generator,
-                                timesteps(200, 3, config.t_power), config.final_noise, 'none'))
+    start = data_step(degradation, l_shape(), y, to_canvas(y, degradation), em_steps.START_RHO, config.cg_iterations)
+    walk = list(em_steps.reverse_pass(start, l_shape(), y, prior, degradation, config, generator,
+                                      timesteps(200, 3, config.t_power), config.final_noise, 'none'))
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(first, second) and torch.equal(walk[-1][1], first) and len(walk) == 3
 
@@ -388,6 +394,7 @@ def test_the_result_is_the_mean_of_the_samples():
     torch.testing.assert_close(four[79].x0_hat, sum(samples) / 2)
 
 
+@pytest.mark.usefixtures('unjudged')
 def test_kernel_side_takes_a_piece_and_leaves_the_rest_bicubic():
     """The piece is put in where it was taken from, and tells the kernel as a picture of that size would."""
     k, n, side, config = l_shape(), 30, 20, dataclasses.replace(SMALL, kernel_side=20)
@@ -438,9 +445,11 @@ def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch):
     config = dataclasses.replace(SMALL, sketch_noise_start=0.4, sketch_noise_end=0.4, coarse_noise_start=0.1,
                                  coarse_noise_end=0.025, fine_noise_start=0.05, final_noise=0.01, noise_floor=2.0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
-    sigmas, walk = [], em.reverse_pass
+    sigmas, walk = [], em_steps.reverse_pass
     monkeypatch.setattr(em, 'estimate_noise', lambda picture: 0.03 if picture is y else pytest.fail('of all of y'))
-    monkeypatch.setattr(em, 'reverse_pass', lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
+    for module in (em, em_steps):
+        monkeypatch.setattr(module, 'reverse_pass',
+                            lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
     solve(y, prior, degradation, config)
     assert sigmas == pytest.approx([math.hypot(sigma, 0.06) for sigma in (0.4, 0.1, 0.025, 0.05, 0.01)])
 
@@ -467,22 +476,24 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     """Each from the same start; the likeliest one's kernel and its uncertainty go on to the fine stage."""
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
-    runs, passes, judged = [], em.em_passes, []
+    runs, passes, judged = [], em_steps.em_passes, []
 
     def noted(piece, kernel, prior, stage, config, generator, place):
         yield from passes(piece, kernel, prior, stage, config, generator, place)
         runs.append((stage, kernel, place.kernel))
 
-    monkeypatch.setattr(em, 'em_passes', noted)
-    monkeypatch.setattr(em, 'surprise', lambda *args: judged.append(args) or scores[len(judged) - 1])
+    monkeypatch.setattr(kernel_search, 'em_passes', noted)
+    said = [9.0, *scores, 5.0]  # sketch and fine stage are judged too, but there is nothing to choose
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: judged.append(args) or said[len(judged) - 1])
     states = solve(y, prior, degradation, config)
     sketch, *trials, fine = runs
     assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0, 1, 2][:tried]
     assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
-    assert [torch.equal(args[2], run[2]) for args, run in zip(judged, trials)] == [True] * len(judged) == [True] * tried
+    assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
+    assert {state.surprise for state in states} == {None, 5.0} and states[-1].surprise == 5.0
     assert fine[0].uncertainty == (0, 1, 2)[best]
     carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
-    assert torch.equal(fine[1], shift(carried, em._way_to_middle(carried, config, whole=False)))
+    assert torch.equal(fine[1], shift(carried, em_steps.way_to_middle(carried, config, whole=False)))
     left_out = 6 * (3 - tried)
     assert len(states) == 3 + 6 * tried + 3 + 3 == states[-1].total - left_out and states[-1].step == states[-1].total
     assert {state.total for state in states} == {27}
@@ -491,13 +502,13 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
 def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
     config = dataclasses.replace(SMALL, uncertainty=0.7)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
-    stages, passes = [], em.em_passes
-    monkeypatch.setattr(em, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
-    monkeypatch.setattr(em, 'surprise', lambda *args: pytest.fail('there is nothing to choose'))
+    stages, passes = [], em_steps.em_passes
+    monkeypatch.setattr(kernel_search, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
     solve(y, prior, degradation, config)
     assert [stage.uncertainty for stage in stages] == [0, 0.7, 0.7]
 
 
+@pytest.mark.usefixtures('unjudged')
 def test_each_half_asks_its_own_prior():
     """The kernel is sought with kernel_prior, the final passes are left to the other."""
     k = l_shape()

@@ -11,7 +11,7 @@ from torch import nn
 from kernelfusion_plugin.core import degradation, memory, plan, quadratic
 from kernelfusion_plugin.core import restore as restore_module
 from kernelfusion_plugin.core.config import KernelFusionConfig
-from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.memory import bytes_per_pixel, capacity, is_out_of_memory, peak_bytes
@@ -26,8 +26,8 @@ from kernelfusion_plugin.core.tiles import SIDES, Tiles
 CPU = torch.device('cpu')
 EM = KernelFusionConfig(scale=2, prior=PriorConfig(channels=8, steps=2, batch=1, precision='fp32'),
                         tuning=TuningConfig(steps=2, crop=24, batch=1),
-                        em=EmConfig(final_steps=3, sketch_passes=1, coarse_passes=0, fine_passes=1, steps=2,
-                                    kernel_levels=1, cg_iterations=3))
+                        em=EmConfig(final_steps=3, sketch_passes=1, coarse_passes=0, fine_passes=1, uncertainty=0,
+                                    steps=2, kernel_levels=1, cg_iterations=3))
 JOINT = KernelFusionConfig(scale=2, solver='joint', prior=PriorConfig(channels=64, steps=1, batch=1, precision='fp32'),
                            joint=JointConfig(n_iter=1, n_iter_first=1, n_steps=2, precision='fp32'))
 KERNEL = gaussian(12, sigmas=1.5)

@@ -10,7 +10,7 @@ from torch import nn
 from kernelfusion_plugin import KernelFusionConfig, Progress, Result, restore, restore_steps
 from kernelfusion_plugin.core import restore as module
 from kernelfusion_plugin.core.degradation import Degradation, to_canvas
-from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernel_models import DirectKernel
 from kernelfusion_plugin.core.kernels import gaussian
@@ -23,8 +23,8 @@ from kernelfusion_plugin.core.texture_prior import TuningConfig, load_texture_ne
 TOY = KernelFusionConfig(
     scale=2, kernel_size=8, seed=3,
     prior=PriorConfig(channels=4, steps=3, crop=16, lr=1e-3, ema=0.9, precision='fp32'),
-    em=EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=2, kernel_levels=1, final_samples=1,
-                final_steps=2, final_prior='both', cg_iterations=3, noise_floor=0),
+    em=EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, uncertainty=0, steps=2, kernel_levels=1,
+                final_samples=1, final_steps=2, final_prior='both', cg_iterations=3, noise_floor=0),
     tuning=TuningConfig(steps=3, crop=16, batch=1),
     joint=JointConfig(n_iter=1, n_iter_first=2, n_steps=2, precision='fp32'))
 JOINT = dataclasses.replace(TOY, solver='joint')

@@ -8,7 +8,7 @@ import torch
 
 from kernelfusion_plugin import KernelFusionConfig, restore_steps
 from kernelfusion_plugin.core import regional_degradation
-from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet

@@ -27,8 +27,8 @@ from kernelfusion_plugin.core.degradation import Degradation  # noqa: E402
 from kernelfusion_plugin.core.kernels import motion  # noqa: E402
 
 TINY_PRIOR = {'steps': 3, 'channels': 8}
-TINY_EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'steps': 2, 'kernel_levels': 1, 'final_samples': 1,
-           'final_steps': 2, 'final_prior': 'both', 'cg_iterations': 2}
+TINY_EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'steps': 2,
+           'kernel_levels': 1, 'final_samples': 1, 'final_steps': 2, 'final_prior': 'both', 'cg_iterations': 2}
 TINY_JOINT = {'n_iter': 1, 'n_iter_first': 1, 'n_steps': 2}
 
 

@@ -49,7 +49,7 @@ def toy_options(folder, name='toy', images=2, **changes):
                               'io_backend': {'type': 'disk'}}},
         'kernelfusion': {'preset': 'quick', 'prior': {'channels': 4, 'steps': 1, 'batch': 1}, 'sheet': False,
                          'plot': False,
-                         'em': {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'steps': 1,
+                         'em': {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'steps': 1,
                                 'kernel_levels': 1, 'final_samples': 1, 'final_steps': 1, 'final_prior': 'both',
                                 'cg_iterations': 1}},
         'network_g': {'type': 'PatchDiffusion'}, 'path': {}, 'val': {'save_img': True},

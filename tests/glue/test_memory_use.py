@@ -10,7 +10,7 @@ from PIL import Image
 from kernelfusion_plugin import KernelFusionConfig, restore
 from kernelfusion_plugin.bench.speed import photograph
 from kernelfusion_plugin.core.degradation import synthesise
-from kernelfusion_plugin.core.em import EmConfig
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.kernels import motion
 from kernelfusion_plugin.core.restore import plan_memory
 

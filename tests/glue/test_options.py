@@ -15,8 +15,9 @@ from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',
-        'kernelfusion:em:coarse_passes=1', 'kernelfusion:em:fine_passes=1', 'kernelfusion:em:steps=2',
-        'kernelfusion:em:final_samples=1', 'kernelfusion:em:final_steps=1', 'kernelfusion:em:cg_iterations=2',
+        'kernelfusion:em:coarse_passes=1', 'kernelfusion:em:fine_passes=1', 'kernelfusion:em:uncertainty=0',
+        'kernelfusion:em:steps=2', 'kernelfusion:em:final_samples=1', 'kernelfusion:em:final_steps=1',
+        'kernelfusion:em:cg_iterations=2',
         'kernelfusion:sheet=false', 'kernelfusion:plot=false', 'num_gpu=0']
 
 

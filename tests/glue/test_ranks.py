@@ -173,7 +173,7 @@ def test_torchrun_without_launcher(data, tmp_path, monkeypatch):
 
 
 def kernelfusion(data):
-    em = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'final_prior': 'both'}
+    em = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'final_prior': 'both'}
     return toy_options(data, kernelfusion__em=em, kernelfusion__prior={'channels': 8, 'steps': 20},
                        kernelfusion__checkpoint_every=0.2, kernelfusion__save_prior=True)
 

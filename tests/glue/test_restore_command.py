@@ -25,8 +25,8 @@ from kernelfusion_plugin.files import read_picture
 from kernelfusion_plugin.live import LiveView
 from kernelfusion_plugin.restoration import Restoration
 
-EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'steps': 2, 'kernel_levels': 1, 'final_steps': 2,
-      'final_prior': 'both', 'cg_iterations': 2}
+EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'steps': 2,
+      'kernel_levels': 1, 'final_steps': 2, 'final_prior': 'both', 'cg_iterations': 2}
 TOY = {'preset': 'quick', 'scale': 2, 'prior': {'channels': 4, 'steps': 3, 'batch': 1}, 'em': EM}
 OPTIONS = ['--scale', 2, '--set', 'prior.channels=4', '--set', 'prior.steps=3', '--set', 'prior.batch=1',
            *(part for key, value in EM.items() for part in ('--set', f'em.{key}={value}'))]

@@ -1,0 +1,116 @@
+"""Settings of Phase 2 by diffusion EM."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+UNCERTAINTIES = (0.0, 1.0, 2.0)  # that are tried where none is given
+KERNEL_PRIORS = ('textures', 'internal')
+FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
+
+
+@dataclass(frozen=True)
+class EmConfig:
+    """Phase 2 by diffusion EM. The defaults were found on the development images (see the README).
+
+    Attributes:
+        kernel_prior: what the kernel is found with: ``textures``, the prior that ships with the package, or
+            ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
+        final_prior: of the final passes: ``textures``, ``internal`` (PD fitted to y), or the mean of two estimates:
+            ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
+        kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
+            edges; 0 for all of y.
+        support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
+            kernel that comes out off centre is not cut; it is centred, then cut, at the end.
+        start_width: standard deviation of the Gaussian that the kernel starts from, in LR pixels.
+        sketch_passes, coarse_passes, fine_passes: EM passes at scale 1, at scale 2 and at the full scale.
+        sketch_noise_start, sketch_noise_end, coarse_…, fine_…: sigma, the noise assumed in y (range [-1, 1]), falls
+            geometrically from pass to pass; high while k is wrong, lest the image bend to it.
+        steps: reverse diffusion steps of a pass.
+        t_start: level that a pass starts from.
+        t_power: how the levels gather at the low end, see :func:`~.diffusion.timesteps`.
+        kernel_levels: the M step takes the prior's estimates of the pass's result, noised anew to this many last
+            levels of the pass.
+        over_relaxation: the kernel goes this many times as far as the M step's fit is away, but in a stage's last
+            pass.
+        memory: at the full scale, weight of the last pass's normal equations in those of the next.
+        outlier: at the full scale, the residual (range [-1, 1]) above which an LR pixel counts less in the M step; 0:
+            all count alike.
+        prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
+        uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
+            that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
+            covariance that the prior leaves open at the levels of the M step. How often is right depends on picture and
+            kernel. None: found out by itself, the coarse stage is done with 0, 1 … 2 times as long as that makes y
+            likelier (:func:`~.likelihood.surprise`).
+        ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
+        smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
+        centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
+            times its maximum left out.
+        final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
+            p(x | y, k): one is the sharpest, the mean of many has the least error.
+        final_steps, final_t_start, final_noise: of each final pass.
+        noise_floor: the noise found in y, times this, is added to every sigma (root of the sum of squares).
+        cg_iterations: conjugate-gradient iterations of a data step.
+    """
+
+    kernel_prior: str = 'textures'
+    final_prior: str = 'tuned'
+    kernel_side: int = 192
+    support: float = 4 / 3
+    start_width: float = 1.25
+    sketch_passes: int = 12
+    sketch_noise_start: float = 0.3
+    sketch_noise_end: float = 0.03
+    coarse_passes: int = 12
+    coarse_noise_start: float = 0.1
+    coarse_noise_end: float = 0.02
+    fine_passes: int = 5
+    fine_noise_start: float = 0.03
+    fine_noise_end: float = 0.006
+    steps: int = 6
+    t_start: int = 300
+    t_power: float = 1.3
+    kernel_levels: int = 2
+    over_relaxation: float = 2.0
+    memory: float = 0.5
+    outlier: float = 0.02
+    prior_weight: float = 1.0
+    uncertainty: float | None = None
+    ridge: float = 1e-3
+    smoothness: float = 0.01
+    centre_power: float = 0.9
+    centre_floor: float = 0.04
+    final_samples: int = 0
+    final_steps: int = 16
+    final_t_start: int = 200
+    final_noise: float = 0.006
+    noise_floor: float = 1.0
+    cg_iterations: int = 15
+
+    def __post_init__(self) -> None:
+        for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+        for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
+        for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
+                     'final_samples', 'uncertainty'):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
+        for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
+                     'fine_noise_start', 'fine_noise_end', 'start_width', 'final_noise', 'prior_weight', 'ridge',
+                     'centre_power', 't_power'):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
+        if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
+            raise ValueError(f'em.support must be at least 1 and em.centre_floor in [0, 1), got {self.support}, '
+                             f'{self.centre_floor}')
+        if not 1 <= self.over_relaxation < math.inf or not 0 <= self.memory < 1:
+            raise ValueError(f'em.over_relaxation must be at least 1 and em.memory in [0, 1), got '
+                             f'{self.over_relaxation}, {self.memory}')
+        for steps, start in (('steps', 't_start'), ('final_steps', 'final_t_start')):
+            if getattr(self, start) + 1 < getattr(self, steps):
+                raise ValueError(f'em.{start} = {getattr(self, start)} has no room for em.{steps} = '
+                                 f'{getattr(self, steps)} steps')

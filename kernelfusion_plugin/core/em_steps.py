@@ -1,0 +1,158 @@
+"""The two steps of diffusion EM, and the passes that take them in turn: the image given the kernel, and the reverse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from .degradation import Degradation, to_canvas
+from .diffusion import Prior, noise_like, timesteps
+from .em_config import EmConfig
+from .kernels import centre_of_mass, normalise, shift
+from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
+from .state import EmPlace
+
+START_RHO = 0.03  # weight of the bicubic picture in the very first data step
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One scale of the search for the kernel: an EM pass for each of ``sigmas``."""
+
+    degradation: Degradation
+    sigmas: list[float]
+    smoothness: float
+    uncertainty: float = 0.0
+    uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
+    outlier: float = 0.0
+    memory: float = 0.0
+    whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
+
+
+@torch.no_grad()
+def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
+              place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after every step of them.
+
+    E steps of a pass all use the kernel that it began with; the M step fits the next one to what the prior makes of the
+    pass's result. That itself would confirm the kernel that it was made with: it fits y.
+    """
+    degradation = stage.degradation
+    levels = timesteps(config.t_start, config.steps, config.t_power)
+    place = EmPlace() if place is None else place
+    x = place.x
+    if x is None:
+        x = first_estimate(y, kernel, degradation, config)
+    remembered = place.remembered  # of the passes before, as long as the picture has not been moved since
+    for number, sigma in enumerate(stage.sigmas[place.passes:], place.passes + 1):
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, 'fresh',
+                            place)
+        for t, x in walk:
+            if place.steps == config.steps:
+                earlier = tuple(stage.memory * part for part in remembered)
+                remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
+                                        earlier)
+                fitted = fit_kernel(*remembered, kernel, config.ridge, stage.smoothness)
+                if number == len(stage.sigmas):  # a stage ends with the fit itself
+                    kernel = fitted
+                else:
+                    kernel = normalise((kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0))
+                    way = way_to_middle(kernel, config, stage.whole_shifts)
+                    if any(way):
+                        kernel, x = shift(kernel, way), moved(x, way)
+                        remembered = 0.0, 0.0
+                place.end_pass(number)
+            place.x, place.kernel, place.remembered = x, kernel, remembered
+            yield t, x, kernel
+
+
+@torch.no_grad()
+def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
+                 generator: Generator, levels: list[int], sigma: float, noise: str = 'ancestral',
+                 place: EmPlace | None = None) -> Iterator[tuple[int, Tensor]]:
+    """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
+
+    At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
+    ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
+    takes for noise then is the estimate's own error. Yields (t, x0), x0 after the data step. A pass that was left is
+    gone on with by giving its ``place``, its last x and the levels that are left.
+    """
+    place = EmPlace() if place is None else place
+    x_t = place.x_t
+    for t, t_next in itertools.pairwise(levels):
+        if x_t is None or noise != 'ancestral':
+            x_t = prior.schedule.q_sample(x, t, 0.0 if noise == 'none' else noise_like(x, generator))
+        a = float(prior.schedule.alphas_cumprod[t])
+        rho = config.prior_weight * sigma ** 2 * a / (1 - a)
+        x = data_step(degradation, kernel, y, prior.predict_x0(x_t, t), rho, config.cg_iterations)
+        if noise == 'ancestral':
+            x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
+            place.x_t = x_t
+        place.x, place.steps = x, place.steps + 1
+        yield t, x
+
+
+def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:
+    """The bicubic picture after a first data step."""
+    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+
+
+def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
+               generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
+    """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
+
+    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`).
+    """
+    G, b = earlier
+    for t in levels:
+        noise = noise_like(x, generator)
+        x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
+        weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
+        more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
+        if stage.uncertainty:
+            a = float(prior.schedule.alphas_cumprod[t])
+            lags = covariance_lags(noise, x0_hat - x, math.sqrt((1 - a) / a))
+            more_G = more_G + stage.uncertainty * window_covariance(lags, stage.degradation.kernel_size)
+        G, b = G + more_G, b + more_b
+    return G, b
+
+
+def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
+    """Student's t (one degree of freedom): 1 / (1 + r² / scale²) of (B, C, h, w), r² the mean over C, as (B, 1, h, w).
+
+    None at scale 0: all pixels count alike.
+    """
+    return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
+
+
+def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
+    """(dy, dx) that brings the kernel's centre to the middle of its grid; in whole pixels if asked for.
+
+    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
+    EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
+    of a power of k below 1 undoes some of that (README, "What was tried").
+    """
+    weight = torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power
+    dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
+    return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
+
+
+def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
+    """x moved by (dy, dx): the kernel moves likewise, then y stays as it is.
+
+    By a fraction of a pixel it is bilinear: that blurs a little, so it is for passes that others follow.
+    """
+    for dim, d in zip((-2, -1), way):
+        part = d - math.floor(d)
+        x = (1 - part) * x.roll(math.floor(d), dim) + part * x.roll(math.floor(d) + 1, dim)
+    return x
+
+
+def lr_mse(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor) -> float:
+    """MSE(y, (x * k)↓s)."""
+    return float((degradation.forward(x, kernel) - y).square().mean())

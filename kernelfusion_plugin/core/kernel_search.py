@@ -1,0 +1,149 @@
+"""The kernel from coarse to fine, on the most informative piece of y: sketch, coarse and fine stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from .degradation import Degradation, resample_kernel, to_canvas
+from .diffusion import Prior, timesteps
+from .em_config import UNCERTAINTIES, EmConfig
+from .em_steps import Stage, em_passes, lr_mse, way_to_middle
+from .kernels import gaussian, normalise, shift
+from .likelihood import surprise
+from .state import EmPlace, Phase2State
+
+
+def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
+           place: EmPlace, total: int, start: Tensor | None = None) -> Iterator[Phase2State]:
+    """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
+    for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start):
+        place.step, place.found = place.step + 1, found
+        yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
+
+
+def search_steps(config: EmConfig, sketch: bool = True) -> int:
+    """Steps of the search for a kernel at most, with its first stage or without."""
+    stages = [config.coarse_passes, config.fine_passes]
+    tried = (len(_uncertainties(config)) - 1) * next(filter(None, stages), 0)
+    return config.steps * (sketch * config.sketch_passes + sum(stages) + tried)
+
+
+def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
+                noise: float = 0.0, place: EmPlace | None = None,
+                start: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+    """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
+
+    With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. x0 (on the whole canvas, bicubic around
+    the piece; renewed after every pass) and k are carried over to the full scale.
+    """
+    top, left, height, width = informative_piece(y, config.kernel_side)
+    piece = y[..., top:top + height, left:left + width]
+    canvas = to_canvas(y, degradation)
+    place = EmPlace() if place is None else place
+    stages = kernel_stages(degradation, config, noise)[0 if start is None else 1:]
+    for number in range(place.stage, len(stages)):
+        stage, grid = stages[number], stages[number].degradation
+        if place.start is None and number == 0 and start is None:
+            place.start = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
+        elif place.start is None:
+            kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
+            kernel = resample_kernel(kernel, before, grid)
+            place.start = shift(kernel, way_to_middle(kernel, config, whole=False))
+        picture = canvas
+        for t, x, fitted in _trials(piece, prior, stage, config, generator, noise, place):
+            if place.steps == 0:
+                picture = paste(x, grid, canvas, degradation, (top, left))
+            yield t, picture, carry_over(fitted, grid, degradation, config), lr_mse(grid, x, fitted, piece)
+        place.end_stage()
+
+
+def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator, noise: float,
+            place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The stage's passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
+    tried = stage.uncertainties or (place.uncertainty,)
+    level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
+    while place.trial < len(tried):
+        if place.x is None:
+            place.kernel = place.start
+        one = replace(stage, uncertainty=tried[place.trial])
+        yield from em_passes(y, place.kernel, prior, one, config, generator, place)
+        found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator, noise)
+        if not place.end_trial(found, tried[place.trial]):
+            place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
+            break
+
+
+def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
+    """Sketch, coarse and fine stage, those without passes left out; the first behind the sketch tries."""
+    stages, tried = [], _uncertainties(config)
+    for name, scale in (('sketch', 1), ('coarse', min(2, full.scale)), ('fine', full.scale)):
+        first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
+        sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
+        if sigmas:  # the same roughness costs less where a kernel has fewer pixels
+            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4)
+            if name != 'sketch':
+                stage = replace(stage, uncertainties=tried)
+                tried = ()
+            if name == 'fine':
+                outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
+                stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
+            stages.append(stage)
+    return stages
+
+
+def _uncertainties(config: EmConfig) -> tuple[float, ...]:
+    return UNCERTAINTIES if config.uncertainty is None else (config.uncertainty,)
+
+
+def scaled(full: Degradation, scale: int, support: float) -> Degradation:
+    """The forward model at another scale, its kernel grid ``support`` times as wide.
+
+    Its centre lies on the LR pixel's; at the full scale where ``full`` has it, so that a kernel can be cut to its size.
+    """
+    if scale == full.scale:
+        return Degradation(scale, full.kernel_size + 2 * math.ceil((support - 1) * full.kernel_size / 2 - 1e-9),
+                           full.border)
+    size = full.kernel_size * scale / full.scale * support
+    return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2 - 1e-9), full.border)
+
+
+def geometric(first: float, last: float, count: int) -> list[float]:
+    """``count`` values from ``first`` to ``last``, each the same multiple of the one before."""
+    return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
+
+
+def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy."""
+    height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
+    grey = y.mean(1, keepdim=True)
+    energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
+    mass = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
+    sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
+    best = int(sums.argmax())
+    return best // sums.shape[1], best % sums.shape[1], height, width
+
+
+def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
+    """The kernel of a stage on the full scale's grid, centred there, cut to K x K."""
+    wide = scaled(degradation, degradation.scale, config.support)
+    extra = (wide.kernel_size - degradation.kernel_size) // 2
+    k = resample_kernel(kernel, grid, wide)
+    k = shift(k, way_to_middle(k, config, whole=False))
+    return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
+
+
+def paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:
+    """``canvas`` with a stage's estimate x of the piece at LR pixel ``at`` put in, enlarged, for those who watch."""
+    frame = grid.crop(x)
+    s = degradation.scale
+    size = [n // grid.scale * s for n in frame.shape[-2:]]
+    before = degradation.margin[0] if degradation.border == 'valid' else 0
+    top, left = (n * s + before for n in at)
+    canvas = canvas.clone()
+    canvas[..., top:top + size[0], left:left + size[1]] = F.interpolate(frame, size=size, mode='bicubic')
+    return canvas
