@@ -17,6 +17,7 @@ TESTFLAGS ?=
 
 demo: $(READY)
 	$(PY) -m kernelfusion_plugin.demo
+	@echo "An own photograph: $(VENV)/bin/kernelfusion restore photo.jpg"
 
 test: $(READY)
 	$(PY) -m pytest $(TESTFLAGS)
@@ -35,7 +36,7 @@ install: $(READY)
 $(READY): setup.py pyproject.toml kernelfusion_hook.pth
 	@set -e; if [ ! -e $(READY) ]; then \
 	  python=$$(sh .ci/find_python '$(PYTHON)'); \
-	  echo "Making $(VENV) with $$python"; \
+	  echo "Making $(VENV) with $$python; PyTorch is downloaded, which takes minutes"; \
 	  rm -rf $(VENV); "$$python" -m venv $(VENV); \
 	fi
 	$(PIP) install --quiet torch torchvision
