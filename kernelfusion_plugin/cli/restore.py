@@ -7,13 +7,14 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 
 from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
@@ -54,13 +55,14 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.argument('places', metavar='PICTURES...', nargs=-1, required=True)
 @click.option('-o', '--out', type=click.Path(path_type=Path), default=Path('restored'), show_default=True,
               help='A folder; or a file, if there is one picture: .png, .tif, .jpg or .webp.')
-@click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 or 4 are tried.')
+@click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 and 4 have been tested.')
 @click.option('--preset', type=click.Choice(list(PRESETS)), default='quick', show_default=True,
-              help='quick: minutes without a GPU; paper: hours with one.')
+              help='How long the patch prior is fitted: quick without a GPU, paper hours with one. Makes no difference '
+                   'to em, unless em.kernel_prior or em.final_prior asks for it (internal, both).')
 @click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
               help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
-              help='The known kernel, on the grid of the result: .npy, .mat, .txt or a picture.')
+              help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy), .mat, .txt or a picture.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC', help='A kernel for each of R rows of C regions, as 1x2.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
@@ -77,7 +79,16 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     kernel = None if kernel_file is None else load_kernel(kernel_file)
     if kernel is not None:
         options['kernel_size'] = options['kernel_size'] or len(kernel)
-    settings = Settings(configure(options, changes), find_device(device), kernel, save_run, fresh, checkpoint_every)
+    try:
+        config = configure(options, changes)
+    except ValueError as error:
+        if kernel is None or 'kernel_size' not in str(error):
+            raise
+        raise ValueError(f'--kernel {kernel_file}: {error} (NAME_kernel.png is enlarged: '
+                         'give NAME_kernel.npy)') from error
+    if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
+        log.info(f'--preset {config.preset} makes no difference here: see --help')
+    settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)
@@ -101,6 +112,12 @@ def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionCo
             raise ValueError(f'--set {change}: {above[0]} is no section of settings')
         place[last] = parse_value(value.strip())
     return KernelFusionConfig.from_dict(section)
+
+
+def fits_patch_prior(config: KernelFusionConfig) -> bool:
+    """Whether PD is fitted to y: what the presets are about."""
+    return config.solver == 'joint' or not {config.em.kernel_prior, config.em.final_prior}.isdisjoint(
+        ('internal', 'both'))
 
 
 def find_device(name: str | None) -> torch.device:
@@ -149,13 +166,15 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
 
 def restore_all(todo: list[Restoration]) -> int:
     """Say what is to come, do it picture by picture, say what came out; returns the exit status."""
-    log.info(announcement(todo))
+    for line in announcement(todo):
+        log.info(line)
     kept, failed, start = 0, 0, time.monotonic()
     for number, one in enumerate(todo, 1):
         title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path)
         try:
             if one.finished():
-                log.info(f'{title}: done before, {one.out} is kept (--fresh does it anew)')
+                late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
+                log.info(f'{title}: done before, {one.out} is kept ({late}--fresh does it anew)')
                 kept += 1
                 continue
             result = one.run(title)
@@ -191,10 +210,10 @@ def reason(one: Restoration, error: Exception) -> str:
     return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
 
 
-def announcement(todo: list[Restoration]) -> str:
-    """What will be done, with what, and about how long it takes, from a few timed steps."""
+def announcement(todo: list[Restoration]) -> Iterator[str]:
+    """What will be done, and with what; then, from a few timed steps, about how long it takes."""
     settings = todo[0].settings
-    config, pace, sizes = settings.config, None, []
+    config, first, sizes = settings.config, None, []
     for one in todo:
         try:
             if one.finished():
@@ -202,21 +221,22 @@ def announcement(todo: list[Restoration]) -> str:
             y = checked(read_picture(one.path).y, config)
         except (ValueError, OSError):
             continue  # said when it is its turn
-        pace = pace or measure_pace(y.to(settings.device), config, settings.kernel)
+        first = y if first is None else first
         sizes.append(tuple(y.shape[-2:]))
     what = f'{len(todo)} pictures' if len(todo) > 1 else printable(todo[0].path)
     if len(sizes) == 1:
         height, width = sizes[0]
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
-    line = (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
-            f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
-    if not sizes:
-        return line
+    yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
+           f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
+    if first is None:
+        return
+    pace = measure_pace(first.to(settings.device), config, settings.kernel)
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
     parts = ', '.join(f'{PHASES[phase]} {_round(value)}' for phase, value in phases.items())
-    return (f'{line}\nabout {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
-            + _memory(max(sizes, key=math.prod), settings))
+    yield (f'about {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
+           + _memory(max(sizes, key=math.prod), settings))
 
 
 def _memory(size: tuple[int, int], settings: Settings) -> str:

@@ -328,6 +328,21 @@ def test_a_known_kernel(run, tmp_path):
     assert status == 2 and 'k.npy: cannot be read' in said
 
 
+def test_the_kernel_as_it_is_drawn_for_the_eye_is_refused(run, tmp_path):
+    write(tmp_path / 'a.png')
+    Image.new('L', (240, 240), 255).save(tmp_path / 'a_kernel.png')
+    status, said = run('a.png', '--kernel', 'a_kernel.png')
+    assert status == 2 and '--kernel a_kernel.png' in said and 'got 240' in said and 'give NAME_kernel.npy' in said
+
+
+def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
+    write(tmp_path / 'a.png')
+    for options in ([], ['--preset', 'quick']):  # with final_prior: both
+        assert 'makes no difference' not in run('a.png', *options)[1]
+    said = run('a.png', '--preset', 'quick', '--set', 'em.final_prior=textures')[1]
+    assert '--preset quick makes no difference here' in said
+
+
 @pytest.mark.parametrize(('options', 'words'), [
     (['--set', 'em.fine_pases=3'], "did you mean 'em.fine_passes'"), (['--set', 'em.fine_passes'], 'KEY=VALUE'),
     (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'no section'), (['--device', 'gpu'], '--device gpu'),
@@ -340,7 +355,8 @@ def test_faults_in_the_options(options, words, run, tmp_path):
 
 def test_a_saved_run_is_watched_and_animated(run, tmp_path):
     write(tmp_path / 'a.png')
-    assert run('a.png', '--save-run')[0] == 0
+    assert run('a.png')[0] == 0 and 'too late: --fresh' in run('a.png', '--save-run')[1]
+    assert run('a.png', '--save-run', '--fresh')[0] == 0 and 'too late' not in run('a.png', '--save-run')[1]
     folder = tmp_path / 'restored/a_run'
     assert sorted(path.name for path in folder.iterdir()) == ['frames', 'live.png', 'plot.png', 'status.json']
     answer = call('watch', 'restored')
