@@ -40,7 +40,7 @@ class WithRecipes(click.Command):
               "the recipe's, or all.")
 @click.option('--scale', default=4, show_default=True)
 @click.option('--seed', default=0, show_default=True, help="With the picture's name: of kernels, choices and noise.")
-@click.option('--piece', default=0, show_default='whole pictures', help='Side of the middle square, in HR pixels.')
+@click.option('--piece', default=0, help='Side of the middle square to keep, in HR pixels. Default: whole pictures.')
 @click.option('--noise', default=0.0, show_default=True, help='Standard deviation of white noise, in levels of 255.')
 @click.option('--jpeg', type=int, help='Quality of a JPEG that the LR pictures go through.')
 @click.option('--border', help="Beyond the frame: zeros, reflect or replicate. Default: the recipe's.")

@@ -13,12 +13,12 @@ from ..live import LIVE, find_run, read_status, save_animation, status_line
 @click.command()
 @click.argument('run', type=click.Path(path_type=Path), default=Path('restored'))
 @click.option('--animation', type=click.Path(path_type=Path),
-              help='Write the picture and the kernel as they formed, as .gif or animated .png; needs --save-run.')
+              help='Write the picture and the kernel as they formed, as .gif or animated .png; of a --save-run.')
 @click.option('--once', is_flag=True, help='Say where it stands, and end.')
 @click.option('--interval', type=click.FloatRange(min=0.1), default=2.0, show_default=True,
               help='Seconds between two looks.')
 def command(run: Path, animation: Path | None, once: bool, interval: float) -> None:
-    """Follow RUN: a folder NAME_run, or the folder of results that it lies in.
+    """Follow RUN: a folder NAME_run, or the folder of results that it lies in (default: restored).
 
     Prints a line whenever something has changed, until the run ends. The picture and the kernel as they form are in
     NAME_run/live.png; an image viewer that renews itself shows them.
