@@ -50,7 +50,8 @@ def one_line(error: BaseException) -> str | None:
     """What to tell the user in place of a traceback; None where the fault may lie in the program."""
     if isinstance(error, ImportError):
         absent = isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] == 'basicsr'
-        return f"BasicSR is not installed here ({error}): pip install 'basicsr>=1.4.2'" if absent else None
+        return (f'BasicSR is not installed in {sys.executable} ({error}). After "make demo": . .venv/bin/activate. '
+                "Otherwise: pip install 'basicsr>=1.4.2'" if absent else None)
     frames = traceback.extract_tb(error.__traceback__)
     raised_by_us = bool(frames) and frames[-1].filename.startswith(_PACKAGE)
     if raised_by_us or isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):

@@ -121,7 +121,7 @@ def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str
     second = [point for point in history if point['phase'] not in PHASE1]
     figure = Figure(figsize=(10, 3.8), layout='constrained', facecolor='#fafaf8')
     axes = figure.subplots(1, 2)
-    _losses(axes[0], first, 'phase 1: patch prior' if first else 'phase 1: weights at hand, not run')
+    _losses(axes[0], first, 'phase 1' if first else 'phase 1: not run')
     _losses(axes[1], second, f'phase 2: {second[0]["phase"]}' if second else 'phase 2')
     known = [point for point in second if 'kernel_ncc' in point]
     if known:

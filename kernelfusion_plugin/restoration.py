@@ -165,7 +165,7 @@ class Restoration:
         with repeatable(s.device):
             try:
                 return drain(steps, checkpoint, (show, live),
-                             lambda: log.info(f'{title}: stops behind this step; Ctrl-C again: at once'))
+                             lambda: log.info(f'{title}: stops after this step; Ctrl-C again stops at once'))
             finally:
                 show.close()
 

@@ -76,6 +76,8 @@ class KernelFusionModel(RestorationModel):
             try:
                 result = drain(steps, checkpoint, (show, history.add), more=lambda: {'history': history.state()})
             except Stopped as stopped:
+                self.logger.info(f'{self.title or self.name}: stopped. The same command goes on '
+                                 + ('from here' if checkpoint else 'with this image from its start'))
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
