@@ -22,7 +22,8 @@ class EmConfig:
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
-            kernel that comes out off centre is not cut; it is centred, then cut, at the end.
+            kernel that comes out off centre is not cut; it is centred, then cut, at the end. What there is of it beyond
+            the grid asked for is haze, and taken off everywhere (:func:`~.em_steps.without_haze`).
         start_width: standard deviation of the Gaussian that the kernel starts from, in LR pixels.
         sketch_passes, coarse_passes, fine_passes: EM passes at scale 1, at scale 2 and at the full scale.
         sketch_noise_start, sketch_noise_end, coarse_…, fine_…: sigma, the noise assumed in y (range [-1, 1]), falls

@@ -27,6 +27,7 @@ class Stage:
     degradation: Degradation
     sigmas: list[float]
     smoothness: float
+    rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
     uncertainty: float = 0.0
     uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
@@ -57,11 +58,12 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
                                         earlier)
-                fitted = fit_kernel(*remembered, kernel, config.ridge, stage.smoothness)
+                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.rim)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = fitted
                 else:
-                    kernel = normalise((kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0))
+                    further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
+                    kernel = without_haze(normalise(further), stage.rim)
                     way = way_to_middle(kernel, config, stage.whole_shifts)
                     if any(way):
                         kernel, x = shift(kernel, way), moved(x, way)
@@ -128,6 +130,19 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
     None at scale 0: all pixels count alike.
     """
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
+
+
+def without_haze(kernel: Tensor, rim: int) -> Tensor:
+    """The kernel less its mean on the ``rim`` outermost pixels of its grid, where there should be none; sum 1.
+
+    A prior that expects more contrast than there is makes up for it in the kernel: k_true and a haze over all of the
+    grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and the sum of 1.
+    """
+    if not rim:
+        return kernel
+    outside = torch.ones_like(kernel, dtype=torch.bool)
+    outside[rim:-rim, rim:-rim] = False
+    return normalise((kernel - kernel[outside].mean()).clamp_min(0))
 
 
 def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:

@@ -85,7 +85,9 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
         if sigmas:  # the same roughness costs less where a kernel has fewer pixels
-            stage = Stage(scaled(full, scale, config.support), sigmas, config.smoothness * (scale / full.scale) ** 4)
+            grid = scaled(full, scale, config.support)
+            rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
+            stage = Stage(grid, sigmas, config.smoothness * (scale / full.scale) ** 4, rim)
             if name != 'sketch':
                 stage = replace(stage, uncertainties=tried)
                 tried = ()

@@ -277,11 +277,36 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
     walk = list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
     (before, fitted), *_, (_, last) = seen
+    fitted, last = (em_steps.without_haze(k, stage.rim) for k in (fitted, last))
     expected = (before + 2 * (fitted - before)).clamp_min(0)
-    expected = expected / expected.sum()
+    expected = em_steps.without_haze(expected / expected.sum(), stage.rim)
     way = em_steps.way_to_middle(expected, config, stage.whole_shifts)
     torch.testing.assert_close(walk[2][2], shift(expected, way))
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
+
+
+@pytest.mark.parametrize('rim', [0, 1, 4])
+def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(rim):
+    """Of a kernel and an even haze the kernel is left, at its place; with no rim it cannot be told, and stays."""
+    clear = F.pad(shift(l_shape(16, 8, 2), (1, -1)), (4,) * 4)
+    hazy = 0.7 * clear + 0.3 / 24 ** 2
+    torch.testing.assert_close(em_steps.without_haze(hazy, rim), clear if rim else hazy)
+
+
+def test_each_m_step_clears_the_haze(monkeypatch):
+    """A fit that comes with haze leads to the kernel that it would have led to without."""
+    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    (stage,) = kernel_stages(degradation, config)
+    assert stage.rim == (stage.degradation.kernel_size - 6) // 2 > 0
+    clear = F.pad(gaussian(stage.degradation.kernel_size - 4, sigmas=1.0), (2,) * 4)
+    found = []
+    for haze in (0.0, 0.4):
+        monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args, haze=haze: (1 - haze) * clear + haze / clear.numel())
+        walk = list(em_steps.em_passes(y, clear, prior, stage, config, torch.Generator().manual_seed(0)))
+        found.append([kernel for *_, kernel in walk])
+    for without, cleared in zip(*found):
+        torch.testing.assert_close(cleared, without, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.usefixtures('unjudged')
