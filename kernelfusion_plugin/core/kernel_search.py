@@ -55,14 +55,14 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
             kernel = resample_kernel(kernel, before, grid)
             place.start = shift(kernel, way_to_middle(kernel, config, whole=False))
         picture = canvas
-        for t, x, fitted in _trials(piece, prior, stage, config, generator, noise, place):
+        for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
             if place.steps == 0:
                 picture = paste(x, grid, canvas, degradation, (top, left))
             yield t, picture, carry_over(fitted, grid, degradation, config), lr_mse(grid, x, fitted, piece)
         place.end_stage()
 
 
-def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator, noise: float,
+def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
             place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The stage's passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
     tried = stage.uncertainties or (place.uncertainty,)
@@ -72,7 +72,7 @@ def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: 
             place.kernel = place.start
         one = replace(stage, uncertainty=tried[place.trial])
         yield from em_passes(y, place.kernel, prior, one, config, generator, place)
-        found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator, noise)
+        found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator)
         if not place.end_trial(found, tried[place.trial]):
             place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
             break

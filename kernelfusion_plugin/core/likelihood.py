@@ -12,16 +12,17 @@ from .diffusion import Prior, noise_like
 from .quadratic import covariance_lags
 
 REACH = 24  # LR pixels that autocorrelations are followed to
-FLOOR = 1e-5  # variance that neither prior nor noise answer for, such as rounding to 8 bits (range [-1, 1])
+FLOOR = 1e-5  # variance that the prior does not answer for, such as rounding to 8 bits (range [-1, 1])
 
 
 @torch.no_grad()
 def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
-             generator: Generator, noise: float = 0.0) -> float:
+             generator: Generator) -> float:
     """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
 
     p is the power spectrum of r = y - (x0_hat * k)↓s, where x0_hat = E[x | x_t] has not seen y. What r should be like
-    is known: q is the spectrum of (e * k)↓s + n, e being what the prior leaves open, Cov(x | x_t).
+    is known: q is the spectrum of (e * k)↓s, e being what the prior leaves open, Cov(x | x_t), and :data:`FLOOR`. Noise
+    in y is left out, as fine texture passes for it: where there is much, kernels that let much pass are preferred.
 
     Under any kernel a picture can be made that explains y, but what the prior makes of that picture may not. The
     residual alone is less, the more of the picture a kernel hides, and its ratio to q is less, the less it hides; the
@@ -31,7 +32,6 @@ def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: De
         y: (1, C, h, w) in [-1, 1].
         x: (1, C, H, W) on the degradation's canvas, an estimate that explains y under ``kernel``.
         kernel: (K, K).
-        noise: sigma of n, the white noise of y.
 
     Returns:
         what compares estimates of one y at one scale and one level; the less, the likelier.
@@ -41,7 +41,7 @@ def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: De
     a = float(prior.schedule.alphas_cumprod[t])
     lags = covariance_lags(eps, x0_hat - x, math.sqrt((1 - a) / a))
     reach = min(REACH, *(n // 2 for n in y.shape[-2:]))
-    expected = _spectrum(_degraded_lags(lags, kernel), reach, degradation.scale).clamp_min(0) + FLOOR + noise ** 2
+    expected = _spectrum(_degraded_lags(lags, kernel), reach, degradation.scale).clamp_min(0) + FLOOR
     seen = _spectrum(_own_lags(degradation.forward(x0_hat, kernel) - y), reach).clamp_min(0)
     return float((seen / expected + expected.log()).mean())
 
