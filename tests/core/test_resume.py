@@ -17,7 +17,7 @@ from kernelfusion_plugin.core.texture_prior import TuningConfig
 
 EM = KernelFusionConfig(
     scale=2, kernel_size=8, prior=PriorConfig(channels=4, steps=4, crop=16, lr=1e-3, ema=0.9, max_grad_norm=1.0),
-    em=EmConfig(sketch_passes=2, coarse_passes=2, fine_passes=3, steps=3, kernel_levels=2, final_steps=3,
+    em=EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=2, steps=3, kernel_levels=2, final_steps=3,
                 final_prior='both', cg_iterations=3),
     tuning=TuningConfig(steps=4, crop=16, batch=1))
 JOINT = dataclasses.replace(EM, solver='joint', joint=JointConfig(n_iter=2, n_iter_first=3, n_steps=3, lr=1e-3))
@@ -86,7 +86,8 @@ def test_left_after_any_step(case):
     config, options = CASES[case]
     whole, seen = run(config, **options)
     stops = [number for number, p in enumerate(seen, 1) if p.step < p.total]
-    for stop in stops if case == 'joint' else stops[1::5 if case == 'em' else 3]:  # all kinds of steps in little time
+    strides = {'joint': 1, 'em': 5, 'em, regions': 7}
+    for stop in stops[1::strides.get(case, 3)]:  # all kinds of steps in little time
         progress = seen[stop - 1]
         snapshot, _ = run(config, stop=stop, **options)
         result, rest = run(config, snapshot, **options)
