@@ -89,7 +89,7 @@ def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
            **{f'seconds_{key}': round(value) for key, value in result.seconds.items()},
            'kernel_ncc': round(kernel_ncc(result.kernel, k_true), 4),
            'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k_true)[0], 4),
-           'surprise': round(result.surprise, 4)}
+           'surprise': result.surprise}
     row.update(scores(case, y, x, k_true, result, setting.data))
     _sheet(setting.out / f'{case}_{seed}.png', y, x, result, k_true, case, setting.data)
     return row
