@@ -20,7 +20,7 @@ from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
 from ..core.memory import SHORTAGE, is_out_of_memory
-from ..core.restore import checked, plan_memory
+from ..core.restore import checked, phase1_phases, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -116,8 +116,7 @@ def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionCo
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
     """Whether PD is fitted to y: what the presets are about."""
-    return config.solver == 'joint' or not {config.em.kernel_prior, config.em.final_prior}.isdisjoint(
-        ('internal', 'both'))
+    return config.solver == 'joint' or not {'prior', 'half'}.isdisjoint(phase1_phases(config))
 
 
 def find_device(name: str | None) -> torch.device:

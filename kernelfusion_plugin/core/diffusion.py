@@ -6,6 +6,7 @@ after the last, t = -1, ᾱ = 1. Sources: Ho et al. 2020 (DDPM), Song et al. 202
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -48,6 +49,11 @@ class Schedule:
         """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps; its mean with eps = 0."""
         a = self.alpha_bar(t, x0)
         return a.sqrt() * x0 + (1 - a).sqrt() * eps
+
+    def noise_level(self, t: int) -> float:
+        """√((1 - ᾱ_t) / ᾱ_t): the noise's deviation in x_t / √ᾱ_t, which is x0 and noise."""
+        a = float(self.alphas_cumprod[t])
+        return math.sqrt((1 - a) / a)
 
     def velocity(self, x0: Tensor, eps: Tensor, t: int | Tensor) -> Tensor:
         """v_t = √ᾱ_t · eps - √(1 - ᾱ_t) · x0."""

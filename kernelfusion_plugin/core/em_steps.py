@@ -117,8 +117,7 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
         weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
         more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
         if stage.uncertainty:
-            a = float(prior.schedule.alphas_cumprod[t])
-            lags = covariance_lags(noise, x0_hat - x, math.sqrt((1 - a) / a))
+            lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
             more_G = more_G + stage.uncertainty * window_covariance(lags, stage.degradation.kernel_size)
         G, b = G + more_G, b + more_b
     return G, b

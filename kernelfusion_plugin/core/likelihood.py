@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Generator, Tensor
 
@@ -38,8 +36,7 @@ def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: De
     """
     eps = noise_like(x, generator)
     x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, eps), t)
-    a = float(prior.schedule.alphas_cumprod[t])
-    lags = covariance_lags(eps, x0_hat - x, math.sqrt((1 - a) / a))
+    lags = covariance_lags(eps, x0_hat - x, prior.schedule.noise_level(t))
     reach = min(REACH, *(n // 2 for n in y.shape[-2:]))
     expected = _spectrum(_degraded_lags(lags, kernel), reach, degradation.scale).clamp_min(0) + FLOOR
     seen = _spectrum(_own_lags(degradation.forward(x0_hat, kernel) - y), reach).clamp_min(0)

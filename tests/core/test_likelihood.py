@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from stationary import coloured, filtered
 
 from kernelfusion_plugin.core import likelihood
 from kernelfusion_plugin.core.degradation import Degradation
@@ -18,17 +19,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def filtered(x, response):
-    return torch.fft.ifft2(torch.fft.fft2(x) * response).real
-
-
 def power_law(side):
     f = torch.fft.fftfreq(side, dtype=torch.float64)
     return 0.3 / (0.01 + f[:, None] ** 2 + f ** 2) ** 1.3 / 100
-
-
-def coloured(spectrum, seed):
-    return filtered(torch.randn(1, 3, *spectrum.shape, dtype=torch.float64, generator=generator(seed)), spectrum.sqrt())
 
 
 class Wiener:

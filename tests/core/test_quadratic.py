@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from scipy.optimize import nnls
+from stationary import coloured, filtered
 
 from kernelfusion_plugin.core import quadratic
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation
@@ -347,16 +348,6 @@ def test_an_image_that_contradicts_y_leaves_the_start():
     equations = normal_equations(degradation, x, -degradation.forward(x, start))
     for smoothness in (0.0, 0.1):
         assert torch.equal(fit_kernel(*equations, start, 1e-3, smoothness), start)
-
-
-def coloured(spectrum, seed, count=3):
-    """Pictures (1, count, n, n) of a stationary Gaussian with power ``spectrum`` (n, n)."""
-    white = random(1, count, *spectrum.shape, seed=seed)
-    return filtered(white, spectrum.sqrt())
-
-
-def filtered(x, response):
-    return torch.fft.ifft2(torch.fft.fft2(x) * response).real
 
 
 def power_law(side):
