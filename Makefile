@@ -11,6 +11,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 TESTFLAGS ?=
+JOBS ?= auto
 
 .PHONY: demo test lint benchmark install clean
 .DELETE_ON_ERROR:
@@ -19,8 +20,9 @@ demo: $(READY)
 	$(PY) -m kernelfusion_plugin.demo
 	@echo "An own photograph: $(VENV)/bin/kernelfusion restore photo.jpg"
 
+# A process with one thread for each core does more than one process with as many threads: the tests' pictures are small.
 test: $(READY)
-	$(PY) -m pytest $(TESTFLAGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile $(TESTFLAGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -66,7 +66,7 @@ setup(
         'demo': ['scikit-image'],  # brings the photograph
         'h5py': ['h5py'],  # kernels in MATLAB 7.3 files, such as Levin's
         'perceptual': ['lpips'],  # the metric calculate_lpips
-        'test': ['pytest', 'pytest-timeout', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],
+        'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],
     },
     cmdclass={'build_py': BuildWithHook},
     zip_safe=False,

@@ -34,6 +34,7 @@ from .core.restore import final_prior, phase1_images
 from .core.texture_prior import load_texture_net, load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels
+ONE = '1x1'  # regions
 STEPS = 4  # that are timed of each kind, the first of which warms up
 
 
@@ -55,11 +56,13 @@ class Term:
     side: int
     area: float
     constant: float = 0.0
-    regions: str = '1x1'
+    regions: str = ONE
 
     def at(self, size: tuple[int, int]) -> float:
         """Seconds for a picture of (h, w)."""
         grid = choose_grid(self.regions, size)
+        if self.regions != ONE and grid == (1, 1):  # auto, and no room for regions
+            return 0.0
         sizes = [n / count * (1 + OVERLAP if count > 1 else 1) for n, count in zip(size, grid, strict=True)]
         height, width = (min(self.side, n) if self.side else n for n in sizes)
         times = _area((height, width), self.degradation) / self.area
@@ -114,9 +117,9 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
         searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
                     Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
         terms += searches
-        if config.regions != '1x1' and stage.degradation.scale > 1:  # regions begin behind the sketch
+        if config.regions != ONE and stage.degradation.scale > 1:  # regions begin behind the sketch
             terms += [dataclasses.replace(term, regions=config.regions) for term in searches]
-    if config.regions != '1x1' and kernel is None:  # two passes that compare kernels, and the final ones under any two
+    if config.regions != ONE and kernel is None:  # two passes that compare kernels, and the final ones under any two
         terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(size, full), regions=config.regions))
         pair = torch.rand(1, 2, full.kernel_size, full.kernel_size, device=cut.device)
         times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, size, (1, 2)), few,

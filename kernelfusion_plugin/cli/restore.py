@@ -64,7 +64,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy), .mat, .txt or a picture.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
-@click.option('--regions', metavar='RxC', help='A kernel for each of R rows of C regions, as 1x2.  [default: 1x1]')
+@click.option('--regions', metavar='RxC', help='A kernel for each of R rows of C regions; or auto.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')

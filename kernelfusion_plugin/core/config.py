@@ -53,8 +53,8 @@ class KernelFusionConfig:
             are where they are not given.
         border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
             assumes nothing.
-        regions: ``RxC``: a kernel for each of R rows of C regions, where the blur changes over the picture; ``1x1``:
-            one for all of it. See :mod:`.regions`; solver ``em`` only.
+        regions: ``RxC``: a kernel for each of R rows of C regions, where the blur changes over the picture; ``auto``:
+            as many as the picture has room for, up to 3 x 3; ``1x1``: one kernel. See :mod:`.regions`; ``em`` only.
         seed: of all randomness, together with the image's name.
         memory_limit: GB (10^9 bytes) that a run may take on its device; None: nine tenths of what that has. It decides
             the size of tiles, which makes no difference to a result but by rounding.

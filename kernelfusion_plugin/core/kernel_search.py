@@ -28,9 +28,8 @@ def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
     """Steps of the search for a kernel at most, with its first stage or without."""
-    stages = [config.coarse_passes, config.fine_passes]
-    tried = (len(_uncertainties(config)) - 1) * next(filter(None, stages), 0)
-    return config.steps * (sketch * config.sketch_passes + sum(stages) + tried)
+    return config.steps * sum(passes * max(1, len(tried)) for name, passes, tried in _outline(config)
+                              if sketch or name != 'sketch')
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -79,27 +78,33 @@ def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: 
 
 
 def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
-    """Sketch, coarse and fine stage, those without passes left out; the first behind the sketch tries."""
-    stages, tried = [], _uncertainties(config)
-    for name, scale in (('sketch', 1), ('coarse', min(2, full.scale)), ('fine', full.scale)):
+    """Sketch, coarse and fine stage, those without passes left out."""
+    stages = []
+    for name, passes, tried in _outline(config):
+        scale = {'sketch': 1, 'coarse': min(2, full.scale), 'fine': full.scale}[name]
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
-        sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, getattr(config, f'{name}_passes'))]
-        if sigmas:  # the same roughness costs less where a kernel has fewer pixels
-            grid = scaled(full, scale, config.support)
-            rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
-            stage = Stage(grid, sigmas, config.smoothness * (scale / full.scale) ** 4, rim)
-            if name != 'sketch':
-                stage = replace(stage, uncertainties=tried)
-                tried = ()
-            if name == 'fine':
-                outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
-                stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
-            stages.append(stage)
+        sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, passes)]
+        grid = scaled(full, scale, config.support)
+        rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
+        smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
+        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried)
+        if name == 'fine':
+            outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
+            stage = replace(stage, outlier=outlier, memory=config.memory, whole_shifts=True)
+        stages.append(stage)
     return stages
 
 
-def _uncertainties(config: EmConfig) -> tuple[float, ...]:
-    return UNCERTAINTIES if config.uncertainty is None else (config.uncertainty,)
+def _outline(config: EmConfig) -> list[tuple[str, int, tuple[float, ...]]]:
+    """Name, passes and uncertainties to be tried of each stage; the first behind the sketch tries, others go by it."""
+    outline, tried = [('sketch', config.sketch_passes, (0.0,))], UNCERTAINTIES
+    if config.uncertainty is not None:
+        tried = (config.uncertainty,)
+    for name, passes in (('coarse', config.coarse_passes), ('fine', config.fine_passes)):
+        if passes:
+            outline.append((name, passes, tried))
+            tried = ()
+    return outline
 
 
 def scaled(full: Degradation, scale: int, support: float) -> Degradation:

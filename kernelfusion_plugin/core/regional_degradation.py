@@ -17,27 +17,36 @@ from .degradation import Degradation
 
 OVERLAP = 0.25  # of a region's side: wide enough to hide a seam, narrow enough for blur that changes at once
 SMALLEST = 32  # LR pixels: side of a region that may hold a kernel of its own
+AUTO = 'auto'
+AUTO_SIDE, AUTO_MOST = 64, 3  # its regions have this many LR pixels a side at least; this many rows and columns at most
 
 
-def read_grid(regions: str) -> tuple[int, int]:
-    """``RxC`` as (R, C).
+def read_grid(regions: str) -> tuple[int, int] | None:
+    """``RxC`` as (R, C); None for ``auto``, which depends on the picture.
 
     Raises:
-        ValueError: it is no such thing.
+        ValueError: it is neither.
     """
+    if regions == AUTO:
+        return None
     match = re.fullmatch(r'([1-9]\d?)x([1-9]\d?)', regions)
     if match is None:
-        raise ValueError(f'regions must be ROWSxCOLUMNS, such as 1x2, got {regions!r}')
+        raise ValueError(f'regions must be ROWSxCOLUMNS, such as 1x2, or {AUTO}, got {regions!r}')
     return int(match[1]), int(match[2])
 
 
 def choose_grid(regions: str, size: tuple[int, int]) -> tuple[int, int]:
     """The regions (R, C) of a picture of ``size`` (h, w).
 
+    ``auto``: as many as are large enough for a kernel to be found on each, up to 3 x 3. What they are is left to y: a
+    region that gives no reason for a kernel of its own has the whole picture's.
+
     Raises:
         ValueError: they would be too small.
     """
     grid = read_grid(regions)
+    if grid is None:
+        return tuple(min(AUTO_MOST, max(1, length // AUTO_SIDE)) for length in size)
     sides = [length // count for length, count in zip(size, grid, strict=True)]
     if any(count > 1 and side < SMALLEST for side, count in zip(sides, grid, strict=True)):
         raise ValueError(f'regions: {regions} of an image of {size[1]} x {size[0]} pixels (width x height): each must '

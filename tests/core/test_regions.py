@@ -13,7 +13,7 @@ from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
-from kernelfusion_plugin.core.regional_degradation import RegionalDegradation
+from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
 from kernelfusion_plugin.core.regions import MARGIN, disbelief, solve_regions, takes_own
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
@@ -119,15 +119,29 @@ def test_known_kernels_are_used_as_they_are():
         restore(y, config, kernel=pair(wide, L)[0])
 
 
-@pytest.mark.parametrize('text', ['', '2', 'x2', '0x2', '1x2x3', '1 x 2', '-1x2', '100x1'])
+@pytest.mark.parametrize('text', ['', '2', 'x2', '0x2', '1x2x3', '1 x 2', '-1x2', '100x1', 'Auto'])
 def test_bad_regions_are_refused(text):
     with pytest.raises(ValueError, match='^regions must be ROWSxCOLUMNS') as error:
         KernelFusionConfig(regions=text)
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(('size', 'grid'), [((15, 127), (1, 1)), ((100, 128), (1, 2)), ((336, 496), (3, 3))])
+def test_auto_takes_the_regions_that_there_is_room_for(size, grid):
+    assert choose_grid('auto', size) == grid
+
+
+def test_auto_on_a_small_picture_is_one_kernel_to_the_bit():
+    y = torch.rand(3, 16, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config = KernelFusionConfig(scale=2, em=dataclasses.replace(CONFIG, final_prior='textures'))
+    one, auto = (restore(y, dataclasses.replace(config, regions=regions)) for regions in ('1x1', 'auto'))
+    assert torch.equal(one.sr, auto.sr) and auto.kernels is None
+
+
 def test_regions_need_em_and_room():
     with pytest.raises(ValueError, match="regions: 2x1 needs solver 'em'"):
         KernelFusionConfig(regions='2x1', solver='joint')
+    with pytest.raises(ValueError, match="regions: auto needs solver 'em'"):
+        KernelFusionConfig(regions='auto', solver='joint')
     with pytest.raises(ValueError, match='regions: 2x1 of an image of 80 x 60 pixels'):
         restore(torch.zeros(3, 60, 80), KernelFusionConfig(regions='2x1'))

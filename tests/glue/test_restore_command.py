@@ -432,9 +432,11 @@ def test_the_estimate_knows_of_regions(monkeypatch):
     """Half the steps of one search again, on each half; what is timed scatters, so only the order is asked for."""
     monkeypatch.setattr('kernelfusion_plugin.estimate._times', lambda states: (1.0 for _ in states))
     y = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    one, two = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions})).seconds((64, 128))['em']
-                for regions in ('1x1', '1x2'))
-    assert one < two < 3 * one
+    one, two, auto = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions}))
+                      for regions in ('1x1', '1x2', 'auto'))
+    size, small = (64, 128), (63, 127)
+    assert one.seconds(size)['em'] < two.seconds(size)['em'] < 3 * one.seconds(size)['em']
+    assert auto.seconds(size) == two.seconds(size) and auto.seconds(small) == one.seconds(small)
 
 
 @pytest.mark.parametrize('joint', [{'pipeline': 'dip'}, {'pipeline': 'pd_unet'}, {'separate_unets': True}])
