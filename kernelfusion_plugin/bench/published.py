@@ -169,7 +169,8 @@ def over_seeds(rows: list[dict[str, Any]]) -> str:
              and abs(pair[0][name] - pair[1][name]) > CLEAR[name] and pair[0]['surprise'] is not None]
     right = sum((one[name] > other[name]) == (one['surprise'] < other['surprise']) for one, other in pairs)
     spreads = ', '.join(f'{case} {max(same) - min(same):.2f}' for case, same in values.items())
-    return (f'{name}, largest less smallest: {spreads}; surprise ranks {right} of {len(pairs)} pairs rightly that differ by more than {CLEAR[name]}')
+    return (f'{name}, largest less smallest: {spreads}; surprise ranks {right} of {len(pairs)} pairs rightly '
+            f'that differ by more than {CLEAR[name]}')
 
 
 def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path,
