@@ -28,6 +28,7 @@ from torch import Tensor
 from ..core.config import KernelFusionConfig
 from ..core.degradation import upscale_bicubic
 from ..core.kernel_files import load_kernel
+from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import Progress, Result, restore
 from ..pictures import Panel, save_sheet
@@ -74,6 +75,7 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
             noise: float, jpeg: int | None, piece: int | None, device: str) -> None:
     setting = Setting(data, out, preset, json.loads(options), device, noise, jpeg, piece)
     out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     rows = []
     for seed in seeds:
         for case in cases:

@@ -6,6 +6,7 @@
             to the areas, some minutes per Mpx of result on a CPU
     prior   Phase 1: steps per second, as shipped against float32 in PyTorch's default memory layout
     tiles   a large picture through the priors in tiles and whole: seconds and largest difference
+    memory  on a processor: a large picture through the texture prior, freed memory kept and given back to the system
 
 Ratios hold for the machine they were measured on; run it with nothing else going on.
 """
@@ -31,12 +32,15 @@ from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule
 from ..core.em_config import EmConfig
 from ..core.kernels import motion
+from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, psnr_y
 from ..core.nets.patch_net import PatchDiffusionNet
 from ..core.patch_prior import PatchPrior, fit_patch_prior
 from ..core.restore import restore
 from ..core.texture_prior import load_texture_prior
 from ..demo import load_photo
+
+CPU = torch.device('cpu')
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], device:
     cuda = setting.device.type == 'cuda'
     name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')
+    keep_freed_memory()
     figures: dict[str, Any] = {'torch': torch.__version__, 'device': name}
     for part in parts or PARTS:
         figures[part] = PARTS[part](setting)
@@ -164,6 +169,21 @@ def tiles(setting: Setting) -> dict[str, Any]:
     return rows
 
 
+def memory(setting: Setting) -> dict[str, float]:
+    """Seconds of the texture prior on 1024 x 1024 pixels with freed memory given back and kept, in turn."""
+    x = upscale_bicubic(photograph().float() / 127.5 - 1, 2)
+    net, seconds = load_texture_prior(), {False: [], True: []}
+    try:
+        for keep in (False, True) * 3:
+            keep_freed_memory(keep)
+            net.predict_x0(x, 100)
+            seconds[keep].append(timed(lambda: net.predict_x0(x, 100), CPU)[1])
+    finally:
+        keep_freed_memory()
+    given_back, kept = (sorted(seconds[keep])[1] for keep in (False, True))
+    return {'given_back': round(given_back, 3), 'kept': round(kept, 3), 'ratio': round(given_back / kept, 2)}
+
+
 def photograph() -> Tensor:
     """The astronaut of scikit-image (NASA, public domain), (1, 3, 512, 512) uint8."""
     return torch.from_numpy(load_photo('astronaut')).permute(2, 0, 1)[None].contiguous()
@@ -178,4 +198,4 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
     return result, time.perf_counter() - start
 
 
-PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles}
+PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles, 'memory': memory}

@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
-from ..core.memory import SHORTAGE, is_out_of_memory
+from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.restore import checked, phase1_phases, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
@@ -88,6 +88,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
                          'give NAME_kernel.npy)') from error
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
+    keep_freed_memory()
     settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')

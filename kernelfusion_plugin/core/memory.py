@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import weakref
 from collections.abc import Callable
@@ -18,6 +19,7 @@ CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
 PROBES = (64, 128)  # sides of the pictures that are tried
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def capacity(device: torch.device) -> float:
@@ -35,6 +37,24 @@ def capacity(device: torch.device) -> float:
     except (AttributeError, OSError, ValueError):
         pass  # not a Unix
     return min(limits, default=float('inf'))
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Whether this process keeps large memory that it frees for the next that is asked for, or gives it back.
+
+    Each step frees what the next one asks for again. glibc gives it back to the system at once, which then must clear
+    every page anew: on a processor that is part of the time of every step on a large picture (``kernelfusion benchmark
+    memory``). Results are the same. For programs: it holds for all of the process. Without glibc nothing happens.
+
+    Args:
+        keep: False: glibc's defaults.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library, or no Unix
+        return
+    mallopt(M_MMAP_MAX, 0 if keep else 65536)
+    mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)  # -1: never
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

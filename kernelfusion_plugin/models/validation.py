@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
-from ..core.memory import SHORTAGE, is_out_of_memory
+from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from .images import BadImage, Entry
@@ -43,6 +43,7 @@ class ImageByImage:
         if self.device.type == 'cuda' and not torch.cuda.is_available():
             self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
             self.device = torch.device('cpu')
+        keep_freed_memory()
         check_metrics(self.opt)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])

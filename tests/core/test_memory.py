@@ -1,6 +1,9 @@
 """Memory: counted right, planned with, and what is done when there is not enough of it. No GPU is needed."""
 
 import logging
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -46,6 +49,23 @@ def test_what_lives_at_once_is_counted_and_views_are_not():
         b += 1
         return a.sum() + b.sum()
     assert 4 * 1990 <= peak_bytes(run) <= 4 * 2000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason="glibc's settings")
+def test_freed_memory_is_kept_or_given_back():
+    """In a process of its own, as it holds for all of one; a page that was given back is a fault when it comes anew."""
+    script = (
+        'import resource, torch\n'
+        'from kernelfusion_plugin.core.memory import keep_freed_memory\n'
+        'def faults():\n'
+        '    torch.ones(1 << 25)\n'
+        '    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n'
+        '    for _ in range(4): torch.ones(1 << 24)\n'
+        '    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n'
+        'for keep in (True, False): keep_freed_memory(keep); print(faults())\n')
+    said = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True, timeout=120)
+    kept, given_back = map(int, said.stdout.split())
+    assert kept < 400 and given_back > 4 * (1 << 26) // (1 << 16)  # pages have 64 kB at most
 
 
 @pytest.mark.parametrize('make', [TextureUNet, lambda: PatchDiffusionNet(32)])
