@@ -46,7 +46,9 @@ class Term:
         seconds: of all of it, were the picture the cut that was timed.
         degradation: its forward model, which says how large an estimate is.
         side: it is done on a piece of at most this side, LR pixels; 0: on the whole picture.
-        regions: as in the config, where it is done on a piece of each region.
+        regions: as in the config, where the work depends on it.
+        several: it is done only where the picture has several regions (True), or only one (False); None: always.
+        each: it is done on a piece of each region.
         area: of the cut's estimate, pixels.
         constant: the share that is the same whatever the area.
     """
@@ -57,12 +59,16 @@ class Term:
     area: float
     constant: float = 0.0
     regions: str = ONE
+    several: bool | None = None
+    each: bool = False
 
     def at(self, size: tuple[int, int]) -> float:
         """Seconds for a picture of (h, w)."""
         grid = choose_grid(self.regions, size)
-        if self.regions != ONE and grid == (1, 1):  # auto, and no room for regions
+        if self.several not in (None, grid != (1, 1)):
             return 0.0
+        if not self.each:
+            grid = (1, 1)
         sizes = [n / count * (1 + OVERLAP if count > 1 else 1) for n, count in zip(size, grid, strict=True)]
         height, width = (min(self.side, n) if self.side else n for n in sizes)
         times = _area((height, width), self.degradation) / self.area
@@ -118,14 +124,17 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
                     Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
         terms += searches
         if config.regions != ONE and stage.degradation.scale > 1:  # regions begin behind the sketch
-            terms += [dataclasses.replace(term, regions=config.regions) for term in searches]
+            terms += [dataclasses.replace(term, regions=config.regions, several=True, each=True) for term in searches]
+    area, steps = _area(size, full), max(1, em.final_samples) * em.final_steps
+    final = Term(steps * median(list(times)[1:]), full, 0, area)
     if config.regions != ONE and kernel is None:  # two passes that compare kernels, and the final ones under any two
-        terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(size, full), regions=config.regions))
+        terms.append(Term(2 * em.steps * step, full, em.kernel_side, area, 0.0, config.regions, True, each=True))
         pair = torch.rand(1, 2, full.kernel_size, full.kernel_size, device=cut.device)
         times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, size, (1, 2)), few,
                                      torch.Generator(cut.device), pair / pair.sum((-2, -1), keepdim=True)))
-    final = max(1, em.final_samples) * em.final_steps * median(list(times)[1:])
-    return [*terms, Term(final, full, 0, _area(size, full))]
+        final = dataclasses.replace(final, regions=config.regions, several=False)
+        terms.append(dataclasses.replace(final, seconds=steps * median(list(times)[1:]), several=True))
+    return [*terms, final]
 
 
 def _joint(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:

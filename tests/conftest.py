@@ -24,7 +24,12 @@ def generator():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """What a test has printed, as UTF-8, which is all that pytest-xdist can send: file names may be no such text."""
+    """What a test says, as UTF-8, which is all that pytest-xdist can send: file names may be no such text."""
+    def sendable(text):
+        return text.encode(errors='backslashreplace').decode()
+
     report = yield
-    report.sections = [(name, text.encode(errors='backslashreplace').decode()) for name, text in report.sections]
+    report.sections = [(name, sendable(text)) for name, text in report.sections]
+    if report.failed and sendable(report.longreprtext) != report.longreprtext:
+        report.longrepr = sendable(report.longreprtext)
     return report

@@ -16,6 +16,8 @@ import itertools
 import json
 import logging
 import time
+import zlib
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,7 @@ class Setting:
 @click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='To be given several times; default: 0.')
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--options', default='{}', help='JSON over the preset, e.g. {"em": {"steps": 8}}.')
-@click.option('--noise', default=0.0, help='White noise added to y, in per cent of the range.')
+@click.option('--noise', type=click.FloatRange(min=0), default=0, help='White noise added to y, per cent of the range.')
 @click.option('--jpeg', type=click.IntRange(1, 100), help='Quality of a JPEG that y goes through.')
 @click.option('--piece', type=click.IntRange(min=64), help='Only the middle piece of this side, pixels of the result.')
 @click.option('--device', default='cpu', show_default=True)
@@ -75,7 +77,8 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
             noise: float, jpeg: int | None, piece: int | None, device: str) -> None:
     setting = Setting(data, out, preset, json.loads(options), device, noise, jpeg, piece)
     out.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()
+    if device == 'cpu':
+        keep_freed_memory()
     rows = []
     for seed in seeds:
         for case in cases:
@@ -93,7 +96,7 @@ def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
     y, x, k_true = load(case, setting.data)
     if setting.piece is not None:
         y, x = middle(y, x, setting.piece // SCALE)
-    y = degrade(y, setting.noise, setting.jpeg, seed)
+    y = degrade(y, setting.noise, setting.jpeg, case)
     size = len(k_true) + len(k_true) % 2  # DIV2KRK's: see options/kernelfusion_div2krk.yml
     config = KernelFusionConfig.from_dict({'preset': setting.preset, 'seed': seed, 'kernel_size': size,
                                            **setting.options})
@@ -115,8 +118,14 @@ def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
         row['authors_ncc'] = round(kernel_ncc(torch.from_numpy(theirs).float(), k_true), 4)
     if not kernel_only:
         row.update(scores(case, y, x, result, setting.data, crop))
-    _sheet(setting.out / f'{case}_{seed}.png', y, x, result, k_true, case, setting.data, crop)
+    _sheet(setting.out / f'{_name(case, seed, setting)}.png', y, x, result, k_true, case, setting.data, crop)
     return row
+
+
+def _name(case: str, seed: int, setting: Setting) -> str:
+    """Of a sheet: case and seed, and what was done to y."""
+    parts = {'piece': setting.piece, 'noise': setting.noise, 'jpeg': setting.jpeg}
+    return '_'.join([case, str(seed), *(f'{key}{value:g}' for key, value in parts.items() if value)])
 
 
 def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,8 +134,8 @@ def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:
         number = int(case[4:])
         y = read(data / 'div2krk' / f'lr_x4_im_{number}.png')
         x = read(data / 'div2k' / 'HR' / f'{800 + number:04d}.png')
-        height, width = (min(a, 4 * b) // 4 * 4 for a, b in zip(x.shape[-2:], y.shape[-2:]))
-        return (y[..., :height // 4, :width // 4], x[..., :height, :width],
+        height, width = (min(a, SCALE * b) // SCALE * SCALE for a, b in zip(x.shape[-2:], y.shape[-2:]))
+        return (y[..., :height // SCALE, :width // SCALE], x[..., :height, :width],
                 load_kernel(data / 'div2krk' / f'kernel_{number}.mat'))
     image, number = case.split('_k')
     k = torch.from_numpy(np.load(data / 'kernels' / 'blind144_gt.npy'))[int(number)]
@@ -147,11 +156,11 @@ def middle(y: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
             x[..., SCALE * top:SCALE * (top + height), SCALE * left:SCALE * (left + width)])
 
 
-def degrade(y: Tensor, noise: float, jpeg: int | None, seed: int) -> Tensor:
-    """y with white noise and after JPEG compression, in 8 bits."""
+def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
+    """y with white noise, the case's own whatever the seed of the run, and after JPEG compression, in 8 bits."""
     if not noise and jpeg is None:
         return y
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(zlib.crc32(case.encode()))
     pixels = (y + 2 * noise / 100 * torch.randn(y.shape, generator=generator) + 1) * 127.5
     picture = pixels.round().clamp(0, 255).byte()[0].permute(1, 2, 0).numpy()
     if jpeg is not None:
@@ -162,17 +171,20 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, seed: int) -> Tensor:
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> str:
-    """How far the seeds of a case lie apart, and of the pairs that differ clearly how many surprise ranks rightly."""
-    name = next(name for name in CLEAR if all(name in row for row in rows))
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        values.setdefault(row['case'], []).append(row[name])
-    pairs = [pair for pair in itertools.combinations(rows, 2) if pair[0]['case'] == pair[1]['case']
-             and abs(pair[0][name] - pair[1][name]) > CLEAR[name] and pair[0]['surprise'] is not None]
-    right = sum((one[name] > other[name]) == (one['surprise'] < other['surprise']) for one, other in pairs)
-    spreads = ', '.join(f'{case} {max(same) - min(same):.2f}' for case, same in values.items())
-    return (f'{name}, largest less smallest: {spreads}; surprise ranks {right} of {len(pairs)} pairs rightly '
-            f'that differ by more than {CLEAR[name]}')
+    """How far a case's seeds lie apart, and of the pairs that differ clearly how many surprise ranks rightly."""
+    spreads, pairs, right = [], 0, 0
+    for case, group in itertools.groupby(sorted(rows, key=itemgetter('case')), itemgetter('case')):
+        same = list(group)
+        name = next(name for name in CLEAR if name in same[0])
+        values = [row[name] for row in same]
+        spreads.append(f'{case} {max(values) - min(values):.3f} ({name})')
+        for one, other in itertools.combinations(same, 2):
+            if abs(one[name] - other[name]) > CLEAR[name] and one['surprise'] is not None:
+                pairs += 1
+                right += (one[name] > other[name]) == (one['surprise'] < other['surprise'])
+    clear = ', '.join(f'{value} ({name})' for name, value in CLEAR.items())
+    return (f'largest less smallest: {", ".join(spreads)}; surprise ranks {right} of {pairs} pairs rightly that differ '
+            f'by more than {clear}')
 
 
 def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path,

@@ -20,6 +20,7 @@ from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
+from ..core.regional_degradation import AUTO, choose_grid
 from ..core.restore import checked, phase1_phases, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
@@ -64,7 +65,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy), .mat, .txt or a picture.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
-@click.option('--regions', metavar='RxC', help='A kernel for each of R rows of C regions; or auto.  [default: 1x1]')
+@click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
@@ -88,8 +89,9 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
                          'give NAME_kernel.npy)') from error
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
-    keep_freed_memory()
     settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
+    if settings.device.type == 'cpu':
+        keep_freed_memory()
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)
@@ -227,6 +229,8 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
     if len(sizes) == 1:
         height, width = sizes[0]
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
+        if config.regions == AUTO:
+            what += ', {} x {} regions'.format(*choose_grid(AUTO, sizes[0]))
     yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
            f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
     if first is None:

@@ -39,22 +39,20 @@ def capacity(device: torch.device) -> float:
     return min(limits, default=float('inf'))
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """Whether this process keeps large memory that it frees for the next that is asked for, or gives it back.
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees for what it asks for next, on a processor, under glibc.
 
-    Each step frees what the next one asks for again. glibc gives it back to the system at once, which then must clear
-    every page anew: on a processor that is part of the time of every step on a large picture (``kernelfusion benchmark
-    memory``). Results are the same. For programs: it holds for all of the process. Without glibc nothing happens.
-
-    Args:
-        keep: False: glibc's defaults.
+    glibc gives blocks above 32 MB back to the system as soon as they are freed. Each step on a large picture asks for
+    as many again, and every page of them is cleared anew (``kernelfusion benchmark memory``). Results are the same.
+    For programs: it holds for all of the process. Where somebody has set ``MALLOC_…`` variables, those hold.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or no Unix
         return
-    mallopt(M_MMAP_MAX, 0 if keep else 65536)
-    mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)  # -1: never
+    if not any(name.startswith('MALLOC_') for name in os.environ):
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def peak_bytes(function: Callable[[], object]) -> int:

@@ -38,8 +38,8 @@ def read_grid(regions: str) -> tuple[int, int] | None:
 def choose_grid(regions: str, size: tuple[int, int]) -> tuple[int, int]:
     """The regions (R, C) of a picture of ``size`` (h, w).
 
-    ``auto``: as many as are large enough for a kernel to be found on each, up to 3 x 3. What they are is left to y: a
-    region that gives no reason for a kernel of its own has the whole picture's.
+    ``auto``: as many as have :data:`AUTO_SIDE` LR pixels a side, up to 3 x 3; whether each gets a kernel of its own is
+    decided by y (:func:`~.regions.takes_own`). Below twice that there is one.
 
     Raises:
         ValueError: they would be too small.

@@ -55,13 +55,14 @@ def test_a_piece_has_no_crop_but_a_picture(data):
     for row in rows(data, '--case', '0813_k07', '--case', '0802_k05', '--piece', '64', '--noise', '1', '--jpeg', '90'):
         assert 'psnr' not in row and 5 < row['psnr_whole'] < 60
         assert (row['piece'], row['noise'], row['jpeg']) == (64, 1, 90)
+    assert (data / 'out/0813_k07_0_piece64_noise1_jpeg90.png').is_file()
 
 
 def test_several_seeds_are_summed_up(data, caplog):
     caplog.set_level('INFO')
     found = rows(data, '--case', '0813_k07', '--piece', '64', '--seed', '0', '--seed', '1')
     assert [row['seed'] for row in found] == [0, 1]
-    assert 'psnr_whole, largest less smallest: 0813_k07 ' in caplog.text
+    assert 'largest less smallest: 0813_k07 ' in caplog.text
 
 
 def test_pairs_of_seeds_that_differ_are_ranked():
@@ -70,7 +71,10 @@ def test_pairs_of_seeds_that_differ_are_ranked():
 
     some = [row('a', 20, -1), row('a', 21, -2), row('a', 21.1, -1.5), row('b', 30, -9), row('b', 28, -9.5)]
     said = over_seeds(some)  # a: two pairs differ, both ranked rightly; b: wrongly
-    assert 'a 1.10, b 2.00' in said and '2 of 3 pairs rightly' in said
+    assert 'a 1.100 (psnr_whole), b 2.000 (psnr_whole)' in said and '2 of 3 pairs rightly' in said
+    kernels = [{'case': 'c', 'kernel_ncc': ncc, 'surprise': -ncc} for ncc in (0.9, 0.5, 0.89)]
+    said = over_seeds([*some, *kernels])  # c, of which only the kernel is looked for: two pairs differ
+    assert 'c 0.400 (kernel_ncc)' in said and '4 of 5 pairs' in said
     assert '0 of 0 pairs' in over_seeds([row('a', 20, None), row('a', 25, None)])  # joint has no such score
 
 
@@ -84,8 +88,8 @@ def test_the_middle_of_y_lies_over_that_of_x():
 
 def test_noise_and_jpeg_are_of_the_size_asked_for():
     y = torch.zeros(1, 3, 64, 64)
-    assert degrade(y, 0, None, 0) is y
-    noisy = degrade(y, 1, None, 0)
-    assert float(noisy.std()) == pytest.approx(0.02, rel=0.05) and torch.equal(noisy, degrade(y, 1, None, 0))
-    assert not torch.equal(noisy, degrade(y, 1, None, 1))
-    assert 0 < float((degrade(noisy, 0, 90, 0) - noisy).abs().mean()) < 0.02
+    assert degrade(y, 0, None, 'a') is y
+    noisy = degrade(y, 1, None, 'a')
+    assert float(noisy.std()) == pytest.approx(0.02, rel=0.05) and torch.equal(noisy, degrade(y, 1, None, 'a'))
+    assert not torch.equal(noisy, degrade(y, 1, None, 'b'))
+    assert 0 < float((degrade(noisy, 0, 90, 'a') - noisy).abs().mean()) < 0.02
