@@ -3,7 +3,7 @@
 1. The whole picture's kernel, as in ``em``.
 2. From that one, on each region and its share of the bands between regions, the coarse and the fine stage. They go far
    enough to leave a mixture, which is what the first kernel is where the blurs differ much.
-3. A region keeps its own kernel only if that is another one, and explains it clearly better than the whole picture's
+3. A region keeps its own kernel only if that is another one, and makes the region likelier than the whole picture's
    does (:func:`takes_own`). Where there is little texture, or the same blur as everywhere, it takes the whole
    picture's: what is found on a part of the data is less certain.
 4. The final passes under all kernels at once (:class:`~.regional_degradation.RegionalDegradation`): one picture.
@@ -18,22 +18,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from .degradation import Degradation, to_canvas
-from .diffusion import Prior, noise_like, timesteps
+from .diffusion import Prior, timesteps
 from .em import check_levels, final_passes, final_steps
 from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
 from .kernel_search import informative_piece, paste, search, search_steps
+from .likelihood import surprise
 from .metrics import kernel_ncc
 from .noise import estimate_noise
 from .regional_degradation import RegionalDegradation
 from .state import EmPlace, Phase2State
 
 SAME = 0.9  # correlation above which two kernels count as one
-MARGIN = 0.03  # share by which a region's own kernel must lower its disbelief
-UNEXPLAINED = 0.02  # residual (range [-1, 1]) from which on an LR pixel counts as not explained
 
 
 def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,
@@ -95,25 +95,24 @@ def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tupl
 
 def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
               generator: Generator, noise: float = 0.0) -> bool:
-    """Whether ``own``, found on the piece y, is another kernel than the whole picture's, and clearly a better one."""
+    """Whether ``own``, found on the piece y, is another kernel than the whole picture's, and makes y likelier."""
     if kernel_ncc(own, whole) > SAME:
         return False
-    eps = noise_like(to_canvas(y, degradation), generator)
-    mine, others = (disbelief(y, kernel, prior, degradation, config, eps, noise) for kernel in (own, whole))
-    return mine < (1 - MARGIN) * others
+    seed = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
+    mine, others = (unlikelihood(y, kernel, prior, degradation, config, seed, noise) for kernel in (own, whole))
+    return mine < others
 
 
-def disbelief(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, eps: Tensor,
-              noise: float = 0.0) -> float:
-    """How badly a kernel explains y: mean of log(1 + r² / c²) over LR pixels, r what the prior's estimate leaves of y.
+def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
+                 noise: float = 0.0) -> float:
+    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
 
-    c: :data:`UNEXPLAINED` and the noise. Under a wrong kernel too a picture can be made that fits y, by ringing; but
-    what the prior makes of that, noised by ``eps`` (like x), does not.
+    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
     """
     levels = timesteps(config.final_t_start, config.steps, config.t_power)
     start = first_estimate(y, kernel, degradation, config)
     *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
                               math.hypot(config.final_noise, noise), 'none')
-    x0_hat = prior.predict_x0(prior.schedule.q_sample(x, levels[-2], eps), levels[-2])
-    r = (degradation.forward(x0_hat, kernel) - y).square().mean(1)
-    return float((r / math.hypot(UNEXPLAINED, noise) ** 2).log1p().mean())
+    generator = torch.Generator(y.device).manual_seed(seed)
+    between = levels[1:-1] or levels[:1]
+    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)
