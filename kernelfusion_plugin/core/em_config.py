@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 UNCERTAINTIES = (0.0, 1.0, 2.0)  # that are tried where none is given
+IN_DOUBT = 0.1  # by which y must be likelier without any: a kernel that breaks up costs more than one that is too wide
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
@@ -43,7 +44,7 @@ class EmConfig:
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
             covariance that the prior leaves open at the levels of the M step. How often is right depends on picture and
             kernel. None: found out by itself, the coarse stage is done with 0, 1 … 2 times as long as that makes y
-            likelier (:func:`~.likelihood.surprise`).
+            likelier (:func:`~.likelihood.surprise`); in doubt rather 1 than 0 (:data:`IN_DOUBT`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor

@@ -496,9 +496,10 @@ def test_stages_without_passes_are_left_out():
 
 
 @pytest.mark.parametrize(('scores', 'best', 'tried'), [([3.0, 1.0, 2.0], 1, 3), ([3.0, 2.0, 1.0], 2, 3),
-                                                       ([1.0, 2.0], 0, 2)])
+                                                       ([1.0, 2.0], 0, 2), ([1.0, 1.05, 1.04], 2, 3),
+                                                       ([1.0, 1.05, 1.06], 1, 3)])
 def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
-    """Each from the same start; the likeliest one's kernel and its uncertainty go on to the fine stage."""
+    """Each from the same start; the likeliest one's kernel and its uncertainty go on, in doubt 1's rather than 0's."""
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     runs, passes, judged = [], em_steps.em_passes, []
