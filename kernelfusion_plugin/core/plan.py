@@ -26,6 +26,7 @@ from .tiles import SIDES, Tiles
 GIGABYTE = 10 ** 9
 SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocations
 PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
+HOLES = 1.3  # the processor: times that, for freed memory that is kept but too small for what is asked for next
 IMAGES = 12  # of the canvas's size that are alive at once; measured in em's final passes: 8 to 11
 COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
 
@@ -64,14 +65,14 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
         ValueError: the least that can be done needs more than there is; in one line with what to do.
     """
     canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
-    cost = _Cost(nets, device, config)
-    rest = (PROCESS + IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
+    cost, holes = _Cost(nets, device, config), HOLES if device.type == 'cpu' else 1.0
+    rest = (IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
                   for phase, how in training.items()), default=0)
     limit = config.memory_limit * GIGABYTE if config.memory_limit else SHARE * capacity(device)
     for tile, recompute, phase2 in (_em if config.solver == 'em' else _joint)(canvas, config, cost):
-        plan = Plan(tile, recompute, int(rest + max(phase1, phase2)))
+        plan = Plan(tile, recompute, int(PROCESS + holes * (rest + max(phase1, phase2))))
         if plan.need <= limit:
             return plan
     raise ValueError(_refusal(plan.need, limit, canvas, config, device))

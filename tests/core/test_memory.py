@@ -149,6 +149,7 @@ def test_the_estimate_is_above_what_a_run_allocates_and_not_far(config, kernel, 
     for module in (plan, degradation):
         monkeypatch.setattr(module, 'BAND_BYTES', 2 ** 20)
     monkeypatch.setattr(plan, 'PROCESS', 0)
+    monkeypatch.setattr(plan, 'HOLES', 1.0)
     y = picture(side, side)
     planned = plan_memory((side, side), CPU, config, kernel is not None)
     if recompute:
