@@ -77,8 +77,7 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
             noise: float, jpeg: int | None, piece: int | None, device: str) -> None:
     setting = Setting(data, out, preset, json.loads(options), device, noise, jpeg, piece)
     out.mkdir(parents=True, exist_ok=True)
-    if device == 'cpu':
-        keep_freed_memory()
+    keep_freed_memory(torch.device(device))
     rows = []
     for seed in seeds:
         for case in cases:

@@ -86,8 +86,7 @@ def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], device:
     cuda = setting.device.type == 'cuda'
     name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')
-    if not cuda:
-        keep_freed_memory()
+    keep_freed_memory(setting.device)
     figures: dict[str, Any] = {'torch': torch.__version__, 'device': name}
     for part in parts or PARTS:
         figures[part] = PARTS[part](setting)

@@ -90,8 +90,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
     settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
-    if settings.device.type == 'cpu':
-        keep_freed_memory()
+    keep_freed_memory(settings.device)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)

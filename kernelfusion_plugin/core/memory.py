@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+CPU = torch.device('cpu')
 CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
@@ -39,13 +40,16 @@ def capacity(device: torch.device) -> float:
     return min(limits, default=float('inf'))
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(device: torch.device = CPU) -> None:
     """Let this process keep what it frees for what it asks for next, on a processor, under glibc.
 
     glibc gives blocks above 32 MB back to the system as soon as they are freed. Each step on a large picture asks for
     as many again, and every page of them is cleared anew (``kernelfusion benchmark memory``). Results are the same.
-    For programs: it holds for all of the process. Where somebody has set ``MALLOC_…`` variables, those hold.
+    For programs: it holds for all of the process. Where somebody has set ``MALLOC_…`` variables, those hold. Where the
+    work is done on another ``device``, nothing happens.
     """
+    if device.type != 'cpu':
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or no Unix

@@ -43,8 +43,7 @@ class ImageByImage:
         if self.device.type == 'cuda' and not torch.cuda.is_available():
             self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
             self.device = torch.device('cpu')
-        if self.device.type == 'cpu':
-            keep_freed_memory()
+        keep_freed_memory(self.device)
         check_metrics(self.opt)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])
