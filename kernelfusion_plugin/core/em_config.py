@@ -47,8 +47,10 @@ class EmConfig:
             likelier (:func:`~.likelihood.surprise`); in doubt rather 1 than 0 (:data:`IN_DOUBT`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
-        centre_power, centre_floor: the kernel is centred by the centre of mass of k^power, values below floor
-            times its maximum left out.
+        centre_power: the kernel is centred by the centre of mass of k^power.
+        kernel_floor: what is below this share of the kernel's maximum is not believed (Cho & Lee 2009): it does not
+            count for the centre, and at the full scale it is set to zero. Faint wings would sharpen the picture too
+            much.
         final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
@@ -82,7 +84,7 @@ class EmConfig:
     ridge: float = 1e-3
     smoothness: float = 0.01
     centre_power: float = 0.9
-    centre_floor: float = 0.04
+    kernel_floor: float = 0.05
     final_samples: int = 0
     final_steps: int = 16
     final_t_start: int = 200
@@ -106,9 +108,9 @@ class EmConfig:
                      'centre_power', 't_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
-        if not 1 <= self.support < math.inf or not 0 <= self.centre_floor < 1:
-            raise ValueError(f'em.support must be at least 1 and em.centre_floor in [0, 1), got {self.support}, '
-                             f'{self.centre_floor}')
+        if not 1 <= self.support < math.inf or not 0 <= self.kernel_floor < 1:
+            raise ValueError(f'em.support must be at least 1 and em.kernel_floor in [0, 1), got {self.support}, '
+                             f'{self.kernel_floor}')
         if not 1 <= self.over_relaxation < math.inf or not 0 <= self.memory < 1:
             raise ValueError(f'em.over_relaxation must be at least 1 and em.memory in [0, 1), got '
                              f'{self.over_relaxation}, {self.memory}')

@@ -32,6 +32,7 @@ class Stage:
     uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
+    kernel_floor: float = 0.0
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
 
 
@@ -58,12 +59,12 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
                                         earlier)
-                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.rim)
+                fitted = _believed(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = fitted
                 else:
                     further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel = without_haze(normalise(further), stage.rim)
+                    kernel = _believed(normalise(further), stage)
                     way = way_to_middle(kernel, config, stage.whole_shifts)
                     if any(way):
                         kernel, x = shift(kernel, way), moved(x, way)
@@ -144,6 +145,16 @@ def without_haze(kernel: Tensor, rim: int) -> Tensor:
     return normalise((kernel - kernel[outside].mean()).clamp_min(0))
 
 
+def above_floor(kernel: Tensor, floor: float) -> Tensor:
+    """The kernel with what is below ``floor`` times its maximum set to zero; sum 1."""
+    return kernel if not floor else normalise(torch.where(kernel > floor * kernel.max(), kernel, 0))
+
+
+def _believed(kernel: Tensor, stage: Stage) -> Tensor:
+    """What is kept of a kernel that was fitted."""
+    return above_floor(without_haze(kernel, stage.rim), stage.kernel_floor)
+
+
 def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
     """(dy, dx) that brings the kernel's centre to the middle of its grid; in whole pixels if asked for.
 
@@ -151,7 +162,7 @@ def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float,
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
     of a power of k below 1 undoes some of that (README, "What was tried").
     """
-    weight = torch.where(kernel > config.centre_floor * kernel.max(), kernel, 0) ** config.centre_power
+    weight = torch.where(kernel > config.kernel_floor * kernel.max(), kernel, 0) ** config.centre_power
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
     return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from .kernel_align import centre, centre_by_pixels, centre_of_mass, normalise, resize, shift
 from .kernel_files import levin_kernels, load_kernel, load_levin
 
-__all__ = ['blind144_synthetic', 'centre', 'centre_by_pixels', 'centre_of_mass', 'delta', 'gaussian', 'hollow_square',
-           'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize',
+__all__ = ['blind144_synthetic', 'centre', 'centre_by_pixels', 'centre_of_mass', 'delta', 'edge_share', 'gaussian',
+           'hollow_square', 'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize',
            'sample_anisotropic', 'sample_isotropic', 'sample_motion', 'shift', 'square']
 
 Range = tuple[float, float]
@@ -60,6 +60,11 @@ def gaussian(size: int, covariance: list[list[float]] | Tensor | None = None, *,
     d = torch.stack([x, y], dim=-1)
     exponent = -0.5 * torch.einsum('ijm,mn,ijn->ij', d, torch.linalg.inv(cov), d)
     return normalise((exponent - exponent.max()).exp()).float()
+
+
+def edge_share(kernel: Tensor) -> float:
+    """Part of the mass of a kernel (K, K) that lies on the outermost pixels of its grid, in [0, 1]."""
+    return 1 - float(kernel[1:-1, 1:-1].sum() / kernel.sum())
 
 
 def square(size: int = 24, side: int = 16) -> Tensor:

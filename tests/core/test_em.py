@@ -309,6 +309,34 @@ def test_each_m_step_clears_the_haze(monkeypatch):
         torch.testing.assert_close(cleared, without, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize('floor', [0.0, 0.05, 0.2])
+def test_faint_wings_are_not_believed(floor):
+    """What is below the floor goes, and its mass to the rest; what is above stays as it was to itself."""
+    k = 0.9 * gaussian(12, sigmas=1.5) + 0.1 / 144
+    kept = em_steps.above_floor(k, floor)
+    seen = k > floor * k.max()
+    assert float(kept.sum()) == pytest.approx(1, abs=1e-6) and torch.equal(kept > 0, seen)
+    torch.testing.assert_close(kept[seen], k[seen] / k[seen].sum())
+    assert bool(seen.all()) == (not floor)
+
+
+@pytest.mark.parametrize('stage', [0, 1])
+def test_wings_are_cut_at_the_full_scale_only(stage, monkeypatch):
+    """A fit that comes with wings, in an M step of each stage: what is kept of it, in the last pass and before."""
+    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=2, over_relaxation=1.0, kernel_floor=0.1)
+    y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
+    stages = kernel_stages(degradation, config)
+    size = stages[stage].degradation.kernel_size
+    winged = F.pad(gaussian(size - 2, sigmas=1.3), (1,) * 4)
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: winged)
+    grid = dataclasses.replace(stages[stage], rim=0)
+    walk = list(em_steps.em_passes(y, winged, prior, grid, config, torch.Generator().manual_seed(0)))
+    expected = em_steps.above_floor(winged, 0.1) if stage else winged
+    for _, _, kernel in (walk[1], walk[-1]):  # symmetric: nothing has to be centred
+        torch.testing.assert_close(kernel, expected)
+    assert (winged > expected).any() == bool(stage)
+
+
 @pytest.mark.usefixtures('unjudged')
 def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
     """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
@@ -555,7 +583,7 @@ def test_each_half_asks_its_own_prior():
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
     ({'final_noise': math.nan}, 'final_noise'), ({'prior_weight': math.inf}, 'prior_weight'),
     ({'smoothness': math.nan}, 'smoothness'), ({'noise_floor': math.inf}, 'noise_floor'),
-    ({'centre_floor': 1.0}, 'centre_floor'), ({'centre_floor': math.nan}, 'centre_floor'),
+    ({'kernel_floor': 1.0}, 'kernel_floor'), ({'kernel_floor': math.nan}, 'kernel_floor'),
     ({'over_relaxation': 0.5}, 'over_relaxation'), ({'over_relaxation': math.inf}, 'over_relaxation'),
     ({'memory': 1.0}, 'memory'), ({'outlier': math.nan}, 'outlier'),
     ({'support': 0.9}, 'support'), ({'support': math.nan}, 'support'),
@@ -568,7 +596,7 @@ def test_bad_options_are_refused_by_name(options, name):
 
 
 @pytest.mark.parametrize('options', [
-    {'coarse_passes': 0, 'fine_passes': 0, 'kernel_side': 0, 'smoothness': 0, 'noise_floor': 0, 'centre_floor': 0},
+    {'coarse_passes': 0, 'fine_passes': 0, 'kernel_side': 0, 'smoothness': 0, 'noise_floor': 0, 'kernel_floor': 0},
     {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0},
     {'steps': 10, 't_start': 9}, {'support': 1}, {'kernel_prior': 'internal', 'final_prior': 'internal'}])
 def test_the_bounds_themselves_are_allowed(options):

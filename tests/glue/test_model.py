@@ -195,6 +195,20 @@ def test_feed_test_and_visuals_without_the_toolbox(data, tmp_path):
         model.feed_data({'lq': lq.expand(2, -1, -1, -1)})
 
 
+@pytest.mark.parametrize('known', [False, True])
+def test_a_kernel_at_the_edge_of_its_grid_is_spoken_of(known, data, tmp_path, monkeypatch):
+    monkeypatch.setattr('kernelfusion_plugin.report.edge_share', lambda kernel: 0.12)
+    said = []
+    model = make_model(tmp_path, data, kernelfusion__known_kernel=known)
+    monkeypatch.setattr(model.logger, 'warning', said.append)
+    lq = torch.rand(1, 3, 20, 22, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.feed_data({'lq': lq, 'lq_path': ['some/photo.png'], 'kernel': torch.full((24, 24), 1 / 576)})
+        model.test()
+    assert [('photo: 12% of the kernel' in one, 'kernelfusion: kernel_size: 32' in one) for one in said] == \
+        ([] if known else [(True, True)])
+
+
 def test_registration_twice_changes_nothing():
     from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
     before = MODEL_REGISTRY.get('KernelFusionModel'), ARCH_REGISTRY.get('PatchDiffusion')

@@ -44,6 +44,16 @@ def test_kernel_files(tmp_path):
     assert np.array_equal(picture[::10, ::10], np.round(255 * kernel / kernel.max()).astype(np.uint8))
 
 
+def test_a_kernel_that_is_cut_is_told_from_one_that_is_not():
+    whole = motion(24, 1)
+    assert report.cut_warning(whole, '--kernel-size') is None
+    cut = motion(48, 1)[12:-12, 12:-12]  # what a grid of 24 has of a wider shake
+    assert float(cut.sum()) < 0.95
+    warning = report.cut_warning(cut, '--kernel-size')
+    share = 1 - float(cut[1:-1, 1:-1].sum() / cut.sum())
+    assert warning.startswith(f'{share:.0%} of the kernel') and '24 x 24' in warning and '--kernel-size 32' in warning
+
+
 def test_table_is_sorted_and_unknown_scores_are_empty(tmp_path):
     rows = [{**ROW, 'image': 'b', 'val_x': 1.0}, {**ROW, 'psnr': math.inf}, {'dataset': 'C', 'image': 'z'}]
     report.write_scores(tmp_path / 'scores.csv', rows)

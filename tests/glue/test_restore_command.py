@@ -66,6 +66,16 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != '.json'}
 
 
+def test_a_kernel_at_the_edge_of_its_grid_is_spoken_of(run, tmp_path, monkeypatch):
+    """Where it was found; one that was given may be what it is."""
+    monkeypatch.setattr('kernelfusion_plugin.report.edge_share', lambda kernel: 0.12)
+    write(tmp_path / 'photo.png')
+    status, said = run('photo.png')
+    assert status == 0 and '12% of the kernel' in said and 'try --kernel-size 16' in said
+    status, said = run('photo.png', '-o', 'again', '--kernel', 'restored/photo_kernel.npy')
+    assert status == 0 and 'of the kernel' not in said
+
+
 def test_a_picture_and_what_lies_beside_it(run, tmp_path):
     write(tmp_path / 'photo.png')
     status, said = run('photo.png')
