@@ -188,6 +188,7 @@ class Restoration:
         pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
         written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
-        write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds,
+        grid = [1, 1] if kernels is None else list(kernels.shape[:2])
+        write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds, regions=grid,
                      surprise=result.surprise, config=result.config.to_dict(),
                      **report.environment(self.settings.device))

@@ -219,7 +219,7 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
         try:
             if one.finished():
                 continue
-            y = checked(read_picture(one.path).y, config)
+            y = checked(read_picture(one.path).y, config, settings.kernel is not None)
         except (ValueError, OSError):
             continue  # said when it is its turn
         first = y if first is None else first
@@ -228,7 +228,7 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
     if len(sizes) == 1:
         height, width = sizes[0]
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
-        if config.regions == AUTO:
+        if config.regions == AUTO and settings.kernel is None:
             what += ', {} x {} regions'.format(*choose_grid(AUTO, sizes[0]))
     yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
            f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')

@@ -99,7 +99,8 @@ def test_regions_have_kernels_of_their_own(run, tmp_path, monkeypatch):
     assert np.array_equal(np.load(results / 'photo_kernels.npy'), expected.kernels.numpy())
     assert expected.kernels.shape == (1, 2, 12, 12)
     assert 'is kept' in run('photo.png', '--set', 'regions=1x2')[1]
-    assert set(json.loads((results / 'photo_restored.json').read_text())['files']) > regional
+    record = json.loads((results / 'photo_restored.json').read_text())
+    assert set(record['files']) > regional and record['regions'] == [1, 2]
     assert run('photo.png')[0] == 0  # without regions: what they left is gone, the rest as ever
     assert not regional & {path.name for path in results.iterdir()}
     assert np.array_equal(np.load(results / 'photo_kernel.npy'), expected.kernel.numpy())
