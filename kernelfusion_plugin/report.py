@@ -88,7 +88,7 @@ def cut_warning(kernel: Tensor, option: str) -> str | None:
     if share < CUT:
         return None
     return (f'{share:.0%} of the kernel lies on the edge of its {size} x {size} grid, which may have cut it: try '
-            f'{option} {2 * math.ceil(size * 2 / 3)}, which takes longer, or a smaller scale')
+            f'{option} {2 * math.ceil(size * 2 / 3)}, which takes longer, or make the picture smaller first')
 
 
 def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:
