@@ -135,8 +135,7 @@ class Restoration:
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._write(result, picture)
-            warning = report.cut_warning(result.kernel, '--kernel-size') if self.settings.kernel is None else None
-            if warning:
+            if self.settings.kernel is None and (warning := report.cut_warning(result.kernel, '--kernel-size')):
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
                 trace = [row for row in result.trace if row['phase'] != 'half']

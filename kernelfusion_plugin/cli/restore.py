@@ -21,7 +21,7 @@ from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import checked, phase1_phases, plan_memory
+from ..core.restore import checked, forward_model, phase1_phases, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -219,7 +219,8 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
         try:
             if one.finished():
                 continue
-            y = checked(read_picture(one.path).y, config, settings.kernel is not None)
+            y = checked(read_picture(one.path).y)
+            forward_model(y, config, settings.kernel)  # refuses regions that are too small
         except (ValueError, OSError):
             continue  # said when it is its turn
         first = y if first is None else first

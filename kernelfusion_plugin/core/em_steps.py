@@ -147,7 +147,12 @@ def without_haze(kernel: Tensor, rim: int) -> Tensor:
 
 def above_floor(kernel: Tensor, floor: float) -> Tensor:
     """The kernel with what is below ``floor`` times its maximum set to zero; sum 1."""
-    return kernel if not floor else normalise(torch.where(kernel > floor * kernel.max(), kernel, 0))
+    return normalise(_strong(kernel, floor)) if floor else kernel
+
+
+def _strong(kernel: Tensor, floor: float) -> Tensor:
+    """The kernel's values above ``floor`` times its maximum, 0 elsewhere."""
+    return torch.where(kernel > floor * kernel.max(), kernel, 0)
 
 
 def _believed(kernel: Tensor, stage: Stage) -> Tensor:
@@ -162,7 +167,7 @@ def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float,
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
     of a power of k below 1 undoes some of that (README, "What was tried").
     """
-    weight = torch.where(kernel > config.kernel_floor * kernel.max(), kernel, 0) ** config.centre_power
+    weight = _strong(kernel, config.kernel_floor) ** config.centre_power
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
     return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
 

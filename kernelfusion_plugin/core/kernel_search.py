@@ -90,8 +90,8 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
         stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried)
         if name == 'fine':
             outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
-            stage = replace(stage, outlier=outlier, memory=config.memory,
-                            kernel_floor=config.kernel_floor, whole_shifts=True)
+            stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
+                            whole_shifts=True)
         stages.append(stage)
     return stages
 

@@ -145,8 +145,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
             on the same machine. The caller sees to it that the arguments are the same.
     """
     config = config or KernelFusionConfig()
-    y = checked(y, config, kernel is not None)
-    kernel = _known(kernel, y, config)
+    y, kernel = checked(y), _known(kernel, y, config)
     degradation = forward_model(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
@@ -322,7 +321,7 @@ class _Seeds:
             return factory().to(self._device)
 
 
-def checked(y: Tensor, config: KernelFusionConfig, kernel_known: bool = False) -> Tensor:
+def checked(y: Tensor) -> Tensor:
     """y as (1, 3, h, w) float32, or a ValueError that says what is wrong with it."""
     if y.ndim == 3:
         y = y[None]
@@ -337,8 +336,6 @@ def checked(y: Tensor, config: KernelFusionConfig, kernel_known: bool = False) -
         raise ValueError('the image has NaN or infinite values')
     if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
         raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
-    if not kernel_known:
-        choose_grid(config.regions, y.shape[-2:])  # refuses regions that are too small
     return y.detach().float()
 
 

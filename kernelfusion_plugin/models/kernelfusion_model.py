@@ -82,8 +82,7 @@ class KernelFusionModel(RestorationModel):
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
-        warning = cut_warning(result.kernel, 'kernelfusion: kernel_size:') if kernel is None else None
-        if warning:
+        if kernel is None and (warning := cut_warning(result.kernel, 'kernelfusion: kernel_size:')):
             self.logger.warning(f'{self.title or self.name}: {warning}')
         if self.glue.save_prior and prior_state is None and result.prior_state:
             self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]

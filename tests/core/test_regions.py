@@ -15,7 +15,7 @@ from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
 from kernelfusion_plugin.core.regions import solve_regions, takes_own, unlikelihood
-from kernelfusion_plugin.core.restore import checked
+from kernelfusion_plugin.core.restore import checked, forward_model
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 FULL, SIZE, AROUND = Degradation(2, 12), (24, 64), 8  # LR pixels of scene around the frame
@@ -145,5 +145,7 @@ def test_regions_need_em_and_room():
         KernelFusionConfig(regions='auto', solver='joint')
     with pytest.raises(ValueError, match='regions: 2x1 of an image of 80 x 60 pixels'):
         restore(torch.zeros(3, 60, 80), KernelFusionConfig(regions='2x1'))
-    known = checked(torch.zeros(3, 60, 80), KernelFusionConfig(regions='2x1'), kernel_known=True)
-    assert known.shape == (1, 3, 60, 80)  # its grid is the kernels' own
+    y = checked(torch.zeros(3, 60, 80))
+    assert y.shape == (1, 3, 60, 80)
+    known = forward_model(y, KernelFusionConfig(regions='2x1'), L)  # the grid is the kernel's own
+    assert not isinstance(known, RegionalDegradation)
