@@ -108,6 +108,7 @@ def work(setting: Setting) -> list[dict[str, float]]:
                 for name in ('sketch_passes', 'coarse_passes', 'fine_passes', 'final_steps')}
         config = dataclasses.replace(
             base, prior=dataclasses.replace(base.prior, steps=factor * base.prior.steps),
+            tuning=dataclasses.replace(base.tuning, steps=factor * base.tuning.steps),
             em=dataclasses.replace(base.em, **more))
         result, seconds = timed(lambda config=config: restore(y, config, name='speed'), setting.device)
         rows.append({'work': factor, 'seconds': round(seconds, 1), 'psnr': round(psnr_y(result.sr.cpu(), x), 2),

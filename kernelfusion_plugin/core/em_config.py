@@ -54,7 +54,8 @@ class EmConfig:
         final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
-        noise_floor: the noise found in y, times this, is added to every sigma (root of the sum of squares).
+        noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
+            every sigma (root of the sum of squares).
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 

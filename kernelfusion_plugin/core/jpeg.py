@@ -37,7 +37,7 @@ def jpeg_error(y: Tensor) -> float:
     Returns:
         in units of y. By quantisation alone: noise that the picture had before is not in it.
     """
-    luma = (torch.einsum('c,chw->hw', y.new_tensor(LUMA), y[0]) + 1) * 127.5
+    luma = (torch.einsum('c,chw->hw', torch.tensor(LUMA), y[0].float().cpu()) + 1) * 127.5
     if math.prod(n // BLOCK for n in luma.shape) < FEWEST_BLOCKS:
         return 0.0
     grids = [_coefficients(luma, top, left) for top, left in itertools.product(range(BLOCK), repeat=2)]
@@ -54,7 +54,7 @@ def _coefficients(luma: Tensor, top: int, left: int) -> Tensor:
     blocks = luma[top:top + rows * BLOCK, left:left + columns * BLOCK]
     blocks = blocks.reshape(rows, BLOCK, columns, BLOCK).transpose(1, 2).reshape(-1, BLOCK, BLOCK)
     blocks = blocks[::math.ceil(len(blocks) / MOST_BLOCKS) or 1]
-    place, frequency = torch.arange(BLOCK).to(luma), torch.arange(BLOCK).to(luma)[:, None]
+    place, frequency = torch.arange(BLOCK), torch.arange(BLOCK)[:, None]
     waves = torch.cos(math.pi / BLOCK * (place + 0.5) * frequency) * math.sqrt(2 / BLOCK)
     waves[0] *= math.sqrt(0.5)
     return (waves @ blocks @ waves.T).reshape(-1, BLOCK ** 2)
@@ -65,13 +65,12 @@ def _comb(c: Tensor) -> tuple[float, float, int]:
 
     The contrast is the mean of cos(2π c / step) over these: 1 for a comb, about 0 for any smooth density.
     """
-    steps = STEPS.to(c)
-    kept = c.abs()[:, None] > steps / 2
+    kept = c.abs()[:, None] > STEPS / 2
     count = kept.sum(0)
-    contrast = (torch.cos(2 * math.pi / steps * c[:, None]) * kept).sum(0) / count.clamp_min(1)
+    contrast = (torch.cos(2 * math.pi / STEPS * c[:, None]) * kept).sum(0) / count.clamp_min(1)
     contrast = torch.where(count < ENOUGH, 0, contrast)
     best = int(contrast.argmax())
-    return float(contrast[best]), float(steps[best]), int(count[best])
+    return float(contrast[best]), float(STEPS[best]), int(count[best])
 
 
 def _contrast(coefficients: Tensor) -> float:
