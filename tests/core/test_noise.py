@@ -44,7 +44,7 @@ def test_slopes_and_edges_of_a_part_are_no_noise():
     assert measured(y + noise(y, 0.02, seed=1)) == pytest.approx(0.02, rel=0.15)
 
 
-@pytest.mark.parametrize(('name', 'most'), [('rocket', 0), ('chelsea', 0), ('coffee', 0.004), ('astronaut', 0.009)])
+@pytest.mark.parametrize(('name', 'most'), [('rocket', 0), ('chelsea', 0), ('coffee', 0), ('astronaut', 0.004)])
 def test_a_clean_photograph_has_next_to_none(name, most):
     skimage = pytest.importorskip('skimage.data')
     y = torch.from_numpy(getattr(skimage, name)().copy()).permute(2, 0, 1)[None] / 127.5 - 1
