@@ -18,6 +18,7 @@ BLOCK = 8
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, JPEG's
 STEPS = torch.arange(2.0, 65.0)  # that are looked for; a comb of step 1 cannot be told from 8-bit values
 FEWEST_BLOCKS, MOST_BLOCKS = 64, 4096  # from how many on something can be said, and how many are looked at
+SURE = 1.5  # what rounding to 8 bits leaves of a coefficient that was zero stays below
 ENOUGH = 16  # coefficients, not rounded to zero, that a step can be told from
 CLEAR = 0.3  # of a comb's contrast, at least, where a step is believed
 FOUND = 0.2, 1.5  # the grid's contrast, at least, and as a multiple of the next best grid's (chance: 1.0 to 1.1)
@@ -91,7 +92,7 @@ def _lost(coefficients: Tensor) -> float:
         c, distance = coefficients[:, index], math.log(math.hypot(*divmod(index, BLOCK)))
         contrast, step, count = _comb(c)
         if contrast < CLEAR:
-            if int((c.abs() > 1.5).sum()) < ENOUGH:
+            if int((c.abs() > SURE).sum()) < ENOUGH:
                 unseen.append(distance)
             continue
         half, kept, even = step / 2, min(count / len(c), 1 - 0.5 / len(c)), step ** 2 / 12

@@ -145,7 +145,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
             on the same machine. The caller sees to it that the arguments are the same.
     """
     config = config or KernelFusionConfig()
-    y, kernel = checked(y), _known(kernel, y, config)
+    y = checked(y)
+    kernel = _known(kernel, y, config)
     degradation = forward_model(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
