@@ -138,8 +138,9 @@ class Degradation:
         """The matrix U with y = U·vec(k): (B, C, H, W) to (B·C·h·w, K²); one row per LR value."""
         self.lr_size(x.shape[-2:])
         x = self.extend(x)
-        rows = F.unfold(x.reshape(-1, 1, *x.shape[-2:]), self.kernel_size, stride=self.scale)
-        return rows.transpose(1, 2).reshape(-1, self.kernel_size ** 2)
+        views = x.reshape(-1, *x.shape[-2:]).unfold(1, self.kernel_size, self.scale)
+        views = views.unfold(2, self.kernel_size, self.scale)  # (B·C, h, w, K, K), nothing copied yet
+        return views.reshape(-1, self.kernel_size ** 2)
 
     def crop(self, x: Tensor) -> Tensor:
         """The frame (s·h, s·w) of an x: cuts a canvas's margin off, returns any other x as it is."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from .degradation import Degradation
 
 WINDOW_BYTES = 64 * 2 ** 20  # memory that one block of the window matrix may take
+PANEL = 128  # rows of the normal matrix that are done at a time
 
 
 def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: float, iterations: int = 15,
@@ -67,8 +68,10 @@ def normal_equations(degradation: Degradation, x: Tensor, y: Tensor,
         if roots is not None:
             root = roots[..., top:bottom, :].reshape(-1)
             U, values = U.mul_(root[:, None]), values * root
-        G.addmm_(U.T, U)
+        for left in range(0, K * K, PANEL):  # G is symmetric: what lies below the diagonal's panels is left out
+            G[left:left + PANEL, left:].addmm_(U[:, left:left + PANEL].T, U[:, left:])
         b.addmv_(U.T, values)
+    G = G.triu() + G.triu(1).T
     return G / y.numel(), b / y.numel()
 
 

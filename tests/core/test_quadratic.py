@@ -134,6 +134,17 @@ def test_normal_equations_are_those_of_the_windows(s, size, border, monkeypatch)
         torch.testing.assert_close(b, U.T @ y.reshape(-1) / y.numel())
 
 
+@pytest.mark.parametrize('panel', [1, 24, 25, 7])
+def test_panels_of_any_width_make_the_whole_normal_matrix(panel, monkeypatch):
+    monkeypatch.setattr(quadratic, 'PANEL', panel)
+    degradation = Degradation(2, 5)
+    x, y = random(2, 3, *degradation.hr_size((7, 5))), random(2, 3, 7, 5, seed=1)
+    U = degradation.windows(x)
+    G, b = normal_equations(degradation, x, y)
+    torch.testing.assert_close(G, U.T @ U / y.numel())
+    torch.testing.assert_close(b, U.T @ y.reshape(-1) / y.numel())
+
+
 def test_weighted_normal_equations_in_plain_form(monkeypatch):
     """Σ w_i u_i u_iᵀ / n and Σ w_i u_i y_i / n over all values, each pixel's weight for its channels, mean 1."""
     degradation = Degradation(2, 5)
