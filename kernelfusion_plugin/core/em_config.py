@@ -22,6 +22,8 @@ class EmConfig:
             ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
+        rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame
+            (:func:`~.kernel_search.unsure_rim`).
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
             kernel that comes out off centre is not cut; it is centred, then cut, at the end. What there is of it beyond
             the grid asked for is haze, and taken off everywhere (:func:`~.em_steps.without_haze`).
@@ -62,6 +64,7 @@ class EmConfig:
     kernel_prior: str = 'textures'
     final_prior: str = 'tuned'
     kernel_side: int = 192
+    rim: int | None = None
     support: float = 4 / 3
     start_width: float = 1.25
     sketch_passes: int = 12
@@ -84,7 +87,7 @@ class EmConfig:
     uncertainty: float | None = None
     ridge: float = 1e-3
     smoothness: float = 0.01
-    centre_power: float = 0.9
+    centre_power: float = 0.8
     kernel_floor: float = 0.05
     final_samples: int = 0
     final_steps: int = 16
@@ -101,7 +104,7 @@ class EmConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
-                     'final_samples', 'uncertainty'):
+                     'final_samples', 'uncertainty', 'rim'):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',

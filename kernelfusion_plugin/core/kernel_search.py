@@ -40,7 +40,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. x0 (on the whole canvas, bicubic around
     the piece; renewed after every pass) and k are carried over to the full scale.
     """
-    top, left, height, width = informative_piece(y, config.kernel_side)
+    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rim(y, degradation, config))
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
@@ -125,15 +125,34 @@ def geometric(first: float, last: float, count: int) -> list[float]:
     return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
 
 
-def informative_piece(y: Tensor, side: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy."""
-    height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
-    grey = y.mean(1, keepdim=True)
+def unsure_rim(y: Tensor, degradation: Degradation, config: EmConfig) -> int:
+    """LR pixels at each side of y that the kernel is not found on: their windows reach beyond the frame.
+
+    What was there, nobody knows. A camera saw more scene; data sets continue the picture, the paper's with black, whose
+    edge all around would outweigh a small picture's own. At most an eighth of the shorter side.
+    """
+    shorter = min(y.shape[-2:])
+    if config.rim is not None:
+        if 2 * config.rim >= shorter:
+            raise ValueError(f'em.rim = {config.rim} leaves nothing of y, {y.shape[-1]} x {y.shape[-2]} pixels')
+        return config.rim
+    unsure = math.ceil(degradation.margin[1] / degradation.scale) if degradation.border == 'valid' else 0
+    return min(unsure, shorter // 8)
+
+
+def informative_piece(y: Tensor, side: int, rim: int = 0) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy.
+
+    It keeps ``rim`` pixels away from y's sides.
+    """
+    inside = [n - 2 * rim for n in y.shape[-2:]]
+    height, width = (min(side, n) if side else n for n in inside)
+    grey = y[..., rim:rim + inside[0], rim:rim + inside[1]].mean(1, keepdim=True)
     energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
     mass = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
     sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
     best = int(sums.argmax())
-    return best // sums.shape[1], best % sums.shape[1], height, width
+    return rim + best // sums.shape[1], rim + best % sums.shape[1], height, width
 
 
 def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:

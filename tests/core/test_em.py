@@ -13,13 +13,15 @@ from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_steps import reverse_pass
-from kernelfusion_plugin.core.kernel_search import find_kernel, informative_piece, kernel_stages, scaled
+from kernelfusion_plugin.core.kernel_search import find_kernel, informative_piece, kernel_stages, scaled, unsure_rim
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
+from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
                  noise_floor=0,  # the pictures here are too small for a flat part to measure noise in
+                 rim=0,  # and the oracle knows what lies beyond the frame
                  uncertainty=0)  # the oracle's answers hold noise, but it is no denoiser
 SEARCH = 12  # steps of SMALL before the kernel is final
 MARGIN = 7  # LR pixels of scene around the frame, more than any canvas needs
@@ -121,7 +123,7 @@ def test_all_borders(border, scale, k):
 def test_states_count_the_steps(scale, size):
     degradation = Degradation(scale, size)
     config = EmConfig(sketch_passes=2, coarse_passes=1, fine_passes=1, steps=3, final_samples=2, final_steps=4,
-                      cg_iterations=3, noise_floor=0, uncertainty=0)
+                      cg_iterations=3, noise_floor=0, uncertainty=0, rim=0)
     y, _, prior, _ = problem(scale, gaussian(size, sigmas=size / 8), n=16, config=config)
     states = solve(y, prior, degradation, config)
     assert [state.step for state in states] == list(range(1, 21)) and {state.total for state in states} == {20}
@@ -227,8 +229,8 @@ def test_kernel_and_picture_are_moved_against_each_other():
 @pytest.mark.parametrize(('levels', 'count'), [(1, 1), (3, 3), (9, 4)])
 def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(levels, count, monkeypatch):
     """Noised anew to the last levels; the result itself would confirm the kernel that it was made with."""
-    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels, final_steps=1,
-                      uncertainty=0)
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=4, kernel_levels=levels,
+                      final_steps=1, uncertainty=0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     fits, fit = [], em_steps.fit_kernel
     monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
@@ -245,7 +247,7 @@ def test_the_kernel_is_fitted_once_a_pass_to_what_the_prior_makes_of_its_result(
 
 @pytest.mark.usefixtures('unjudged')
 def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
-    config = EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
+    config = EmConfig(rim=0, sketch_passes=1, coarse_passes=1, fine_passes=0, steps=4, kernel_levels=2, final_steps=1,
                       uncertainty=1.5)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     fits, fit, open_, covariance = [], em_steps.fit_kernel, [], em_steps.covariance_lags
@@ -271,7 +273,7 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     """k + 2 (fit - k), negative values cut off, sum 1; in the last pass the fit itself."""
     seen, fit = [], em_steps.fit_kernel
     monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: seen.append((args[2], fit(*args))) or seen[-1][1])
-    config = EmConfig(sketch_passes=3, coarse_passes=0, fine_passes=0, steps=3, over_relaxation=2.0)
+    config = EmConfig(rim=0, sketch_passes=3, coarse_passes=0, fine_passes=0, steps=3, over_relaxation=2.0)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     (stage,) = kernel_stages(degradation, config)
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
@@ -295,7 +297,7 @@ def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(rim):
 
 def test_each_m_step_clears_the_haze(monkeypatch):
     """A fit that comes with haze leads to the kernel that it would have led to without."""
-    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3)
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     (stage,) = kernel_stages(degradation, config)
     assert stage.rim == (stage.degradation.kernel_size - 6) // 2 > 0
@@ -323,7 +325,8 @@ def test_faint_wings_are_not_believed(floor):
 @pytest.mark.parametrize('stage', [0, 1])
 def test_wings_are_cut_at_the_full_scale_only(stage, monkeypatch):
     """A fit that comes with wings, in an M step of each stage: what is kept of it, in the last pass and before."""
-    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=2, over_relaxation=1.0, kernel_floor=0.1)
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=2, steps=2, over_relaxation=1.0,
+                      kernel_floor=0.1)
     y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
     stages = kernel_stages(degradation, config)
     size = stages[stage].degradation.kernel_size
@@ -340,7 +343,7 @@ def test_wings_are_cut_at_the_full_scale_only(stage, monkeypatch):
 @pytest.mark.usefixtures('unjudged')
 def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
     """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
-    config = EmConfig(sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
                       outlier=0.05, over_relaxation=1.0, noise_floor=0, uncertainty=0)
     y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
     fits, fit = [], em_steps.fit_kernel
@@ -472,6 +475,41 @@ def test_kernel_side_takes_a_piece_and_leaves_the_rest_bicubic():
     assert kernel_ncc(kernel, k) > 0.95
 
 
+def test_the_kernel_is_found_on_pixels_that_see_the_frame_only():
+    """Whatever the frame was continued with, black as in the paper's data or anything else."""
+    degradation, config = Degradation(4, 12), dataclasses.replace(SMALL, rim=None)
+    y = blocks(32) / 2
+    other = torch.full_like(y, -1)
+    other[..., 1:-1, 1:-1] = y[..., 1:-1, 1:-1]  # windows of 12 reach 4 pixels, one of y's, beyond the frame
+    prior = load_texture_prior()
+    found = [list(find_kernel(picture, prior, degradation, config, torch.Generator().manual_seed(0)))
+             for picture in (y, other)]
+    assert all(torch.equal(one[2], two[2]) for one, two in zip(*found))
+    assert torch.equal(found[0][0][1][..., :4, :], to_canvas(y, degradation)[..., :4, :])  # beside the piece: bicubic
+    config = dataclasses.replace(config, rim=0)
+    assert not torch.equal(found[0][-1][2], list(find_kernel(other, prior, degradation, config,
+                                                             torch.Generator().manual_seed(0)))[-1][2])
+
+
+@pytest.mark.parametrize('size', [4, 5, 8, 12, 13, 24, 31])
+@pytest.mark.parametrize('scale', [1, 2, 3, 4])
+def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
+    degradation, y = Degradation(scale, size), torch.zeros(1, 3, 250, 240)
+    inside = torch.ones(250 * scale)
+    windows = F.pad(inside, degradation.margin).unfold(0, size, scale).prod(1)  # 1: all of it lies in the frame
+    rim = unsure_rim(y, degradation, EmConfig())
+    assert rim == max(int((windows[:125] == 0).sum()), int((windows[125:] == 0).sum()))
+    assert unsure_rim(y, Degradation(scale, size, 'reflect'), EmConfig()) == 0
+    assert unsure_rim(y, degradation, EmConfig(rim=7)) == 7
+
+
+def test_the_rim_leaves_something_of_small_pictures():
+    degradation = Degradation(4, 24)
+    assert [unsure_rim(torch.zeros(1, 3, n, 100), degradation, EmConfig()) for n in (15, 16, 24, 100)] == [1, 2, 3, 3]
+    with pytest.raises(ValueError, match=r'em.rim = 8 leaves nothing of y, 100 x 16 pixels'):
+        unsure_rim(torch.zeros(1, 3, 16, 100), degradation, EmConfig(rim=8))
+
+
 @pytest.mark.parametrize(('top', 'left'), [(0, 0), (3, 17), (24, 28)])
 def test_the_informative_piece_is_where_the_edges_are(top, left):
     y = torch.linspace(-0.2, 0.2, 60).expand(1, 3, 40, 60).clone()  # some slope everywhere
@@ -484,6 +522,14 @@ def test_the_informative_piece_is_where_the_edges_are(top, left):
 def test_a_piece_as_large_as_the_image_is_the_image(side):
     y = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(0))
     assert informative_piece(y, side) == (0, 0, 40, 30)
+
+
+def test_the_piece_keeps_away_from_the_sides():
+    y = torch.zeros(1, 3, 40, 60)
+    y[..., 30:, :] = torch.rand(1, 3, 10, 60, generator=torch.Generator().manual_seed(0))
+    assert informative_piece(y, 16)[0] == 24
+    assert informative_piece(y, 16, rim=3)[0] == 21
+    assert informative_piece(y, 0, rim=3) == informative_piece(y, 90, rim=3) == (3, 3, 34, 54)
 
 
 def test_one_side_of_the_piece_may_be_the_images():
@@ -528,7 +574,8 @@ def test_stages_without_passes_are_left_out():
                                                        ([1.0, 1.05, 1.06], 1, 3)])
 def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
     """Each from the same start; the likeliest one's kernel and its uncertainty go on, in doubt 1's rather than 0's."""
-    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0)
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0,
+                      rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     runs, passes, judged = [], em_steps.em_passes, []
 

@@ -69,6 +69,17 @@ def test_samples_of_a_batch_are_independent():
         torch.testing.assert_close(net(x[i:i + 1], t[i:i + 1])[0], net(x, t)[i])
 
 
+def test_one_picture_without_gradient_is_that_with_one():
+    """Where no gradient is asked for, the modulation is put into the weights; the input stays as it was."""
+    net, x = make(), random(1, 3, 17, 20)
+    before, weights = x.clone(), {name: value.clone() for name, value in net.named_parameters()}
+    for t in (torch.tensor([5]), torch.tensor([390])):
+        expected = net(x, t)
+        with torch.no_grad():
+            torch.testing.assert_close(net(x, t), expected.detach(), rtol=1e-10, atol=1e-10)
+    assert torch.equal(x, before) and all(torch.equal(value, weights[name]) for name, value in net.named_parameters())
+
+
 def test_every_block_is_conditioned_on_t():
     """With the modulation of all other blocks cut, t still reaches the output through this one."""
     x, early, late = random(1, 3, 8, 8), torch.tensor([10]), torch.tensor([390])
