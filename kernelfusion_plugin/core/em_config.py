@@ -13,7 +13,7 @@ FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
 @dataclass(frozen=True)
 class EmConfig:
-    """Phase 2 by diffusion EM. The defaults were found on the development images (see the README).
+    """Phase 2 by diffusion EM. The defaults were found on the development images (docs/tried.md).
 
     Attributes:
         kernel_prior: what the kernel is found with: ``textures``, the prior that ships with the package, or

@@ -165,7 +165,7 @@ def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float,
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
     EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
-    of a power of k below 1 undoes some of that (README, "What was tried").
+    of a power of k below 1 undoes some of that (docs/tried.md).
     """
     weight = _strong(kernel, config.kernel_floor) ** config.centre_power
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
