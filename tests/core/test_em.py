@@ -4,16 +4,31 @@ import dataclasses
 import math
 
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
 
 from kernelfusion_plugin.core import em, em_steps, kernel_search
-from kernelfusion_plugin.core.degradation import BORDERS, Degradation, resample_kernel, to_canvas, upscale_bicubic
+from kernelfusion_plugin.core.degradation import (
+    BORDERS,
+    Degradation,
+    resample_kernel,
+    synthesise,
+    to_canvas,
+    upscale_bicubic,
+)
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_steps import reverse_pass
-from kernelfusion_plugin.core.kernel_search import find_kernel, informative_piece, kernel_stages, scaled, unsure_rim
+from kernelfusion_plugin.core.kernel_search import (
+    fades_to_black,
+    find_kernel,
+    informative_piece,
+    kernel_stages,
+    scaled,
+    unsure_rim,
+)
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
@@ -475,39 +490,62 @@ def test_kernel_side_takes_a_piece_and_leaves_the_rest_bicubic():
     assert kernel_ncc(kernel, k) > 0.95
 
 
-def test_the_kernel_is_found_on_pixels_that_see_the_frame_only():
-    """Whatever the frame was continued with, black as in the paper's data or anything else."""
-    degradation, config = Degradation(4, 12), dataclasses.replace(SMALL, rim=None)
-    y = blocks(32) / 2
+def framed(y, rim):
+    """y as if the picture had been continued with black: its outermost pixels are."""
     other = torch.full_like(y, -1)
-    other[..., 1:-1, 1:-1] = y[..., 1:-1, 1:-1]  # windows of 12 reach 4 pixels, one of y's, beyond the frame
-    prior = load_texture_prior()
-    found = [list(find_kernel(picture, prior, degradation, config, torch.Generator().manual_seed(0)))
-             for picture in (y, other)]
-    assert all(torch.equal(one[2], two[2]) for one, two in zip(*found))
-    assert torch.equal(found[0][0][1][..., :4, :], to_canvas(y, degradation)[..., :4, :])  # beside the piece: bicubic
-    config = dataclasses.replace(config, rim=0)
-    assert not torch.equal(found[0][-1][2], list(find_kernel(other, prior, degradation, config,
-                                                             torch.Generator().manual_seed(0)))[-1][2])
+    other[..., rim:-rim, rim:-rim] = y[..., rim:-rim, rim:-rim]
+    return other
+
+
+def test_a_black_frame_has_no_say_in_the_kernel():
+    degradation, config = Degradation(4, 12), dataclasses.replace(SMALL, rim=None)
+    black, prior = framed(blocks(32) / 2, 1), load_texture_prior()  # windows of 12 reach one LR pixel beyond the frame
+    grey = black.clone()
+    grey[..., 0, :], grey[..., -1, :], grey[..., 0], grey[..., -1] = 0, 0, 0, 0
+
+    def found(y, **changes):
+        one = dataclasses.replace(config, **changes)
+        return [state[1:3] for state in find_kernel(y, prior, degradation, one, torch.Generator().manual_seed(0))]
+
+    black_one, grey_one = found(black), found(grey, rim=1)
+    assert all(torch.equal(one[1], two[1]) for one, two in zip(black_one, grey_one))
+    assert torch.equal(black_one[0][0][..., :4, :], to_canvas(black, degradation)[..., :4, :])  # the rim stays bicubic
+    assert not torch.equal(black_one[-1][1], found(black, rim=0)[-1][1])
+    assert torch.equal(found(grey)[-1][1], found(grey, rim=0)[-1][1])  # no black, no rim
 
 
 @pytest.mark.parametrize('size', [4, 5, 8, 12, 13, 24, 31])
 @pytest.mark.parametrize('scale', [1, 2, 3, 4])
 def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
     degradation, y = Degradation(scale, size), torch.zeros(1, 3, 250, 240)
-    inside = torch.ones(250 * scale)
-    windows = F.pad(inside, degradation.margin).unfold(0, size, scale).prod(1)  # 1: all of it lies in the frame
-    rim = unsure_rim(y, degradation, EmConfig())
-    assert rim == max(int((windows[:125] == 0).sum()), int((windows[125:] == 0).sum()))
-    assert unsure_rim(y, Degradation(scale, size, 'reflect'), EmConfig()) == 0
+    inside = F.pad(torch.ones(250 * scale), degradation.margin)
+    blind = inside.unfold(0, size, scale).prod(1) == 0  # a part of the window lies beyond the frame
+    expected = max(int(blind[:125].sum()), int(blind[125:].sum()))
+    black = framed(y, expected) if expected else y
+    assert unsure_rim(black, degradation, EmConfig()) == expected
+    assert unsure_rim(y, degradation, EmConfig()) == 0
+    assert unsure_rim(black, Degradation(scale, size, 'zeros'), EmConfig()) == 0  # it knows what was there
     assert unsure_rim(y, degradation, EmConfig(rim=7)) == 7
 
 
 def test_the_rim_leaves_something_of_small_pictures():
     degradation = Degradation(4, 24)
-    assert [unsure_rim(torch.zeros(1, 3, n, 100), degradation, EmConfig()) for n in (15, 16, 24, 100)] == [1, 2, 3, 3]
+    rims = [unsure_rim(framed(torch.zeros(1, 3, n, 100), 1), degradation, EmConfig()) for n in (7, 15, 16, 24, 100)]
+    assert rims == [0, 1, 2, 3, 3]
     with pytest.raises(ValueError, match=r'em.rim = 8 leaves nothing of y, 100 x 16 pixels'):
         unsure_rim(torch.zeros(1, 3, 16, 100), degradation, EmConfig(rim=8))
+
+
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
+def test_a_picture_continued_with_black_is_told_from_a_photograph(name):
+    picture = getattr(skimage.data, name)()
+    height, width = (n // 4 * 4 for n in picture.shape[:2])
+    hr = torch.from_numpy(picture[:height, :width].copy()).permute(2, 0, 1)[None]
+    for seed in (1, 2, 3):
+        k = motion(24, seed=seed)
+        black, seen = (synthesise(hr, k, 4, border).float() / 127.5 - 1 for border in ('zeros', 'reflect'))
+        assert fades_to_black(black, 3) and not fades_to_black(seen, 3)
+    assert not fades_to_black(torch.full((1, 3, 40, 40), -1.0), 3)  # a night without stars
 
 
 @pytest.mark.parametrize(('top', 'left'), [(0, 0), (3, 17), (24, 28)])
