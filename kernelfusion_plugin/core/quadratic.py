@@ -67,7 +67,7 @@ def normal_equations(degradation: Degradation, x: Tensor, y: Tensor,
         values = y[..., top:bottom, :].reshape(-1)
         if roots is not None:
             root = roots[..., top:bottom, :].reshape(-1)
-            U, values = U.mul_(root[:, None]), values * root
+            U, values = U * root[:, None], values * root
         for left in range(0, K * K, PANEL):  # G is symmetric: what lies below the diagonal's panels is left out
             G[left:left + PANEL, left:].addmm_(U[:, left:left + PANEL].T, U[:, left:])
         b.addmv_(U.T, values)

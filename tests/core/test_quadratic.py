@@ -161,6 +161,16 @@ def test_weighted_normal_equations_in_plain_form(monkeypatch):
     torch.testing.assert_close(equal, normal_equations(degradation, x, y))
 
 
+@pytest.mark.parametrize(('s', 'size'), [(1, 1), (2, 5)])
+def test_weights_leave_the_picture_as_it_was(s, size):
+    """Of windows of one pixel the matrix may be the picture's own memory."""
+    degradation = Degradation(s, size)
+    x, y = random(1, 3, *degradation.hr_size((6, 4))), random(1, 3, 6, 4, seed=1)
+    before = x.clone()
+    normal_equations(degradation, x, y, random(1, 1, 6, 4, seed=2).abs() + 0.1)
+    assert torch.equal(x, before)
+
+
 def ridged(G, ridge):
     return G + ridge * G.diagonal().mean() * torch.eye(len(G), dtype=G.dtype)
 
