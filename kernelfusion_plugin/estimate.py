@@ -108,9 +108,9 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
 def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
     """Each stage's steps, the M steps that end its passes, and the final passes."""
     full, em, size = Degradation(config.scale, config.kernel_size, config.border), config.em, cut.shape[-2:]
-    few = dataclasses.replace(em, rim=0, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
+    few = dataclasses.replace(em, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
                                      for stage in ('sketch', 'coarse', 'fine')},
-                              uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
+                              rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
                               final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
     search = priors.get('half') or priors.get('textures')
     times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel, search))

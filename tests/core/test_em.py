@@ -612,8 +612,7 @@ def test_stages_without_passes_are_left_out():
                                                        ([1.0, 1.05, 1.06], 1, 3)])
 def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
     """Each from the same start; the likeliest one's kernel and its uncertainty go on, in doubt 1's rather than 0's."""
-    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0,
-                      rim=0)
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     runs, passes, judged = [], em_steps.em_passes, []
 
@@ -662,7 +661,7 @@ def test_each_half_asks_its_own_prior():
 @pytest.mark.parametrize(('options', 'name'), [
     *(({name: 0}, name) for name in ('sketch_passes', 'steps', 'kernel_levels', 'cg_iterations')),
     *(({name: -1}, name) for name in ('coarse_passes', 'fine_passes', 'final_steps', 'kernel_side', 'smoothness',
-                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory')),
+                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory', 'rim')),
     *(({name: 0.0}, name) for name in ('start_width', 'sketch_noise_start', 'sketch_noise_end', 'coarse_noise_end',
                                        'fine_noise_end', 'ridge', 'centre_power', 't_power')),
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
@@ -682,7 +681,7 @@ def test_bad_options_are_refused_by_name(options, name):
 
 @pytest.mark.parametrize('options', [
     {'coarse_passes': 0, 'fine_passes': 0, 'kernel_side': 0, 'smoothness': 0, 'noise_floor': 0, 'kernel_floor': 0},
-    {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0},
+    {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0, 'rim': 0},
     {'steps': 10, 't_start': 9}, {'support': 1}, {'kernel_prior': 'internal', 'final_prior': 'internal'}])
 def test_the_bounds_themselves_are_allowed(options):
     EmConfig(**options)
