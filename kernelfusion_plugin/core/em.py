@@ -33,7 +33,7 @@ from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .kernel_search import search, search_steps
-from .noise import estimate_noise
+from .noise import Noise, estimate_noise
 from .state import EmPlace, Phase2State
 
 
@@ -57,11 +57,12 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = config.noise_floor * estimate_noise(y)
+    noise = estimate_noise(y)
     total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     place = EmPlace.at(resume, y.device)
     if kernel is None:
-        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total)
+        yield from search(y, kernel_prior, degradation, config, generator, config.noise_floor * noise.level(), place,
+                          total)
         kernel = place.found
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
@@ -80,13 +81,14 @@ def final_steps(config: EmConfig) -> int:
 
 
 def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tensor, config: EmConfig,
-                 generator: Generator, noise: float, place: EmPlace, total: int) -> Iterator[Phase2State]:
+                 generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
     """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
+    kind, share = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
+    sigma = math.hypot(config.final_noise, config.noise_floor * noise.level(share))
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:],
-                            math.hypot(config.final_noise, noise), 'ancestral' if config.final_samples else 'none',
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, kind,
                             place)
         for t, x in walk:
             place.step += 1

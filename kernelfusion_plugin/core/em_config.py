@@ -58,6 +58,9 @@ class EmConfig:
         final_steps, final_t_start, final_noise: of each final pass.
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
             every sigma (root of the sum of squares).
+        final_white: by this share white noise found in y counts in a final pass without noise (``final_samples`` 0),
+            which smooths too much by all of it. A half is a weight of the prior of a quarter (DPIR: 0.23). What JPEG
+            has left counts in full: its estimate, of luma alone, is low.
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
@@ -94,6 +97,7 @@ class EmConfig:
     final_t_start: int = 200
     final_noise: float = 0.006
     noise_floor: float = 1.0
+    final_white: float = 0.5
     cg_iterations: int = 15
 
     def __post_init__(self) -> None:
@@ -104,7 +108,7 @@ class EmConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
-                     'final_samples', 'uncertainty', 'rim'):
+                     'final_white', 'final_samples', 'uncertainty', 'rim'):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',

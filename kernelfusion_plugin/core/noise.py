@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,12 +14,26 @@ BLOCK = 8  # side of the blocks, in pixels of the high-pass
 DETAIL = 0.012  # what clean 8-bit pictures measure, rounding and fine detail: 0.006 to 0.014 on six of them
 
 
-def estimate_noise(y: Tensor) -> float:
-    """Standard deviation of what there is in y (1, 3, h, w) beside (x * k)↓s: white noise, or what JPEG has left.
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations of what there is in y beside (x * k)↓s, in units of y (range [-1, 1]).
 
-    In units of y (range [-1, 1]). The larger of the two, as each shows in the measure of the other.
+    Attributes:
+        white: of white noise, :func:`white_noise`.
+        jpeg: of what JPEG has left, :func:`~.jpeg.jpeg_error`.
     """
-    return max(white_noise(y), jpeg_error(y))
+
+    white: float = 0.0
+    jpeg: float = 0.0
+
+    def level(self, share: float = 1.0) -> float:
+        """The larger of the two, as each shows in the measure of the other; white noise counts by ``share``."""
+        return max(share * self.white, self.jpeg)
+
+
+def estimate_noise(y: Tensor) -> Noise:
+    """What there is in y (1, 3, h, w) beside (x * k)↓s, measured in y."""
+    return Noise(white_noise(y), jpeg_error(y))
 
 
 def white_noise(y: Tensor) -> float:

@@ -51,12 +51,13 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = config.noise_floor * estimate_noise(y)
+    noise = estimate_noise(y)
     place = EmPlace.at(resume, y.device)
     total = final_steps(config)
     if kernels is None:
         total += search_steps(config) + math.prod(degradation.grid) * search_steps(config, sketch=False)
-        yield from _find_kernels(y, kernel_prior, degradation, config, generator, noise, place, total)
+        yield from _find_kernels(y, kernel_prior, degradation, config, generator,
+                                 config.noise_floor * noise.level(), place, total)
         whole, kernels = place.kernels[0], place.kernels[1:].unflatten(0, degradation.grid)
     else:
         whole = kernels.mean((0, 1))

@@ -31,6 +31,7 @@ from kernelfusion_plugin.core.kernel_search import (
 )
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
+from kernelfusion_plugin.core.noise import Noise
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
@@ -578,17 +579,22 @@ def test_one_side_of_the_piece_may_be_the_images():
     assert (top, height, width) == (0, 20, 30) and 14 <= left <= 20
 
 
-def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch):
+@pytest.mark.parametrize(('found', 'samples', 'last'), [
+    (Noise(0.03, 0.01), 0, 0.03), (Noise(0.03, 0.02), 0, 0.04), (Noise(0.01, 0.03), 0, 0.06), (Noise(0.03, 0), 1, 0.06),
+], ids=['white', 'white, and JPEG above its half', 'JPEG', 'a sample'])
+def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, samples, last):
     config = dataclasses.replace(SMALL, sketch_noise_start=0.4, sketch_noise_end=0.4, coarse_noise_start=0.1,
-                                 coarse_noise_end=0.025, fine_noise_start=0.05, final_noise=0.01, noise_floor=2.0)
+                                 coarse_noise_end=0.025, fine_noise_start=0.05, final_noise=0.01, noise_floor=2.0,
+                                 final_samples=samples)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     sigmas, walk = [], em_steps.reverse_pass
-    monkeypatch.setattr(em, 'estimate_noise', lambda picture: 0.03 if picture is y else pytest.fail('of all of y'))
+    monkeypatch.setattr(em, 'estimate_noise', lambda picture: found if picture is y else pytest.fail('of all of y'))
     for module in (em, em_steps):
         monkeypatch.setattr(module, 'reverse_pass',
                             lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
     solve(y, prior, degradation, config)
-    assert sigmas == pytest.approx([math.hypot(sigma, 0.06) for sigma in (0.4, 0.1, 0.025, 0.05, 0.01)])
+    searched = [math.hypot(sigma, 0.06) for sigma in (0.4, 0.1, 0.025, 0.05)]
+    assert sigmas == pytest.approx([*searched, math.hypot(0.01, last)])
 
 
 def test_stages_without_passes_are_left_out():
