@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 Array = np.ndarray
+SHIFT = 4  # OpenCV's coordinates are sixteenths of a pixel
 
 
 def texture(rng: Generator, size: int = 256) -> Array:
@@ -26,8 +27,8 @@ def texture(rng: Generator, size: int = 256) -> Array:
     picture = canvas.picture
     if rng.random() < 0.3:  # uneven light
         picture = picture * (1 + 0.3 * rng.random() * power_law_noise(rng, canvas.size, 2.0)[..., None])
-    if rng.random() < 0.3:  # a lens that is not perfect
-        picture = cv2.GaussianBlur(picture, (0, 0), zoom * rng.uniform(0.2, 0.5))
+    if rng.random() < 0.75:  # photographs are softer than their pixels, some more than others
+        picture = cv2.GaussianBlur(picture, (0, 0), zoom * rng.uniform(0.15, 0.85))
     picture = cv2.resize(np.clip(picture, 0, 1).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     return (picture * 255).round().astype(np.uint8)
 
@@ -123,41 +124,55 @@ def _pattern(rng: Generator, height: int, width: int) -> Array:
     y, x = np.mgrid[:height, :width].astype(np.float32)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     phase, duty = rng.random(2), rng.uniform(0.15, 0.85)
-    stripes = (u / period + phase[0]) % 1 < duty
+    across = period * rng.uniform(0.5, 3)
     kind = rng.integers(5)
-    if kind == 0:
-        mask = stripes
-    elif kind == 1:
-        mask = stripes ^ ((v / period + phase[1]) % 1 < duty)
-    elif kind == 2:
-        mask = stripes & ((v / (period * rng.uniform(0.5, 3)) + phase[1]) % 1 < rng.uniform(0.2, 0.8))
-    elif kind == 3:
-        across = period * rng.uniform(0.7, 2)
-        mask = np.hypot((u / period + phase[0]) % 1 - 0.5, (v / across + phase[1]) % 1 - 0.5) < rng.uniform(0.15, 0.45)
-    else:
+    if kind == 3:
+        distance = np.hypot(_folded(u, period, phase[0]), _folded(v, across, phase[1]))
+        return 2 * _covered(rng.uniform(0.15, 0.45) * min(period, across) - distance) - 1
+    if kind == 4:
         return np.sin(2 * np.pi * u / period).astype(np.float32)
-    return mask.astype(np.float32) * 2 - 1
+    mask = _covered(duty * period / 2 - _folded(u, period, phase[0]))
+    if kind == 1:
+        other = _covered(duty * period / 2 - _folded(v, period, phase[1]))
+        mask = mask + other - 2 * mask * other
+    elif kind == 2:
+        mask = mask * _covered(rng.uniform(0.2, 0.8) * across / 2 - _folded(v, across, phase[1]))
+    return mask * 2 - 1
+
+
+def _folded(u: Array, period: float, phase: float) -> Array:
+    """Distance from u to the nearest of the points ``period`` apart."""
+    return np.abs((u / period + phase) % 1 - 0.5) * period
+
+
+def _covered(distance: Array) -> Array:
+    """What a pixel is covered by, so far inside an edge (in pixels)."""
+    return np.clip(distance + 0.5, 0, 1).astype(np.float32)
 
 
 def _shape(rng: Generator, radius: float) -> Array:
-    """A square uint8 mask with one shape of about this radius: ellipse, polygon, bar, curve, blob or letters."""
-    size = int(2.2 * radius) + 3
-    centre = size / 2
+    """A square uint8 mask with one shape of about this radius: ellipse, polygon, bar, curve, blob or letters.
+
+    Its edges lie anywhere between the pixels, which are covered in part.
+    """
+    size = int(2.2 * radius) + 4
+    centre = size / 2 + rng.uniform(-0.5, 0.5, 2)
     mask = np.zeros((size, size), np.uint8)
     kind = rng.integers(6)
     if kind == 0:
-        axes = int(radius), max(1, int(radius * rng.uniform(0.2, 1)))
-        return cv2.ellipse(mask, (int(centre), int(centre)), axes, rng.uniform(0, 180), 0, 360, 255, -1)
+        axes = _fixed(np.array([radius, max(0.7, radius * rng.uniform(0.2, 1))]))
+        return cv2.ellipse(mask, _fixed(centre), axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA, SHIFT)
     if kind == 3:
         heading = np.cumsum(rng.normal(0, 0.35, 12)) + rng.uniform(0, 2 * np.pi)
         path = np.cumsum(_on_circle(heading), axis=0)
         path = (path - path.mean(0)) * radius / (np.abs(path - path.mean(0)).max() + 1e-6) + centre
-        return cv2.polylines(mask, [path.astype(np.int32)], False, 255, max(1, int(radius * rng.uniform(0.02, 0.25))))
+        return cv2.polylines(mask, [np.array(_fixed(path))], False, 255, max(1, int(radius * rng.uniform(0.02, 0.25))),
+                             cv2.LINE_AA, SHIFT)
     if kind == 5:
         letters = ''.join(chr(rng.integers(33, 126)) for _ in range(rng.integers(1, 5)))
         height, thickness = max(0.2, radius / 18 * rng.uniform(0.4, 1)), max(1, int(radius * rng.uniform(0.03, 0.15)))
-        return cv2.putText(mask, letters, (0, int(centre + radius * 0.4)), int(rng.integers(0, 8)), height, 255,
-                           thickness)
+        return cv2.putText(mask, letters, (0, int(centre[1] + radius * 0.4)), int(rng.integers(0, 8)), height, 255,
+                           thickness, cv2.LINE_AA)
     if kind == 1:
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 9)))
         outline = _on_circle(angles) * radius * rng.uniform(0.3, 1, (len(angles), 1))
@@ -170,7 +185,12 @@ def _shape(rng: Generator, radius: float) -> Array:
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         waves = [rng.normal(0, 0.2 / n) * np.cos(n * angles + rng.uniform(0, 2 * np.pi)) for n in range(1, 5)]
         outline = _on_circle(angles) * (np.clip(0.6 + sum(waves), 0.1, 1) * radius)[:, None]
-    return cv2.fillPoly(mask, [(outline + centre).astype(np.int32)], 255)
+    return cv2.fillPoly(mask, [np.array(_fixed(outline + centre))], 255, cv2.LINE_AA, SHIFT)
+
+
+def _fixed(points: Array) -> list:
+    """Coordinates as OpenCV wants them: integers with :data:`SHIFT` bits behind the point."""
+    return (points * 2 ** SHIFT).round().astype(np.int32).tolist()
 
 
 def _on_circle(angles: Array) -> Array:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kernelfusion_plugin import textures
 from kernelfusion_plugin.textures import generate_pictures, power_law_noise, texture
 
 
@@ -69,3 +70,35 @@ def test_generated_pictures_have_seeds_of_their_own():
     assert not any(np.array_equal(four[i], four[j]) for i in range(4) for j in range(i))
     assert all(np.array_equal(a, b) for a, b in zip(four, generate_pictures(7, 2, 32)))  # not by what comes after
     assert not np.array_equal(four[0], next(generate_pictures(8, 1, 32)))
+
+
+def test_edges_lie_between_pixels():
+    """Shapes cover the pixels at their edges in part; drawn on the grid, they would make blocks likely."""
+    parts = 0
+    for seed in range(60):
+        mask = textures._shape(np.random.default_rng(seed), 12.0)
+        assert mask.dtype == np.uint8 and mask.shape[0] == mask.shape[1] and mask.max() > 0
+        parts += ((mask > 0) & (mask < 255)).sum() / (mask > 0).sum()
+    assert 0.1 < parts / 60 < 0.8
+
+
+@pytest.mark.parametrize('period', [5.0, 7.3, 31.0])
+def test_stripes_cover_their_share_of_a_picture(period):
+    u = np.arange(40_000, dtype=np.float32)
+    covered = textures._covered(0.3 * period / 2 - textures._folded(u, period, 0.17))
+    assert covered.min() == 0 and covered.max() > 0.9
+    assert covered.mean() == pytest.approx(0.3, abs=0.002)
+
+
+def test_some_pictures_are_softer_than_others():
+    """By the share of the gradients' power that lies in the upper half of the frequencies."""
+    def sharpness(seed):
+        grey = picture(seed, 128).astype(float).mean(-1)
+        power = np.abs(np.fft.rfft2(np.hanning(128)[:, None] * np.hanning(128) * (grey - grey.mean()))) ** 2
+        frequency = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.rfftfreq(128))
+        power *= frequency ** 2
+        return 10 * np.log10(power[(frequency > 0.35) & (frequency < 0.5)].mean()
+                             / power[(frequency > 0.04) & (frequency < 0.08)].mean())
+    found = [sharpness(seed) for seed in range(30)]
+    assert max(found) - min(found) > 8  # dB; six photographs: -10.7 to 0.5
+    assert -14 < np.median(found) < -4
