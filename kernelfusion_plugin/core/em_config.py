@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-UNCERTAINTIES = (0.0, 1.0, 2.0)  # that are tried where none is given
-IN_DOUBT = 0.1  # by which y must be likelier without any: a kernel that breaks up costs more than one that is too wide
+UNCERTAINTIES = (1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
@@ -44,9 +43,9 @@ class EmConfig:
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
-            covariance that the prior leaves open at the levels of the M step. How often is right depends on picture and
-            kernel. None: found out by itself, the coarse stage is done with 0, 1 … 2 times as long as that makes y
-            likelier (:func:`~.likelihood.surprise`); in doubt rather 1 than 0 (:data:`IN_DOUBT`).
+            covariance that the prior leaves open at the levels of the M step: once, by theory; twice does more for some
+            kernels. None: found out by itself, the coarse stage is done with each of :data:`UNCERTAINTIES` as long as
+            that makes y likelier (:func:`~.likelihood.surprise`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power: the kernel is centred by the centre of mass of k^power.

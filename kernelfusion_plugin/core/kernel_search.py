@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Prior, timesteps
-from .em_config import IN_DOUBT, UNCERTAINTIES, EmConfig
+from .em_config import UNCERTAINTIES, EmConfig
 from .em_steps import Stage, em_passes, lr_mse, way_to_middle
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
@@ -75,7 +75,7 @@ def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: 
         one = replace(stage, uncertainty=tried[place.trial])
         yield from em_passes(y, place.kernel, prior, one, config, generator, place)
         found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator)
-        if not place.end_trial(found, tried[place.trial], 0.0 if place.uncertainty else IN_DOUBT):
+        if not place.end_trial(found, tried[place.trial]):
             place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
             break
 

@@ -82,12 +82,9 @@ class EmPlace:
         """``done`` passes are behind us, the next begins with its first step."""
         self.passes, self.steps = done, 0
 
-    def end_trial(self, surprise: float, uncertainty: float, margin: float) -> bool:
-        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far.
-
-        The best of those before must have been better by ``margin`` to stay it.
-        """
-        better = self.trial == 0 or surprise < self.surprise + margin
+    def end_trial(self, surprise: float, uncertainty: float) -> bool:
+        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
+        better = self.trial == 0 or surprise < self.surprise
         if better:
             self.uncertainty, self.surprise, self.likeliest = uncertainty, surprise, self.kernel
         self.trial += 1
