@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-UNCERTAINTIES = (1.0, 2.0)  # that are tried where none is given
+UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 

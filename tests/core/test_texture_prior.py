@@ -39,6 +39,18 @@ def test_it_denoises_photographs_it_has_never_seen(name, t, rise, generator, mon
     assert psnr(prior.predict_x0(x_t, t), x) > psnr(noisy, x) + rise
 
 
+@pytest.mark.parametrize('name', ['astronaut', 'chelsea', 'coffee'])
+def test_the_fine_detail_that_it_draws_is_there(name, generator):
+    """The picture's, regressed on the estimate's, has slope 1: were it overdrawn, kernels would come out too wide."""
+    prior, x = load_texture_prior(precision='fp32'), photograph(name, 296)
+    estimate = prior.predict_x0(prior.schedule.q_sample(x, 122, torch.randn(x.shape, generator=generator)), 122)
+    there, drawn = (torch.fft.rfft2(picture) for picture in (x, estimate))
+    frequency = torch.hypot(torch.fft.fftfreq(x.shape[2])[:, None], torch.fft.rfftfreq(x.shape[3]))
+    fine = (frequency > 0.125) & (frequency < 0.5)
+    slope = (there * drawn.conj()).real[..., fine].sum() / drawn.abs().square()[..., fine].sum()
+    assert 0.88 < float(slope) < 1.12
+
+
 def test_it_keeps_to_the_schedule_of_its_training_and_is_frozen():
     prior = load_texture_prior()
     assert torch.equal(prior.schedule.alphas_cumprod, Schedule(TRAINING.timesteps).alphas_cumprod)
