@@ -161,12 +161,13 @@ def _shape(rng: Generator, radius: float) -> Array:
     kind = rng.integers(6)
     if kind == 0:
         axes = _fixed(np.array([radius, max(0.7, radius * rng.uniform(0.2, 1))]))
-        return cv2.ellipse(mask, _fixed(centre), axes, rng.uniform(0, 180), 0, 360, 255, -1, cv2.LINE_AA, SHIFT)
+        return cv2.ellipse(mask, _fixed(centre).tolist(), axes.tolist(), rng.uniform(0, 180), 0, 360, 255, -1,
+                           cv2.LINE_AA, SHIFT)
     if kind == 3:
         heading = np.cumsum(rng.normal(0, 0.35, 12)) + rng.uniform(0, 2 * np.pi)
         path = np.cumsum(_on_circle(heading), axis=0)
         path = (path - path.mean(0)) * radius / (np.abs(path - path.mean(0)).max() + 1e-6) + centre
-        return cv2.polylines(mask, [np.array(_fixed(path))], False, 255, max(1, int(radius * rng.uniform(0.02, 0.25))),
+        return cv2.polylines(mask, [_fixed(path)], False, 255, max(1, int(radius * rng.uniform(0.02, 0.25))),
                              cv2.LINE_AA, SHIFT)
     if kind == 5:
         letters = ''.join(chr(rng.integers(33, 126)) for _ in range(rng.integers(1, 5)))
@@ -185,12 +186,12 @@ def _shape(rng: Generator, radius: float) -> Array:
         angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         waves = [rng.normal(0, 0.2 / n) * np.cos(n * angles + rng.uniform(0, 2 * np.pi)) for n in range(1, 5)]
         outline = _on_circle(angles) * (np.clip(0.6 + sum(waves), 0.1, 1) * radius)[:, None]
-    return cv2.fillPoly(mask, [np.array(_fixed(outline + centre))], 255, cv2.LINE_AA, SHIFT)
+    return cv2.fillPoly(mask, [_fixed(outline + centre)], 255, cv2.LINE_AA, SHIFT)
 
 
-def _fixed(points: Array) -> list:
+def _fixed(points: Array) -> Array:
     """Coordinates as OpenCV wants them: integers with :data:`SHIFT` bits behind the point."""
-    return (points * 2 ** SHIFT).round().astype(np.int32).tolist()
+    return (points * 2 ** SHIFT).round().astype(np.int32)
 
 
 def _on_circle(angles: Array) -> Array:

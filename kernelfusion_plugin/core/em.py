@@ -12,9 +12,9 @@ fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the st
 EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
 Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
 et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
-those of fine texture. An M step without the windows' covariance lets wide kernels break up into dots on some pictures;
-with it, kernels of fine parts grow too wide on others. The coarse stage finds out which of the two there is, by what
-each makes of the likelihood of y (``likelihood``). And what lies beyond the kernel's grid is taken off it, as haze.
+those of fine texture. An M step with too little of the windows' covariance lets wide kernels break up into dots on some
+pictures; with too much, kernels of fine parts grow too wide on others. The coarse stage finds out how much there is, by
+what each makes of the likelihood of y (``likelihood``). What lies beyond the kernel's grid is taken off it, as haze.
 
 Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
 much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.

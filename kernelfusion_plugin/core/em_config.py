@@ -43,7 +43,7 @@ class EmConfig:
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
-            covariance that the prior leaves open at the levels of the M step: once, by theory; a half is better on many
+            covariance that the prior leaves open at the levels of the M step: once, by theory; a half is better on some
             pictures, two under some kernels. None: found out by itself, the coarse stage is done with each of
             :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.surprise`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.

@@ -23,8 +23,8 @@ class Noise:
         jpeg: of what JPEG has left, :func:`~.jpeg.jpeg_error`.
     """
 
-    white: float = 0.0
-    jpeg: float = 0.0
+    white: float
+    jpeg: float
 
     def level(self, share: float = 1.0) -> float:
         """The larger of the two, as each shows in the measure of the other; white noise counts by ``share``."""
