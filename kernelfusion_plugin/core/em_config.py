@@ -22,7 +22,7 @@ class EmConfig:
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame where
-            y was made with black there, else 0 (:func:`~.kernel_search.unsure_rim`).
+            y was made with black there, else 0 (:mod:`~.frame`).
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
             kernel that comes out off centre is not cut; it is centred, then cut, at the end. What there is of it beyond
             the grid asked for is haze, and taken off everywhere (:func:`~.em_steps.without_haze`).
@@ -49,6 +49,8 @@ class EmConfig:
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power: the kernel is centred by the centre of mass of k^power.
+        centre_error: how far that centre is from the kernel's true place, in LR pixels. Against it stands what y's
+            frame tells, where y was made with black beyond (:mod:`~.frame`). 0: the frame is not asked.
         kernel_floor: what is below this share of the kernel's maximum is not believed (Cho & Lee 2009): it does not
             count for the centre, and at the full scale it is set to zero. Faint wings would sharpen the picture too
             much.
@@ -90,6 +92,7 @@ class EmConfig:
     ridge: float = 1e-3
     smoothness: float = 0.01
     centre_power: float = 0.8
+    centre_error: float = 0.05
     kernel_floor: float = 0.05
     final_samples: int = 0
     final_steps: int = 16
@@ -107,7 +110,7 @@ class EmConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
-                     'final_white', 'final_samples', 'uncertainty', 'rim'):
+                     'final_white', 'final_samples', 'uncertainty', 'rim', 'centre_error'):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',

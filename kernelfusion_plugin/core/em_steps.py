@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from .degradation import Degradation, to_canvas
 from .diffusion import Prior, noise_like, timesteps
 from .em_config import EmConfig
+from .frame import CENTRE_POWER, Frame
 from .kernels import centre_of_mass, normalise, shift
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .state import EmPlace
@@ -33,6 +34,7 @@ class Stage:
     outlier: float = 0.0
     memory: float = 0.0
     kernel_floor: float = 0.0
+    frame: Frame | None = None  # of y, where it tells the kernel's place
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
 
 
@@ -64,8 +66,9 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                     kernel = fitted
                 else:
                     further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel = _believed(normalise(further), stage)
-                    way = way_to_middle(kernel, config, stage.whole_shifts)
+                    kernel, way = placed(_believed(normalise(further), stage), degradation, config, stage.frame)
+                    if stage.whole_shifts:
+                        way = round(way[0]), round(way[1])
                     if any(way):
                         kernel, x = shift(kernel, way), moved(x, way)
                         remembered = 0.0, 0.0
@@ -160,16 +163,19 @@ def _believed(kernel: Tensor, stage: Stage) -> Tensor:
     return above_floor(without_haze(kernel, stage.rim), stage.kernel_floor)
 
 
-def way_to_middle(kernel: Tensor, config: EmConfig, whole: bool) -> tuple[float, float]:
-    """(dy, dx) that brings the kernel's centre to the middle of its grid; in whole pixels if asked for.
+def placed(kernel: Tensor, grid: Degradation, config: EmConfig,
+           frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
+    """The kernel on ``grid``, and the way (dy, dx) to its place, which is not gone yet.
 
-    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle.
-    EM draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre
-    of a power of k below 1 undoes some of that (docs/tried.md).
+    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
+    draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
+    power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
+    the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
     """
-    weight = _strong(kernel, config.kernel_floor) ** config.centre_power
+    asked = frame is not None and config.centre_error > 0
+    weight = _strong(kernel, config.kernel_floor) ** (CENTRE_POWER if asked else config.centre_power)
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
-    return (float(round(dy)), float(round(dx))) if whole else (dy, dx)
+    return frame.fit(kernel, grid, (dy, dx), config.centre_error) if asked else (kernel, (dy, dx))
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:

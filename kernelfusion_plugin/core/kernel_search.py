@@ -12,13 +12,11 @@ from torch import Generator, Tensor
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Prior, timesteps
 from .em_config import UNCERTAINTIES, EmConfig
-from .em_steps import Stage, em_passes, lr_mse, way_to_middle
+from .em_steps import Stage, em_passes, lr_mse, placed
+from .frame import Frame
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
 from .state import EmPlace, Phase2State
-
-FADED = 0.85  # photographs continued by reflection, and pieces of them: 0.91 and more
-DARK = 0.02  # of a range of 2: where it is darker there is nothing to fade
 
 
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
@@ -43,11 +41,12 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. x0 (on the whole canvas, bicubic around
     the piece; renewed after every pass) and k are carried over to the full scale.
     """
-    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rim(y, degradation, config))
+    frame = Frame.of(y, degradation)
+    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rim(y, frame, config))
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
-    stages = kernel_stages(degradation, config, noise)[0 if start is None else 1:]
+    stages = kernel_stages(degradation, config, noise, frame)[0 if start is None else 1:]
     for number in range(place.stage, len(stages)):
         stage, grid = stages[number], stages[number].degradation
         if place.start is None and number == 0 and start is None:
@@ -55,12 +54,15 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
         elif place.start is None:
             kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
             kernel = resample_kernel(kernel, before, grid)
-            place.start = shift(kernel, way_to_middle(kernel, config, whole=False))
+            place.start = shift(*placed(kernel, grid, config, frame))
         picture = canvas
+        carried = carry_over(place.start if place.x is None else place.kernel, grid, degradation, config, frame)
         for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
-            if place.steps == 0:
+            if place.steps == 0:  # a pass has ended
                 picture = paste(x, grid, canvas, degradation, (top, left))
-            yield t, picture, carry_over(fitted, grid, degradation, config), lr_mse(grid, x, fitted, piece)
+            if place.steps == 0 or (place.passes, place.steps) == (0, 1):
+                carried = carry_over(fitted, grid, degradation, config, frame)
+            yield t, picture, carried, lr_mse(grid, x, fitted, piece)
         place.end_stage()
 
 
@@ -80,7 +82,7 @@ def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: 
             break
 
 
-def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> list[Stage]:
+def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0, frame: Frame | None = None) -> list[Stage]:
     """Sketch, coarse and fine stage, those without passes left out."""
     stages = []
     for name, passes, tried in _outline(config):
@@ -90,7 +92,7 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0) -> li
         grid = scaled(full, scale, config.support)
         rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
         smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
-        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried)
+        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried, frame=frame)
         if name == 'fine':
             outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
             stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
@@ -128,34 +130,17 @@ def geometric(first: float, last: float, count: int) -> list[float]:
     return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
 
 
-def unsure_rim(y: Tensor, degradation: Degradation, config: EmConfig) -> int:
+def unsure_rim(y: Tensor, frame: Frame | None, config: EmConfig) -> int:
     """LR pixels at each side of y that the kernel is not found on: ``em.rim``, or what a black frame reaches into.
 
     Data sets continue the picture beyond its frame, the paper's with black. Those edges all around would outweigh a
-    small picture's own. So where y fades to black, the pixels whose windows reach beyond the frame are left out, but
-    no more than an eighth of the shorter side. A photograph has no such frame, and keeps all its pixels.
+    small picture's own. A photograph has no such frame, and keeps all its pixels.
     """
-    shorter = min(y.shape[-2:])
     if config.rim is not None:
-        if 2 * config.rim >= shorter:
+        if 2 * config.rim >= min(y.shape[-2:]):
             raise ValueError(f'em.rim = {config.rim} leaves nothing of y, {y.shape[-1]} x {y.shape[-2]} pixels')
         return config.rim
-    if degradation.border != 'valid':
-        return 0
-    rim = min(math.ceil(degradation.margin[1] / degradation.scale), shorter // 8)
-    return rim if fades_to_black(y, rim) else 0
-
-
-def fades_to_black(y: Tensor, rim: int) -> bool:
-    """Whether y's outermost pixels are darker than those ``rim`` further in, by :data:`FADED` on average of its sides.
-
-    Of a picture continued with black, 0.55 to 0.78 of the light is left there under eleven of the paper's kernels, 0.75
-    to 0.88 under the narrowest, a line, which is not always noticed.
-    """
-    light = y.mean((0, 1)) + 1 + DARK  # black is -1
-    rows, columns = light.mean(1), light.mean(0)
-    left = [line[outer] / line[inner] for line in (rows, columns) for outer, inner in ((0, rim), (-1, -1 - rim))]
-    return float(sum(left)) / len(left) < FADED
+    return frame.rim if frame else 0
 
 
 def informative_piece(y: Tensor, side: int, rim: int = 0) -> tuple[int, int, int, int]:
@@ -173,12 +158,12 @@ def informative_piece(y: Tensor, side: int, rim: int = 0) -> tuple[int, int, int
     return rim + best // sums.shape[1], rim + best % sums.shape[1], height, width
 
 
-def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig) -> Tensor:
-    """The kernel of a stage on the full scale's grid, centred there, cut to K x K."""
+def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig,
+               frame: Frame | None = None) -> Tensor:
+    """The kernel of a stage on the full scale's grid, brought to its place there, cut to K x K."""
     wide = scaled(degradation, degradation.scale, config.support)
     extra = (wide.kernel_size - degradation.kernel_size) // 2
-    k = resample_kernel(kernel, grid, wide)
-    k = shift(k, way_to_middle(k, config, whole=False))
+    k = shift(*placed(resample_kernel(kernel, grid, wide), wide, config, frame))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 

@@ -1,0 +1,156 @@
+"""What black beyond y's frame tells of the kernel.
+
+A shift between x and k cannot be seen inside y. But where the picture was continued with black, as in the paper's
+data, the LR pixels of y's rim have lost as much of their light as of the kernel's weight falls beyond the frame. So
+their light tells where the kernel lies, and how much of it there is at each side: the frame is an edge in all four
+directions, of which the picture itself may have none. Photographs have no such frame, and their kernels no true place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .degradation import Degradation
+
+FADED = 0.85  # of the light; photographs and pieces of 64 x 64 pixels of them keep more
+DARK = 0.004  # half a level of 8 bits, of a range of 2, lest black have no logarithm
+ALIKE = 12  # pixels beside each other that tell no more than one
+SHAPE_ERROR = 0.03  # of the light kept, as the kernel is not as sharp as the true one
+COUNTS = 300  # the kernel is taken for a histogram of so many photons
+BLUR = 0.5  # LR pixels over which light begins at the frame, lest that cut edges into the kernel
+REACH = 1.5  # LR pixels that the kernel may be farther from its place than the guess
+ROUNDS = 12  # of Newton's method
+CENTRE_POWER = 0.9  # for em.centre_power, as faint parts are weighed anew
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The light that y's rim has kept, float64 on the CPU.
+
+    Attributes:
+        kept: (2, 2·r), part of the light, for the r outermost rows at the first side, from without inwards, and at the
+            last; then for columns.
+        precision: (2, 2·r, 2·r), for rows and columns, the inverse covariance of the relative errors.
+    """
+
+    kept: Tensor
+    precision: Tensor
+
+    @property
+    def rim(self) -> int:
+        """LR pixels at each side that the black reaches into."""
+        return self.kept.shape[-1] // 2
+
+    @classmethod
+    def of(cls, y: Tensor, degradation: Degradation) -> Frame | None:
+        """Measured on y (1, 3, h, w) in [-1, 1]; None where it does not fade to black, or ``degradation`` knows why.
+
+        What the light would be without the frame is taken from the row next to the rim; the farther from it, the less
+        certain that is, as in a random walk.
+        """
+        rim = min(math.ceil(degradation.margin[1] / degradation.scale), min(y.shape[-2:]) // 8)
+        if degradation.border != 'valid' or not rim:
+            return None
+        light = y.detach().double().cpu().mean((0, 1)) + 1 + DARK  # black is -1
+        away = torch.arange(rim, 0, -1, dtype=torch.float64)
+        walk = torch.minimum(away[:, None], away) / rim
+        kept, precision = [], []
+        for rows in (light, light.T):
+            ratios, errors = zip(*(brightness(side[:rim], side[rim]) for side in (rows, rows.flip(0))))
+            blocks = [error[0] ** 2 * walk + SHAPE_ERROR ** 2 * torch.eye(rim, dtype=torch.float64) for error in errors]
+            kept.append(torch.cat(ratios))
+            precision.append(torch.linalg.inv(torch.block_diag(*blocks)))
+        frame = cls(torch.stack(kept), torch.stack(precision))
+        return frame if frame.kept[:, ::rim].mean() < FADED else None
+
+    def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],
+            error: float) -> tuple[Tensor, tuple[float, float]]:
+        """The kernel with its parts weighed anew, and the way (dy, dx) to its place, which is not gone yet.
+
+        Along each axis, of all moves d and weights, with the marginal m and p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …, that
+        of the least
+
+            eᵀPe + 2 N Σ p log(p / m) + 2 log(1 + (d - guess + Σ (p - m) u)² / error²),
+
+        e being the relative errors of the light kept, Σ p φ_i(u + d), P their precision, N = :data:`COUNTS`. Parts of
+        the kernel that are there get brighter or fainter, none is made up. The guess, a centre of mass, moves with
+        them, and is left for good reasons only (Cauchy's distribution).
+
+        Args:
+            kernel: (K, K) on ``grid``, of sum 1.
+            guess: (dy, dx) in pixels of the grid.
+            error: its error in LR pixels, > 0.
+        """
+        k, way = kernel.detach().double().cpu(), []
+        for axis, middle in enumerate(guess):
+            marginal = k.sum(1 - axis) / k.sum()
+            move, weighed = self._fit_axis(axis, marginal, grid, middle, error * grid.scale)
+            k = k * (weighed / marginal.clamp_min(1e-300)).unsqueeze(1 - axis)
+            way.append(move)
+        return (k / k.sum()).to(kernel), tuple(way)
+
+    def _fit_axis(self, axis: int, marginal: Tensor, grid: Degradation, guess: float,
+                  error: float) -> tuple[float, Tensor]:
+        """Move and weighed marginal (K,): the best of coarse moves around the guess, then of fine ones around that."""
+        move, reach = guess, REACH * grid.scale
+        u = torch.arange(len(marginal), dtype=torch.float64)
+        for _ in range(2):
+            moves = move + torch.linspace(-reach, reach, 31, dtype=torch.float64)
+            seen = within(grid, moves, self.rim)
+            p, misfit = self._weigh(axis, marginal, seen)
+            off = moves - guess + (p - marginal) @ u
+            best = int((misfit + 2 * (off / error).square().log1p()).argmin())
+            move, reach = float(moves[best]), reach / 15
+        return move, p[best]
+
+    def _weigh(self, axis: int, m: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """p (N, K) and the least of eᵀPe + 2 N Σ p log(p / m) for each of ``seen`` (N, 2·r, K), by Gauss and Newton."""
+        kept, P = self.kept[axis], self.precision[axis]
+        weights = seen.new_zeros(seen.shape[:2])
+        for count in range(ROUNDS + 1):
+            p = m * torch.einsum('nr,nrk->nk', weights, seen).exp()
+            p = p / p.sum(1, keepdim=True)
+            mean = torch.einsum('nk,nrk->nr', p, seen)
+            off = mean / kept - 1
+            if count == ROUNDS:
+                break
+            apart = seen - mean[..., None]
+            covariance = torch.einsum('nk,nrk,nqk->nrq', p, apart, apart)
+            slope = covariance / kept[:, None]
+            gradient = slope.mT @ (off @ P)[..., None] + COUNTS * covariance @ weights[..., None]
+            hessian = slope.mT @ P @ slope + COUNTS * covariance + 1e-6 * torch.eye(len(kept), dtype=torch.float64)
+            step = min(1.0, 0.3 + 0.1 * count)
+            weights = (weights - step * torch.linalg.solve(hessian, gradient)[..., 0]).clamp(-4, 4)
+        divergence = (p * (p.clamp_min(1e-300) / m.clamp_min(1e-300)).log()).sum(1)
+        return p, torch.einsum('nr,rq,nq->n', off, P, off) + 2 * COUNTS * divergence
+
+
+def brightness(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """How many times as bright ``rows`` (n, w) are as ``others`` (w) beside them, and the relative error of that: (n).
+
+    The median over the pixels, each weighed by its light (the geometric mean of the two): a wire or a window that ends
+    between the two rows counts little, and what is dark can tell nothing. The error is a median's, from the quartiles.
+    """
+    ratio, order = (rows / others).log().sort(-1)
+    weight = (rows * others).sqrt().gather(-1, order).cumsum(-1)
+    at = torch.searchsorted(weight, weight[..., -1:] * torch.tensor([0.25, 0.5, 0.75], dtype=weight.dtype))
+    low, median, high = ratio.gather(-1, at.clamp_max(ratio.shape[-1] - 1)).unbind(-1)
+    deviation = (high - low) / 1.349
+    return median.exp(), 1.253 * deviation * math.sqrt(ALIKE / ratio.shape[-1])
+
+
+def within(grid: Degradation, moves: Tensor, rim: int) -> Tensor:
+    """φ (N, 2·rim, K): what part of each pixel's light reaches the ``rim`` outermost LR rows of either side.
+
+    Window pixel u of LR row i lies at u - margin + s·i, counted from the frame, and d farther where the kernel is moved
+    by d. There light begins, over :data:`BLUR` LR pixels, one pixel of the grid at least, as for bilinear moves.
+    """
+    u = torch.arange(grid.kernel_size, dtype=torch.float64) + 0.5
+    inwards = grid.scale * torch.arange(rim)[:, None]
+    first = u + moves[:, None, None] - grid.margin[0] + inwards
+    last = grid.kernel_size - u - moves[:, None, None] - grid.margin[1] + inwards
+    return (torch.cat([first, last], dim=1) / max(BLUR * grid.scale, 1) + 0.5).clamp(0, 1)

@@ -1,0 +1,207 @@
+"""What a black frame tells, against the forward model and on photographs."""
+
+import dataclasses
+import math
+
+import pytest
+import skimage.data
+import torch
+import torch.nn.functional as F
+
+from kernelfusion_plugin.core import em_steps
+from kernelfusion_plugin.core import frame as frame_module
+from kernelfusion_plugin.core.degradation import Degradation, resample_kernel, synthesise
+from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.frame import Frame, within
+from kernelfusion_plugin.core.kernel_search import carry_over, kernel_stages, scaled, unsure_rim
+from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, motion, shift
+from kernelfusion_plugin.core.metrics import kernel_ncc
+from kernelfusion_plugin.core.texture_prior import load_texture_prior
+
+FULL = Degradation(4, 24)
+ALONE = 1e3  # error of a guess that says nothing
+
+
+def framed(y, rim):
+    """y as if the picture had been continued with black: its outermost pixels are."""
+    return F.pad(y[..., rim:-rim, rim:-rim], (rim,) * 4, value=-1)
+
+
+def photograph(name, k, border='zeros'):
+    picture = getattr(skimage.data, name)()
+    height, width = (n // 4 * 4 for n in picture.shape[:2])
+    hr = torch.from_numpy(picture[:height, :width].copy()).permute(2, 0, 1)[None]
+    return synthesise(hr, k, 4, border).float() / 127.5 - 1
+
+
+@pytest.mark.parametrize('size', [4, 5, 8, 12, 13, 24, 31])
+@pytest.mark.parametrize('scale', [1, 2, 3, 4])
+def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
+    degradation, y = Degradation(scale, size), torch.zeros(1, 3, 250, 240)
+    inside = F.pad(torch.ones(250 * scale), degradation.margin)
+    blind = inside.unfold(0, size, scale).prod(1) == 0  # a part of the window lies beyond the frame
+    expected = max(int(blind[:125].sum()), int(blind[125:].sum()))
+    frame = Frame.of(framed(y, expected) if expected else y, degradation)
+    assert unsure_rim(y, frame, EmConfig()) == (frame.rim if frame else 0) == expected
+    assert Frame.of(y, degradation) is None and unsure_rim(y, None, EmConfig()) == 0
+    assert Frame.of(framed(y, expected or 1), Degradation(scale, size, 'zeros')) is None  # it knows what was there
+    assert unsure_rim(y, frame, EmConfig(rim=7)) == 7
+
+
+def test_the_rim_leaves_something_of_small_pictures():
+    pictures = [framed(torch.zeros(1, 3, n, 100), 1) for n in (7, 15, 16, 24, 100)]
+    assert [unsure_rim(y, Frame.of(y, FULL), EmConfig()) for y in pictures] == [0, 1, 2, 3, 3]
+    with pytest.raises(ValueError, match=r'em.rim = 8 leaves nothing of y, 100 x 16 pixels'):
+        unsure_rim(torch.zeros(1, 3, 16, 100), None, EmConfig(rim=8))
+
+
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
+def test_a_picture_continued_with_black_is_told_from_a_photograph(name):
+    for seed in (1, 2, 3):
+        black, seen = (photograph(name, motion(24, seed=seed), border) for border in ('zeros', 'reflect'))
+        assert Frame.of(black, FULL) and not Frame.of(seen, FULL)
+    assert not Frame.of(torch.full((1, 3, 40, 40), -1.0), FULL)  # a night without stars
+
+
+@pytest.mark.parametrize(('scale', 'size'), [(4, 24), (4, 31), (3, 13), (2, 12), (1, 7)])
+@pytest.mark.parametrize('way', [(0, 0), (1, -2), (-0.4, 0.7)])
+def test_light_is_kept_as_the_forward_model_keeps_it(scale, size, way):
+    """Of a white scene that begins over half an LR pixel, a pixel at least; the kernel is moved."""
+    k = F.pad(motion(size - 4, 5), (2,) * 4).double()
+    degradation = Degradation(scale, size)
+    rim, n = math.ceil(degradation.margin[1] / scale), 4 * size * scale
+    at = torch.arange(n + size - scale, dtype=torch.float64) + 0.5 - degradation.margin[0]
+    scene = (torch.minimum(at, n - at) / max(0.5 * scale, 1) + 0.5).clamp(0, 1)
+    y = degradation.forward((scene[:, None] * scene)[None, None], shift(k, way))[0, 0]
+    middle = len(y) // 2
+    for marginal, move, line in ((k.sum(1), way[0], y[:, middle]), (k.sum(0), way[1], y[middle])):
+        seen = within(degradation, torch.tensor([move], dtype=torch.float64), rim)[0]
+        expected = torch.cat([line[:rim], line.flip(0)[:rim]])
+        off = 1e-6 if move == int(move) else 0.04  # the scene begins in the middle of a pixel
+        torch.testing.assert_close(seen @ marginal, expected, rtol=0, atol=off)
+
+
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'rocket'])
+def test_what_a_photograph_has_kept_is_what_the_kernel_has_within(name):
+    k = motion(24, seed=3)
+    white = Degradation(4, 24, 'zeros').forward(torch.ones(1, 1, 160, 160), k)[0, 0].double()
+    frame = Frame.of(photograph(name, k), FULL)
+    for kept, line in zip(frame.kept, (white[:, 20], white[20])):
+        off = kept / torch.cat([line[:3], line.flip(0)[:3]]) - 1
+        assert off.abs().max() < 0.1 and off.abs().median() < 0.03
+
+
+def test_a_bright_thing_at_the_frame_counts_little_and_is_known_to_be_uncertain():
+    y, k = photograph('chelsea', motion(24, seed=3)), slice(0, 3)
+    clean = Frame.of(y, FULL)
+    lit = y.clone()
+    lit[..., k, 20:50] = 1  # in a quarter of the row's pixels
+    seen = Frame.of(lit, FULL)
+    brighter = float((lit[..., 0, :] + 1).mean() / (y[..., 0, :] + 1).mean())
+    assert (seen.kept[0, :3] / clean.kept[0, :3] - 1).abs().max() < 0.16 < brighter - 1
+    assert seen.precision[0, 0, 0] < 0.7 * clean.precision[0, 0, 0]
+    assert torch.equal(seen.kept[0, 3:], clean.kept[0, 3:])
+
+
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
+def test_a_photograph_in_a_frame_tells_where_the_kernel_lies(name):
+    """To half a pixel, on the grid of each stage; the guess is wrong."""
+    k = motion(24, seed=3)
+    frame = Frame.of(photograph(name, k), FULL)
+    for stage in kernel_stages(FULL, EmConfig(), frame=frame):
+        grid = stage.degradation
+        there = resample_kernel(k, FULL, grid)
+        for moved in ((0, 0), (0.5 * grid.scale, -0.4 * grid.scale)):
+            weighed, way = frame.fit(shift(there, moved), grid, (0, 0), ALONE)
+            far = [abs(d + m) * 4 / grid.scale for d, m in zip(way, moved)]
+            assert max(far) < (0.5 if grid.scale > 1 else 1.4)  # a kernel of 6 x 6 is coarse
+            assert kernel_ncc(weighed, shift(there, moved)) > (0.99 if grid.scale > 1 else 0.96)
+            assert weighed.sum() == pytest.approx(1) and stage.frame is frame
+
+
+def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
+    dots = torch.zeros(24, 24)
+    dots[15:19, 3:7], dots[5:9, 16:20] = 3, 2
+    k = dots / dots.sum()
+    frame = Frame.of(photograph('coffee', k), FULL)
+    faint = k.clone()
+    faint[:12] *= 0.3
+    faint = faint / faint.sum()
+    middle = tuple(float(11.5 - at) for at in centre_of_mass(faint))
+    weighed, way = frame.fit(faint, FULL, middle, 0.05)
+    assert abs(float(weighed[:12].sum()) - 0.4) < 0.08 < 0.4 - float(faint[:12].sum())
+    assert max(abs(d) for d in way) < 0.7 < max(abs(d) for d in middle)
+    assert ((weighed > 0) == (k > 0)).all()
+
+
+@pytest.mark.parametrize('count', [20, 300])
+def test_the_weights_are_those_of_the_least_misfit(count, monkeypatch):
+    """The gradient of what the docstring says is zero there, by automatic differentiation."""
+    monkeypatch.setattr(frame_module, 'COUNTS', count)
+    frame = Frame.of(photograph('coffee', motion(24, seed=3)), FULL)
+    m = motion(24, seed=4).double().sum(0)
+    seen = within(FULL, torch.tensor([0.0, 1.3], dtype=torch.float64), 3)
+    p, least = frame._weigh(1, m, seen)
+
+    def misfit(weights):
+        q = (m * torch.exp(torch.einsum('nr,nrk->nk', weights, seen))).clamp_min(1e-300)
+        q = q / q.sum(1, keepdim=True)
+        e = torch.einsum('nk,nrk->nr', q, seen) / frame.kept[1] - 1
+        divergence = (q * (q / m.clamp_min(1e-300)).log()).sum(1)
+        return q, torch.einsum('nr,rq,nq->n', e, frame.precision[1], e) + 2 * count * divergence
+
+    weights = torch.zeros(2, 6, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=500, line_search_fn='strong_wolfe')
+
+    def closure():
+        optimiser.zero_grad()
+        total = misfit(weights)[1].sum()
+        total.backward()
+        return total
+
+    optimiser.step(closure)
+    q, expected = misfit(weights.detach())
+    torch.testing.assert_close(least, expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
+    assert (p - m).abs().sum(1).min() > 0.02
+
+
+def test_a_guess_is_left_for_good_reasons_only():
+    k = motion(24, seed=3)
+    frame = Frame.of(photograph('coffee', k), FULL)
+    _, near = frame.fit(shift(k, (0.2, -0.2)), FULL, (0, 0), 0.05)
+    _, far = frame.fit(shift(k, (2, -2)), FULL, (0, 0), 0.05)
+    assert max(abs(d) for d in near) < 0.1
+    assert far == pytest.approx((-2, 2), abs=0.6)
+
+
+def test_the_kernel_is_brought_to_where_the_frame_says():
+    k = shift(motion(24, seed=3), (1, -2))  # its true place is not its centre of mass
+    frame, config = Frame.of(photograph('coffee', k), FULL), EmConfig()
+    grid = scaled(FULL, 4, config.support)
+    found = shift(resample_kernel(k, FULL, grid), (-1, 2))
+
+    def off(carried):
+        return (carried - k).abs().sum()
+
+    by_mass, by_frame = (carry_over(found, grid, FULL, config, known) for known in (None, frame))
+    assert off(by_frame) < off(by_mass) / 2
+    ignored = dataclasses.replace(config, centre_error=0)
+    assert torch.equal(carry_over(found, grid, FULL, ignored, frame), by_mass)
+
+
+def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
+    """But for the last of a stage, which ends with the fit itself."""
+    config = EmConfig(sketch_passes=3, coarse_passes=0, fine_passes=0, steps=3, kernel_levels=1)
+    k = motion(24, seed=3)
+    y = photograph('chelsea', k)
+    frame = Frame.of(y, FULL)
+    (stage,) = kernel_stages(FULL, config, frame=frame)
+    placed, seen = em_steps.placed, []
+    monkeypatch.setattr(em_steps, 'placed', lambda *args: seen.append((args, placed(*args))) or seen[-1][1])
+    start = gaussian(stage.degradation.kernel_size, sigmas=1.25)
+    walk = list(em_steps.em_passes(y, start, load_texture_prior(), stage, config, torch.Generator().manual_seed(0)))
+    assert [args[3] for args, _ in seen] == [frame] * 2
+    for number, ((before, *_), (weighed, way)) in enumerate(seen):
+        assert not torch.equal(weighed, before)
+        assert torch.equal(walk[3 * number + 2][2], shift(weighed, way))
