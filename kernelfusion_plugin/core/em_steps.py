@@ -172,7 +172,7 @@ def placed(kernel: Tensor, grid: Degradation, config: EmConfig,
     power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
     the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
     """
-    asked = frame is not None and config.centre_error > 0
+    asked = frame is not None and frame.whole and config.centre_error > 0
     weight = _strong(kernel, config.kernel_floor) ** (CENTRE_POWER if asked else config.centre_power)
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
     return frame.fit(kernel, grid, (dy, dx), config.centre_error) if asked else (kernel, (dy, dx))

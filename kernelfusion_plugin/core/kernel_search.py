@@ -64,6 +64,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
                 carried = carry_over(fitted, grid, degradation, config, frame)
             yield t, picture, carried, lr_mse(grid, x, fitted, piece)
         place.end_stage()
+        place.found = carry_over(place.kernel, grid, degradation, config, frame)  # the likeliest, not the last
 
 
 def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,

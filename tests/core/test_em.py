@@ -605,6 +605,16 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert {state.total for state in states} == {27}
 
 
+def test_the_likeliest_kernel_is_the_result_where_no_stage_follows(monkeypatch):
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=0, steps=3, final_steps=3, noise_floor=0, rim=0)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    said = iter([9.0, 1.0, 2.0])
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: next(said))
+    *search, end = [state.kernel for state in solve(y, prior, degradation, config)][:-2]
+    first, second = search[3 + 5], search[-1]  # ends of the trials
+    assert torch.equal(end, first) and not torch.equal(end, second)
+
+
 def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
     config = dataclasses.replace(SMALL, uncertainty=0.7)
     y, _, prior, degradation = problem(4, l_shape(), config=config)

@@ -166,6 +166,21 @@ def test_the_weights_are_those_of_the_least_misfit(count, monkeypatch):
     assert (p - m).abs().sum(1).min() > 0.02
 
 
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
+def test_a_corner_of_a_picture_is_not_taken_for_all_of_it(name):
+    """Its pixels at the black sides are left out all the same."""
+    for seed in (1, 3):
+        k = motion(24, seed=seed)
+        y = photograph(name, k)
+        corner = y[..., :60, :80]
+        assert Frame.of(y, FULL).whole
+        frame = Frame.of(corner, FULL)
+        assert frame is None or not frame.whole
+        assert carry_over(k, FULL, FULL, EmConfig(support=1), frame).equal(
+            carry_over(k, FULL, FULL, EmConfig(support=1)))
+    assert unsure_rim(corner, Frame.of(photograph('coffee', k)[..., :60, :80], FULL), EmConfig()) == 3
+
+
 def test_a_guess_is_left_for_good_reasons_only():
     k = motion(24, seed=3)
     frame = Frame.of(photograph('coffee', k), FULL)
