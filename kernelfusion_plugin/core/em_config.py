@@ -48,7 +48,7 @@ class EmConfig:
             :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.surprise`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
-        centre_power: the kernel is centred by the centre of mass of k^power.
+        centre_power: the kernel is centred by the centre of mass of k^power; of k^0.9 where y's frame is asked.
         centre_error: how far that centre is from the kernel's true place, in LR pixels. Against it stands what y's
             frame tells, where y was made with black beyond (:mod:`~.frame`). 0: the frame is not asked.
         kernel_floor: what is below this share of the kernel's maximum is not believed (Cho & Lee 2009): it does not

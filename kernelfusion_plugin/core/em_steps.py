@@ -13,11 +13,12 @@ from torch import Generator, Tensor
 from .degradation import Degradation, to_canvas
 from .diffusion import Prior, noise_like, timesteps
 from .em_config import EmConfig
-from .frame import CENTRE_POWER, Frame
+from .frame import Frame
 from .kernels import centre_of_mass, normalise, shift
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .state import EmPlace
 
+FRAMED_POWER = 0.9  # for centre_power where y's frame is asked, which weighs faint parts anew
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 
 
@@ -34,7 +35,7 @@ class Stage:
     outlier: float = 0.0
     memory: float = 0.0
     kernel_floor: float = 0.0
-    frame: Frame | None = None  # of y, where it tells the kernel's place
+    frame: Frame | None = None  # of y, where it fades to black
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
 
 
@@ -66,7 +67,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                     kernel = fitted
                 else:
                     further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel, way = placed(_believed(normalise(further), stage), degradation, config, stage.frame)
+                    kernel, way = find_place(_believed(normalise(further), stage), degradation, config, stage.frame)
                     if stage.whole_shifts:
                         way = round(way[0]), round(way[1])
                     if any(way):
@@ -163,17 +164,17 @@ def _believed(kernel: Tensor, stage: Stage) -> Tensor:
     return above_floor(without_haze(kernel, stage.rim), stage.kernel_floor)
 
 
-def placed(kernel: Tensor, grid: Degradation, config: EmConfig,
+def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
            frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
-    """The kernel on ``grid``, and the way (dy, dx) to its place, which is not gone yet.
+    """The kernel on ``grid``, and the way (dy, dx) that it still has to go to its place.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
     draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
     power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
     the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
     """
-    asked = frame is not None and frame.whole and config.centre_error > 0
-    weight = _strong(kernel, config.kernel_floor) ** (CENTRE_POWER if asked else config.centre_power)
+    asked = frame is not None and frame.tells and config.centre_error > 0
+    weight = _strong(kernel, config.kernel_floor) ** (FRAMED_POWER if asked else config.centre_power)
     dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
     return frame.fit(kernel, grid, (dy, dx), config.centre_error) if asked else (kernel, (dy, dx))
 

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from .degradation import Degradation
 
-FADED = 0.85  # of the light; photographs and pieces of 64 x 64 pixels of them keep more
+FADED = 0.85  # of the light; photographs keep more, small pieces of them nearly always
 DARK = 0.004  # half a level of 8 bits, of a range of 2, lest black have no logarithm
 ALIKE = 12  # pixels beside each other that tell no more than one
 SHAPE_ERROR = 0.03  # of the light kept, as the kernel is not as sharp as the true one
 COUNTS = 300  # the kernel is taken for a histogram of so many photons
+LEAST = 0.3  # of the light is left at a frame, under a kernel that is centred: what is darker is a picture's own border
 BLUR = 0.5  # LR pixels over which light begins at the frame, lest that cut edges into the kernel
 REACH = 1.5  # LR pixels that the kernel may be farther from its place than the guess
 ROUNDS = 12  # of Newton's method
-CENTRE_POWER = 0.9  # for em.centre_power, as faint parts are weighed anew
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """The light that y's rim has kept, float64 on the CPU.
 
@@ -35,25 +35,17 @@ class Frame:
         kept: (2, 2·r), part of the light, for the r outermost rows at the first side, from without inwards, and at the
             last; then for columns.
         precision: (2, 2·r, 2·r), for rows and columns, the inverse covariance of the relative errors.
+        tells: whether it can be taken for what a kernel has left. If not, its pixels are dark, and that is all.
     """
 
     kept: Tensor
     precision: Tensor
+    tells: bool
 
     @property
     def rim(self) -> int:
         """LR pixels at each side that the black reaches into."""
         return self.kept.shape[-1] // 2
-
-    @property
-    def whole(self) -> bool:
-        """Whether it goes all around y, and is not that of a picture of which y is a corner.
-
-        Opposite sides lose about as much light under a centred kernel: 0.3 times as much at least, with 0.05 for what
-        the picture itself does there.
-        """
-        lost = 1 - self.kept[:, ::self.rim]
-        return bool((lost.amin(1) > 0.3 * lost.amax(1) - 0.05).all())
 
     @classmethod
     def of(cls, y: Tensor, degradation: Degradation) -> Frame | None:
@@ -62,7 +54,8 @@ class Frame:
         What the light would be without the frame is taken from the row next to the rim; the farther from it, the less
         certain that is, as in a random walk.
         """
-        rim = min(math.ceil(degradation.margin[1] / degradation.scale), min(y.shape[-2:]) // 8)
+        reach = math.ceil(degradation.margin[1] / degradation.scale)
+        rim = min(reach, min(y.shape[-2:]) // 8)
         if degradation.border != 'valid' or not rim:
             return None
         light = y.detach().double().cpu().mean((0, 1)) + 1 + DARK  # black is -1
@@ -74,21 +67,21 @@ class Frame:
             blocks = [error[0] ** 2 * walk + SHAPE_ERROR ** 2 * torch.eye(rim, dtype=torch.float64) for error in errors]
             kept.append(torch.cat(ratios))
             precision.append(torch.linalg.inv(torch.block_diag(*blocks)))
-        frame = cls(torch.stack(kept), torch.stack(precision))
+        frame = cls(torch.stack(kept), torch.stack(precision), rim == reach and plausible(torch.stack(kept)[:, ::rim]))
         return frame if frame.kept[:, ::rim].mean() < FADED else None
 
     def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],
             error: float) -> tuple[Tensor, tuple[float, float]]:
-        """The kernel with its parts weighed anew, and the way (dy, dx) to its place, which is not gone yet.
+        """The kernel with its parts weighed anew, and the way (dy, dx) that it still has to go to its place.
 
-        Along each axis, of all moves d and weights, with the marginal m and p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …, that
-        of the least
+        One axis after the other it takes the move d and the weights λ that minimise
 
             eᵀPe + 2 N Σ p log(p / m) + 2 log(1 + (d - guess + Σ (p - m) u)² / error²),
+            p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …,  e_i = Σ p(u) φ_i(u + d) / kept_i - 1.
 
-        e being the relative errors of the light kept, Σ p φ_i(u + d), P their precision, N = :data:`COUNTS`. Parts of
-        the kernel that are there get brighter or fainter, none is made up. The guess, a centre of mass, moves with
-        them, and is left for good reasons only (Cauchy's distribution).
+        m is the kernel's marginal, P the precision, N = :data:`COUNTS`. Parts of the kernel that are there get brighter
+        or fainter, none is made up. The guess, a centre of mass, moves with the weights of its axis, and is left for
+        good reasons only (Cauchy's distribution).
 
         Args:
             kernel: (K, K) on ``grid``, of sum 1.
@@ -118,7 +111,10 @@ class Frame:
         return move, p[best]
 
     def _weigh(self, axis: int, m: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """p (N, K) and the least of eᵀPe + 2 N Σ p log(p / m) for each of ``seen`` (N, 2·r, K), by Gauss and Newton."""
+        """p (N, K) and the least of eᵀPe + 2 N Σ p log(p / m) for each of ``seen`` (N, 2·r, K).
+
+        By Gauss and Newton's method; no λ goes beyond 4.
+        """
         kept, P = self.kept[axis], self.precision[axis]
         weights = seen.new_zeros(seen.shape[:2])
         for count in range(ROUNDS + 1):
@@ -137,6 +133,16 @@ class Frame:
             weights = (weights - step * torch.linalg.solve(hessian, gradient)[..., 0]).clamp(-4, 4)
         divergence = (p * (p.clamp_min(1e-300) / m.clamp_min(1e-300)).log()).sum(1)
         return p, torch.einsum('nr,rq,nq->n', off, P, off) + 2 * COUNTS * divergence
+
+
+def plausible(kept: Tensor) -> bool:
+    """Whether a centred kernel can have left so much of the light (2, 2), in the outermost rows and columns.
+
+    :data:`LEAST` at least, and opposite sides lose about as much as each other, 0.3 times as much at least, with 0.05
+    for what the picture itself does there. Black bars, and corners of pictures that have a frame, are told so.
+    """
+    lost = 1 - kept
+    return bool((kept > LEAST).all() and (lost.amin(1) > 0.3 * lost.amax(1) - 0.05).all())
 
 
 def brightness(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Prior, timesteps
 from .em_config import UNCERTAINTIES, EmConfig
-from .em_steps import Stage, em_passes, lr_mse, placed
+from .em_steps import Stage, em_passes, find_place, lr_mse
 from .frame import Frame
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
@@ -54,7 +54,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
         elif place.start is None:
             kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
             kernel = resample_kernel(kernel, before, grid)
-            place.start = shift(*placed(kernel, grid, config, frame))
+            place.start = shift(*find_place(kernel, grid, config, frame))
         picture = canvas
         carried = carry_over(place.start if place.x is None else place.kernel, grid, degradation, config, frame)
         for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
@@ -164,17 +164,17 @@ def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, conf
     """The kernel of a stage on the full scale's grid, brought to its place there, cut to K x K."""
     wide = scaled(degradation, degradation.scale, config.support)
     extra = (wide.kernel_size - degradation.kernel_size) // 2
-    k = shift(*placed(resample_kernel(kernel, grid, wide), wide, config, frame))
+    k = shift(*find_place(resample_kernel(kernel, grid, wide), wide, config, frame))
     return normalise(k[extra:extra + degradation.kernel_size, extra:extra + degradation.kernel_size])
 
 
 def paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:
     """``canvas`` with a stage's estimate x of the piece at LR pixel ``at`` put in, enlarged, for those who watch."""
-    frame = grid.crop(x)
+    inside = grid.crop(x)
     s = degradation.scale
-    size = [n // grid.scale * s for n in frame.shape[-2:]]
+    size = [n // grid.scale * s for n in inside.shape[-2:]]
     before = degradation.margin[0] if degradation.border == 'valid' else 0
     top, left = (n * s + before for n in at)
     canvas = canvas.clone()
-    canvas[..., top:top + size[0], left:left + size[1]] = F.interpolate(frame, size=size, mode='bicubic')
+    canvas[..., top:top + size[0], left:left + size[1]] = F.interpolate(inside, size=size, mode='bicubic')
     return canvas

@@ -8,7 +8,8 @@
    picture's: what is found on a part of the data is less certain.
 4. The final passes under all kernels at once (:class:`~.regional_degradation.RegionalDegradation`): one picture.
 
-A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's.
+A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's. Only the whole picture's goes
+by y's black frame, where there is one: light at a region's part of it has come through several kernels.
 """
 
 from __future__ import annotations
@@ -75,6 +76,7 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     if place.kernels is None:
         yield from search(y, prior, degradation.everywhere, config, generator, noise, place, total)
         place.end_search(place.found)
+    config = replace(config, centre_error=0)
     whole, canvas, one = place.kernels[0], to_canvas(y, degradation), degradation.everywhere
     for at, piece in _pieces(y, degradation, config.kernel_side)[len(place.kernels) - 1:]:
         for state in search(piece, prior, one, config, generator, noise, place, total, whole):

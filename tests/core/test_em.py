@@ -226,14 +226,14 @@ def test_a_kernel_is_centred_on_its_way_to_the_full_scale(stage, size):
 def test_kernel_and_picture_are_moved_against_each_other():
     k = motion(24, 3).roll((5, -3), (0, 1))
     x = blocks(80)
-    way = em_steps.placed(k, Degradation(4, 24), SMALL)[1]
+    way = em_steps.find_place(k, Degradation(4, 24), SMALL)[1]
     moved, picture = shift(k, way), em_steps.moved(x, way)
     assert (centre_of_mass(moved) - 11.5).abs().max() < 1 < (centre_of_mass(k) - 11.5).abs().min()
     before, after = (F.conv2d(a[:, :1], b[None, None]) for a, b in ((x, k), (picture, moved)))
     inner = (..., slice(8, -8), slice(8, -8))  # what has come in at the other side is out of sight
     torch.testing.assert_close(after[inner], before[inner], rtol=0, atol=1e-3)
     centred = gaussian(24, sigmas=3.0)
-    assert em_steps.placed(centred, Degradation(4, 24), SMALL)[1] == pytest.approx((0, 0), abs=1e-4)
+    assert em_steps.find_place(centred, Degradation(4, 24), SMALL)[1] == pytest.approx((0, 0), abs=1e-4)
     assert torch.equal(em_steps.moved(x, (0.0, 0.0)), x)
 
 
@@ -294,7 +294,7 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     fitted, last = (em_steps.without_haze(k, stage.rim) for k in (fitted, last))
     expected = (before + 2 * (fitted - before)).clamp_min(0)
     expected = em_steps.without_haze(expected / expected.sum(), stage.rim)
-    _, way = em_steps.placed(expected, stage.degradation, config)
+    _, way = em_steps.find_place(expected, stage.degradation, config)
     torch.testing.assert_close(walk[2][2], shift(expected, way))
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
 
@@ -599,7 +599,7 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert {state.surprise for state in states} == {None, 5.0} and states[-1].surprise == 5.0
     assert fine[0].uncertainty == (0.5, 1, 2)[best]
     carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
-    assert torch.equal(fine[1], shift(*em_steps.placed(carried, fine[0].degradation, config)))
+    assert torch.equal(fine[1], shift(*em_steps.find_place(carried, fine[0].degradation, config)))
     left_out = 6 * (3 - tried)
     assert len(states) == 3 + 6 * tried + 3 + 3 == states[-1].total - left_out and states[-1].step == states[-1].total
     assert {state.total for state in states} == {27}
@@ -639,7 +639,8 @@ def test_each_half_asks_its_own_prior():
 @pytest.mark.parametrize(('options', 'name'), [
     *(({name: 0}, name) for name in ('sketch_passes', 'steps', 'kernel_levels', 'cg_iterations')),
     *(({name: -1}, name) for name in ('coarse_passes', 'fine_passes', 'final_steps', 'kernel_side', 'smoothness',
-                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory', 'rim')),
+                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory', 'rim',
+                                      'centre_error')),
     *(({name: 0.0}, name) for name in ('start_width', 'sketch_noise_start', 'sketch_noise_end', 'coarse_noise_end',
                                        'fine_noise_end', 'ridge', 'centre_power', 't_power')),
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
@@ -647,7 +648,7 @@ def test_each_half_asks_its_own_prior():
     ({'smoothness': math.nan}, 'smoothness'), ({'noise_floor': math.inf}, 'noise_floor'),
     ({'kernel_floor': 1.0}, 'kernel_floor'), ({'kernel_floor': math.nan}, 'kernel_floor'),
     ({'over_relaxation': 0.5}, 'over_relaxation'), ({'over_relaxation': math.inf}, 'over_relaxation'),
-    ({'memory': 1.0}, 'memory'), ({'outlier': math.nan}, 'outlier'),
+    ({'centre_error': math.nan}, 'centre_error'), ({'memory': 1.0}, 'memory'), ({'outlier': math.nan}, 'outlier'),
     ({'support': 0.9}, 'support'), ({'support': math.nan}, 'support'),
     ({'steps': 11, 't_start': 9}, 't_start'), ({'final_steps': 11, 'final_t_start': 9}, 'final_t_start'),
     ({'kernel_prior': 'both'}, 'kernel_prior'), ({'final_prior': 'texture'}, 'final_prior')])
@@ -659,7 +660,7 @@ def test_bad_options_are_refused_by_name(options, name):
 
 @pytest.mark.parametrize('options', [
     {'coarse_passes': 0, 'fine_passes': 0, 'kernel_side': 0, 'smoothness': 0, 'noise_floor': 0, 'kernel_floor': 0},
-    {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0, 'rim': 0},
+    {'over_relaxation': 1, 'memory': 0, 'outlier': 0, 'final_samples': 0, 'rim': 0, 'centre_error': 0},
     {'steps': 10, 't_start': 9}, {'support': 1}, {'kernel_prior': 'internal', 'final_prior': 'internal'}])
 def test_the_bounds_themselves_are_allowed(options):
     EmConfig(**options)

@@ -173,21 +173,73 @@ def test_a_corner_of_a_picture_is_not_taken_for_all_of_it(name):
         k = motion(24, seed=seed)
         y = photograph(name, k)
         corner = y[..., :60, :80]
-        assert Frame.of(y, FULL).whole
+        assert Frame.of(y, FULL).tells
         frame = Frame.of(corner, FULL)
-        assert frame is None or not frame.whole
+        assert frame is None or not frame.tells
         assert carry_over(k, FULL, FULL, EmConfig(support=1), frame).equal(
             carry_over(k, FULL, FULL, EmConfig(support=1)))
     assert unsure_rim(corner, Frame.of(photograph('coffee', k)[..., :60, :80], FULL), EmConfig()) == 3
 
 
-def test_a_guess_is_left_for_good_reasons_only():
+@pytest.mark.parametrize('scale', [2, 4])
+def test_a_guess_is_left_for_good_reasons_only(scale):
     k = motion(24, seed=3)
-    frame = Frame.of(photograph('coffee', k), FULL)
-    _, near = frame.fit(shift(k, (0.2, -0.2)), FULL, (0, 0), 0.05)
-    _, far = frame.fit(shift(k, (2, -2)), FULL, (0, 0), 0.05)
-    assert max(abs(d) for d in near) < 0.1
-    assert far == pytest.approx((-2, 2), abs=0.6)
+    frame, grid = Frame.of(photograph('coffee', k), FULL), scaled(FULL, scale, 4 / 3)
+    there = resample_kernel(k, FULL, grid)
+    unit = scale / 4
+    _, alone = frame.fit(shift(there, (0.5 * unit, -0.5 * unit)), grid, (0, 0), ALONE)
+    _, near = frame.fit(shift(there, (0.5 * unit, -0.5 * unit)), grid, (0, 0), 0.05)
+    _, far = frame.fit(shift(there, (3 * unit, -3 * unit)), grid, (0, 0), 0.05)
+    assert max(abs(d) for d in near) < 0.25 * unit < max(abs(d) for d in alone)
+    assert far == pytest.approx((-3 * unit, 3 * unit), abs=0.7 * unit)
+
+
+def test_the_guess_moves_with_the_weights_of_its_axis():
+    """A kernel of two dots, one too faint, both on one line: its centre of mass is right once they are weighed."""
+    k = torch.zeros(24, 24)
+    k[10:14, 3:7], k[10:14, 17:21] = 1, 1
+    k = k / k.sum()
+    frame = Frame.of(photograph('chelsea', k), FULL)
+    faint = k.clone()
+    faint[:, 12:] *= 0.3
+    faint = faint / faint.sum()
+    guess = tuple(float(11.5 - at) for at in centre_of_mass(faint))
+    weighed, way = frame.fit(faint, FULL, guess, 0.05)
+    assert guess[1] > 3 and abs(way[1]) < 0.5 and kernel_ncc(weighed, k) > 0.98 > kernel_ncc(faint, k)
+
+
+def test_the_centre_that_is_the_guess(monkeypatch):
+    """That of k^0.9 where a frame is asked, that of k^em.centre_power where not."""
+    k = motion(24, seed=4)
+    frame, asked = Frame.of(photograph('coffee', k), FULL), []
+    monkeypatch.setattr(Frame, 'fit', lambda *args: asked.append(args[3:]) or (k, args[3]))
+    config = EmConfig(centre_power=0.7, centre_error=0.2, kernel_floor=0)
+    em_steps.find_place(k, FULL, config, frame)
+    (guess, error), = asked
+    assert error == 0.2 and guess == pytest.approx(tuple(float(11.5 - at) for at in centre_of_mass(k ** 0.9)))
+    _, way = em_steps.find_place(k, FULL, config)
+    assert way == pytest.approx(tuple(float(11.5 - at) for at in centre_of_mass(k ** 0.7))) and len(asked) == 1
+
+
+@pytest.mark.parametrize('name', ['coffee', 'rocket'])
+@pytest.mark.parametrize('bars', ['letterbox', 'line', 'retina'])
+def test_black_bars_of_a_photograph_tell_nothing(name, bars):
+    """Their pixels are left out, or not even that."""
+    k = motion(24, seed=3)
+    y = photograph('retina' if bars == 'retina' else name, k, 'reflect')
+    if bars != 'retina':
+        y[..., 0, :], y[..., -1, :] = -1, -1
+    if bars == 'line':
+        y[..., 0], y[..., -1] = -1, -1
+    frame = Frame.of(y, FULL)
+    assert frame is None or not frame.tells
+    assert carry_over(k, FULL, FULL, EmConfig(support=1), frame).equal(carry_over(k, FULL, FULL, EmConfig(support=1)))
+
+
+def test_a_picture_too_small_for_the_rim_tells_nothing():
+    """The row that the rim is compared with is faded too."""
+    y = photograph('coffee', motion(24, seed=3))
+    assert not Frame.of(y[..., :20, :], FULL).tells and Frame.of(y, FULL).tells
 
 
 def test_the_kernel_is_brought_to_where_the_frame_says():
@@ -212,8 +264,8 @@ def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
     y = photograph('chelsea', k)
     frame = Frame.of(y, FULL)
     (stage,) = kernel_stages(FULL, config, frame=frame)
-    placed, seen = em_steps.placed, []
-    monkeypatch.setattr(em_steps, 'placed', lambda *args: seen.append((args, placed(*args))) or seen[-1][1])
+    find_place, seen = em_steps.find_place, []
+    monkeypatch.setattr(em_steps, 'find_place', lambda *args: seen.append((args, find_place(*args))) or seen[-1][1])
     start = gaussian(stage.degradation.kernel_size, sigmas=1.25)
     walk = list(em_steps.em_passes(y, start, load_texture_prior(), stage, config, torch.Generator().manual_seed(0)))
     assert [args[3] for args, _ in seen] == [frame] * 2

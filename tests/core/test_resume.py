@@ -8,7 +8,9 @@ import torch
 
 from kernelfusion_plugin import KernelFusionConfig, restore_steps
 from kernelfusion_plugin.core import regional_degradation
+from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.frame import Frame
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
@@ -36,10 +38,18 @@ def image():
     return torch.nn.functional.avg_pool2d(y, 3, 1, 1)
 
 
-def run(config, resume=None, stop=None, **options):
+def framed():
+    """An image in a black frame, which has a say in its kernel."""
+    rows, columns = (torch.tensor([0.55, 0.9] + [1.0] * (n - 4) + [0.85, 0.5]) for n in (17, 20))
+    y = (image() + 1) * rows[:, None] * columns - 1
+    assert Frame.of(y[None], Degradation(2, 8)).tells
+    return y
+
+
+def run(config, resume=None, stop=None, y=None, **options):
     """(result, progress so far); stopped after ``stop`` steps the result is the snapshot as read from a file."""
-    steps = restore_steps(image(), config, name='a', make_refine_net=lambda: RefineUNet((4, 6)), resume=resume,
-                          **options)
+    steps = restore_steps(image() if y is None else y, config, name='a', make_refine_net=lambda: RefineUNet((4, 6)),
+                          resume=resume, **options)
     seen = []
     try:
         while True:
@@ -71,6 +81,7 @@ CASES = {
     'em, internal': (with_em(kernel_prior='internal', final_prior='internal', coarse_passes=0, fine_passes=0), {}),
     'em, regions': (dataclasses.replace(with_em(sketch_passes=1, coarse_passes=1, fine_passes=1, steps=2, final_steps=2,
                                                 final_samples=2, final_prior='textures'), regions='1x2'), {}),
+    'em, frame': (with_em(final_prior='textures', uncertainty=1.0), {'y': framed()}),
     'em, known kernel': (EM, {'kernel': gaussian(8, sigmas=1.2)}),
     'em, tuned': (with_em(final_prior='tuned', sketch_passes=1, coarse_passes=0, fine_passes=0), {}),
     'joint': (JOINT, {}),
