@@ -190,8 +190,8 @@ def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros', noise: 
     Args:
         hr: (B, C, H, W) uint8; H and W multiples of the scale.
         k: (K, K), sums to 1.
-        border: ``reflect``, ``replicate``, or ``zeros``, the authors', which is black here (while in [-1, 1],
-            where :class:`Degradation` works, 0 is a mid grey).
+        border: ``reflect``, ``replicate``, or ``zeros``, as by ``F.conv2d``'s padding, which is black here (while in
+            [-1, 1], where :class:`Degradation` works, 0 is a mid grey).
         noise: (B, C, H / s, W / s) in levels of 255, added before the rounding.
 
     Returns:

@@ -1,9 +1,10 @@
 """What black beyond y's frame tells of the kernel.
 
-A shift between x and k cannot be seen inside y. But where the picture was continued with black, as in the paper's
-data, the LR pixels of y's rim have lost as much of their light as of the kernel's weight falls beyond the frame. So
-their light tells where the kernel lies, and how much of it there is at each side: the frame is an edge in all four
-directions, of which the picture itself may have none. Photographs have no such frame, and their kernels no true place.
+A shift between x and k cannot be seen inside y. But where the picture was continued with black, as ``F.conv2d``'s
+padding does, the LR pixels of y's rim have lost as much of their light as of the kernel's weight falls beyond the
+frame. So their light tells where the kernel lies, and how much of it there is at each side: the frame is an edge in all
+four directions, of which the picture itself may have none. Photographs have no such frame, and their kernels no true
+place.
 """
 
 from __future__ import annotations

@@ -134,8 +134,8 @@ def geometric(first: float, last: float, count: int) -> list[float]:
 def unsure_rim(y: Tensor, frame: Frame | None, config: EmConfig) -> int:
     """LR pixels at each side of y that the kernel is not found on: ``em.rim``, or what a black frame reaches into.
 
-    Data sets continue the picture beyond its frame, the paper's with black. Those edges all around would outweigh a
-    small picture's own. A photograph has no such frame, and keeps all its pixels.
+    Data sets continue the picture beyond its frame, some with black (``F.conv2d``'s padding). Those edges all around
+    would outweigh a small picture's own. A photograph has no such frame, and keeps all its pixels.
     """
     if config.rim is not None:
         if 2 * config.rim >= min(y.shape[-2:]):
