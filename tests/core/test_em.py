@@ -226,7 +226,7 @@ def test_a_kernel_is_centred_on_its_way_to_the_full_scale(stage, size):
 def test_kernel_and_picture_are_moved_against_each_other():
     k = motion(24, 3).roll((5, -3), (0, 1))
     x = blocks(80)
-    way = em_steps.find_place(k, Degradation(4, 24), SMALL)[1]
+    way = tuple(round(d) for d in em_steps.find_place(k, Degradation(4, 24), SMALL)[1])
     moved, picture = shift(k, way), em_steps.moved(x, way)
     assert (centre_of_mass(moved) - 11.5).abs().max() < 1 < (centre_of_mass(k) - 11.5).abs().min()
     before, after = (F.conv2d(a[:, :1], b[None, None]) for a, b in ((x, k), (picture, moved)))
