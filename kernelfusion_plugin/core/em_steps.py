@@ -165,7 +165,7 @@ def _believed(kernel: Tensor, stage: Stage) -> Tensor:
 
 
 def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
-           frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
+               frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
     """The kernel on ``grid``, and the way (dy, dx) that it still has to go to its place.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM

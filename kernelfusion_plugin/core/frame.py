@@ -68,8 +68,11 @@ class Frame:
             blocks = [error[0] ** 2 * walk + SHAPE_ERROR ** 2 * torch.eye(rim, dtype=torch.float64) for error in errors]
             kept.append(torch.cat(ratios))
             precision.append(torch.linalg.inv(torch.block_diag(*blocks)))
-        frame = cls(torch.stack(kept), torch.stack(precision), rim == reach and plausible(torch.stack(kept)[:, ::rim]))
-        return frame if frame.kept[:, ::rim].mean() < FADED else None
+        kept = torch.stack(kept)
+        outermost = kept[:, ::rim]
+        if outermost.mean() >= FADED:
+            return None
+        return cls(kept, torch.stack(precision), rim == reach and plausible(outermost))
 
     def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],
             error: float) -> tuple[Tensor, tuple[float, float]]:

@@ -23,7 +23,7 @@ def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, 
            place: EmPlace, total: int, start: Tensor | None = None) -> Iterator[Phase2State]:
     """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
     for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start):
-        place.step, place.found = place.step + 1, found
+        place.step += 1
         yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
 
 
@@ -55,13 +55,12 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
             kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
             kernel = resample_kernel(kernel, before, grid)
             place.start = shift(*find_place(kernel, grid, config, frame))
-        picture = canvas
-        carried = carry_over(place.start if place.x is None else place.kernel, grid, degradation, config, frame)
+        picture, last = canvas, None
         for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
             if place.steps == 0:  # a pass has ended
                 picture = paste(x, grid, canvas, degradation, (top, left))
-            if place.steps == 0 or (place.passes, place.steps) == (0, 1):
-                carried = carry_over(fitted, grid, degradation, config, frame)
+            if fitted is not last:
+                last, carried = fitted, carry_over(fitted, grid, degradation, config, frame)
             yield t, picture, carried, lr_mse(grid, x, fitted, piece)
         place.end_stage()
         place.found = carry_over(place.kernel, grid, degradation, config, frame)  # the likeliest, not the last

@@ -34,6 +34,19 @@ def photograph(name, k, border='zeros'):
     return synthesise(hr, k, 4, border).float() / 127.5 - 1
 
 
+def to_middle(k):
+    """The way of a kernel's centre of mass to the middle of its grid."""
+    return tuple(float((len(k) - 1) / 2 - at) for at in centre_of_mass(k))
+
+
+def drawn_faint(k, part):
+    """k with a part of it at 0.3 of its weight, and the way of its centre of mass to the middle."""
+    faint = k.clone()
+    faint[part] *= 0.3
+    faint = faint / faint.sum()
+    return faint, to_middle(faint)
+
+
 @pytest.mark.parametrize('size', [4, 5, 8, 12, 13, 24, 31])
 @pytest.mark.parametrize('scale', [1, 2, 3, 4])
 def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
@@ -92,10 +105,10 @@ def test_what_a_photograph_has_kept_is_what_the_kernel_has_within(name):
 
 
 def test_a_bright_thing_at_the_frame_counts_little_and_is_known_to_be_uncertain():
-    y, k = photograph('chelsea', motion(24, seed=3)), slice(0, 3)
+    y = photograph('chelsea', motion(24, seed=3))
     clean = Frame.of(y, FULL)
     lit = y.clone()
-    lit[..., k, 20:50] = 1  # in a quarter of the row's pixels
+    lit[..., :3, 20:50] = 1  # in a quarter of the row's pixels
     seen = Frame.of(lit, FULL)
     brighter = float((lit[..., 0, :] + 1).mean() / (y[..., 0, :] + 1).mean())
     assert (seen.kept[0, :3] / clean.kept[0, :3] - 1).abs().max() < 0.16 < brighter - 1
@@ -124,10 +137,7 @@ def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
     dots[15:19, 3:7], dots[5:9, 16:20] = 3, 2
     k = dots / dots.sum()
     frame = Frame.of(photograph('coffee', k), FULL)
-    faint = k.clone()
-    faint[:12] *= 0.3
-    faint = faint / faint.sum()
-    middle = tuple(float(11.5 - at) for at in centre_of_mass(faint))
+    faint, middle = drawn_faint(k, slice(0, 12))
     weighed, way = frame.fit(faint, FULL, middle, 0.05)
     assert abs(float(weighed[:12].sum()) - 0.4) < 0.08 < 0.4 - float(faint[:12].sum())
     assert max(abs(d) for d in way) < 0.7 < max(abs(d) for d in middle)
@@ -136,7 +146,7 @@ def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
 
 @pytest.mark.parametrize('count', [20, 300])
 def test_the_weights_are_those_of_the_least_misfit(count, monkeypatch):
-    """The gradient of what the docstring says is zero there, by automatic differentiation."""
+    """Of what the docstring of fit says, against a plain minimiser with automatic gradients."""
     monkeypatch.setattr(frame_module, 'COUNTS', count)
     frame = Frame.of(photograph('coffee', motion(24, seed=3)), FULL)
     m = motion(24, seed=4).double().sum(0)
@@ -200,10 +210,7 @@ def test_the_guess_moves_with_the_weights_of_its_axis():
     k[10:14, 3:7], k[10:14, 17:21] = 1, 1
     k = k / k.sum()
     frame = Frame.of(photograph('chelsea', k), FULL)
-    faint = k.clone()
-    faint[:, 12:] *= 0.3
-    faint = faint / faint.sum()
-    guess = tuple(float(11.5 - at) for at in centre_of_mass(faint))
+    faint, guess = drawn_faint(k, (slice(None), slice(12, 24)))
     weighed, way = frame.fit(faint, FULL, guess, 0.05)
     assert guess[1] > 3 and abs(way[1]) < 0.5 and kernel_ncc(weighed, k) > 0.98 > kernel_ncc(faint, k)
 
@@ -216,9 +223,9 @@ def test_the_centre_that_is_the_guess(monkeypatch):
     config = EmConfig(centre_power=0.7, centre_error=0.2, kernel_floor=0)
     em_steps.find_place(k, FULL, config, frame)
     (guess, error), = asked
-    assert error == 0.2 and guess == pytest.approx(tuple(float(11.5 - at) for at in centre_of_mass(k ** 0.9)))
+    assert error == 0.2 and guess == pytest.approx(to_middle(k ** 0.9))
     _, way = em_steps.find_place(k, FULL, config)
-    assert way == pytest.approx(tuple(float(11.5 - at) for at in centre_of_mass(k ** 0.7))) and len(asked) == 1
+    assert way == pytest.approx(to_middle(k ** 0.7)) and len(asked) == 1
 
 
 @pytest.mark.parametrize('name', ['coffee', 'rocket'])
