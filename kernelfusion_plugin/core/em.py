@@ -33,6 +33,7 @@ from .degradation import Degradation
 from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
+from .frame import Frame
 from .kernel_search import search, search_steps
 from .noise import Noise, estimate_noise
 from .state import EmPlace, Phase2State
@@ -63,7 +64,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     place = EmPlace.at(resume, y.device)
     if kernel is None:
         yield from search(y, kernel_prior, degradation, config, generator, config.noise_floor * noise.level(), place,
-                          total)
+                          total, frame=Frame.of(y, degradation))
         kernel = place.found
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 

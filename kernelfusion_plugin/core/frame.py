@@ -26,6 +26,7 @@ LEAST = 0.3  # of the light is left at a frame, under a kernel that is centred: 
 BLUR = 0.5  # LR pixels over which light begins at the frame, lest that cut edges into the kernel
 REACH = 1.5  # LR pixels that the kernel may be farther from its place than the guess
 ROUNDS = 12  # of Newton's method
+SWEEPS = 2  # over both axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,26 +79,30 @@ class Frame:
             error: float) -> tuple[Tensor, tuple[float, float]]:
         """The kernel with its parts weighed anew, and the way (dy, dx) that it still has to go to its place.
 
-        One axis after the other it takes the move d and the weights λ that minimise
+        In turn for each axis it takes the move d and the weights λ that minimise
 
             eᵀPe + 2 N Σ p log(p / m) + 2 log(1 + (d - guess + Σ (p - m) u)² / error²),
             p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …,  e_i = Σ p(u) φ_i(u + d) / kept_i - 1.
 
-        m is the kernel's marginal, P the precision, N = :data:`COUNTS`. Parts of the kernel that are there get brighter
-        or fainter, none is made up. The guess, a centre of mass, moves with the weights of its axis, and is left for
-        good reasons only (Cauchy's distribution).
+        m is the kernel's marginal under the other axis' weights, P the precision, N = :data:`COUNTS`. Parts of the
+        kernel that are there get brighter or fainter, none is made up. The guess, a centre of mass, moves with the
+        weights of both axes, and is left for good reasons only (Cauchy's distribution).
 
         Args:
             kernel: (K, K) on ``grid``, of sum 1.
             guess: (dy, dx) in pixels of the grid.
             error: its error in LR pixels, > 0.
         """
-        k, way = kernel.detach().double().cpu(), []
-        for axis, middle in enumerate(guess):
-            marginal = k.sum(1 - axis) / k.sum()
-            move, weighed = self._fit_axis(axis, marginal, grid, middle, error * grid.scale)
-            k = k * (weighed / marginal.clamp_min(1e-300)).unsqueeze(1 - axis)
-            way.append(move)
+        k = kernel.detach().double().cpu()
+        u = torch.arange(len(k), dtype=torch.float64)
+        weights, way = [torch.ones_like(u), torch.ones_like(u)], [0.0, 0.0]
+        for axis in (0, 1) * SWEEPS:
+            marginal = k.movedim(axis, 0) @ weights[1 - axis]
+            marginal = marginal / marginal.sum()
+            middle = guess[axis] - float((marginal - k.sum(1 - axis) / k.sum()) @ u)
+            way[axis], weighed = self._fit_axis(axis, marginal, grid, middle, error * grid.scale)
+            weights[axis] = weighed / marginal.clamp_min(1e-300)
+        k = weights[0][:, None] * k * weights[1]
         return (k / k.sum()).to(kernel), tuple(way)
 
     def _fit_axis(self, axis: int, marginal: Tensor, grid: Degradation, guess: float,

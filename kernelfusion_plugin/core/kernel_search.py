@@ -20,9 +20,10 @@ from .state import EmPlace, Phase2State
 
 
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
-           place: EmPlace, total: int, start: Tensor | None = None) -> Iterator[Phase2State]:
+           place: EmPlace, total: int, start: Tensor | None = None, frame: Frame | None = None) -> Iterator[Phase2State]:
     """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
-    for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start):
+    steps = find_kernel(y, prior, degradation, config, generator, noise, place, start, frame)
+    for t, picture, found, residual in steps:
         place.step += 1
         yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
 
@@ -35,13 +36,14 @@ def search_steps(config: EmConfig, sketch: bool = True) -> int:
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
                 noise: float = 0.0, place: EmPlace | None = None,
-                start: Tensor | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+                start: Tensor | None = None,
+                frame: Frame | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
-    With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. x0 (on the whole canvas, bicubic around
-    the piece; renewed after every pass) and k are carried over to the full scale.
+    With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. ``frame`` is y's, where there is one.
+    x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
+    scale.
     """
-    frame = Frame.of(y, degradation)
     top, left, height, width = informative_piece(y, config.kernel_side, unsure_rim(y, frame, config))
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)

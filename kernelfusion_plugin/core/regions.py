@@ -27,7 +27,8 @@ from .diffusion import Prior, timesteps
 from .em import check_levels, final_passes, final_steps
 from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
-from .kernel_search import informative_piece, paste, search, search_steps
+from .frame import Frame
+from .kernel_search import informative_piece, paste, search, search_steps, unsure_rim
 from .likelihood import surprise
 from .metrics import kernel_ncc
 from .noise import estimate_noise
@@ -73,12 +74,14 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
 def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,
                   noise: float, place: EmPlace, total: int) -> Iterator[Phase2State]:
     """Steps 1 to 3, from ``place`` on; ``place.kernels`` has the whole picture's kernel, then each region's."""
+    one = degradation.everywhere
+    frame = Frame.of(y, one)
     if place.kernels is None:
-        yield from search(y, prior, degradation.everywhere, config, generator, noise, place, total)
+        yield from search(y, prior, one, config, generator, noise, place, total, frame=frame)
         place.end_search(place.found)
-    config = replace(config, centre_error=0)
-    whole, canvas, one = place.kernels[0], to_canvas(y, degradation), degradation.everywhere
-    for at, piece in _pieces(y, degradation, config.kernel_side)[len(place.kernels) - 1:]:
+    whole, canvas, rim = place.kernels[0], to_canvas(y, degradation), unsure_rim(y, frame, config)
+    config = replace(config, rim=0)  # it is left out already
+    for at, piece in _pieces(y, degradation, config.kernel_side, rim)[len(place.kernels) - 1:]:
         for state in search(piece, prior, one, config, generator, noise, place, total, whole):
             canvas = paste(state.x0_hat, one, canvas, one, at)
             yield replace(state, x0_hat=canvas)
@@ -86,14 +89,24 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
         place.end_search(place.found if own else whole)
 
 
-def _pieces(y: Tensor, degradation: RegionalDegradation, side: int) -> list[tuple[tuple[int, int], Tensor]]:
-    """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece."""
+def _pieces(y: Tensor, degradation: RegionalDegradation, side: int, rim: int) -> list[tuple[tuple[int, int], Tensor]]:
+    """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece.
+
+    It keeps ``rim`` pixels away from y's sides, where the region has so many.
+    """
     pieces = []
-    for rows, cols, _ in degradation.regions():
+    for *region, _ in degradation.regions():
+        rows, cols = (_inside(part, rim, size - rim) for part, size in zip(region, y.shape[-2:]))
         top, left, height, width = informative_piece(y[..., rows, cols], side)
         top, left = rows.start + top, cols.start + left
         pieces.append(((top, left), y[..., top:top + height, left:left + width]))
     return pieces
+
+
+def _inside(part: slice, first: int, last: int) -> slice:
+    """What of ``part`` lies in [first, last), or ``part`` itself if that is less than half of it."""
+    inside = slice(max(part.start, first), min(part.stop, last))
+    return inside if 2 * (inside.stop - inside.start) >= part.stop - part.start else part
 
 
 def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,

@@ -215,6 +215,32 @@ def test_the_guess_moves_with_the_weights_of_its_axis():
     assert guess[1] > 3 and abs(way[1]) < 0.5 and kernel_ncc(weighed, k) > 0.98 > kernel_ncc(faint, k)
 
 
+def test_the_guess_moves_with_the_weights_of_the_other_axis_too():
+    """Two dots, one above and to the left of the other, of which one is too faint: told by rows alone, known to both."""
+    k = torch.zeros(24, 24)
+    k[3:7, 7:11], k[17:21, 13:17] = 1, 1
+    k = k / k.sum()
+    frame = Frame.of(photograph('chelsea', k), FULL)
+    rows = dataclasses.replace(frame, precision=frame.precision * torch.tensor([1.0, 1e-6]).view(2, 1, 1))
+    faint, guess = drawn_faint(k, slice(12, 24))
+    for told, kernel, middle, turned in ((rows, faint, guess, False), (rows, faint.T, guess[::-1], True)):
+        if turned:
+            told = Frame(told.kept.flip(0), told.precision.flip(0), True)
+        weighed, way = told.fit(kernel, FULL, middle, 0.05)
+        assert min(middle, key=abs) == pytest.approx(1.6, abs=0.1) and max(map(abs, way)) < 0.5
+        assert kernel_ncc(weighed, k.T if turned else k) > 0.98
+
+
+def test_axes_are_alike():
+    """Whichever is the first: a picture turned over its diagonal has the kernel turned so."""
+    k = motion(24, seed=3)
+    y = photograph('coffee', k)
+    faint = shift(k ** 1.3 / (k ** 1.3).sum(), (0.6, -1.1))
+    weighed, way = Frame.of(y, FULL).fit(faint, FULL, to_middle(faint), 0.05)
+    turned, there = Frame.of(y.mT, FULL).fit(faint.T, FULL, to_middle(faint.T), 0.05)
+    assert there[::-1] == pytest.approx(way, abs=0.01) and kernel_ncc(turned.T, weighed) > 1 - 1e-6
+
+
 def test_the_centre_that_is_the_guess(monkeypatch):
     """That of k^0.9 where a frame is asked, that of k^em.centre_power where not."""
     k = motion(24, seed=4)

@@ -11,6 +11,7 @@ from kernelfusion_plugin.core import regions
 from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
+from kernelfusion_plugin.core.kernel_search import search
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
@@ -106,6 +107,31 @@ def test_without_a_better_kernel_the_picture_is_that_of_one_to_the_bit(monkeypat
     last = solve(y, prior, blur)[-1]
     *_, one = solve_em(y, prior, FULL, CONFIG, torch.Generator().manual_seed(0))
     assert torch.equal(last.kernels, pair(one.kernel, one.kernel)) and torch.equal(last.x0_hat, one.x0_hat)
+
+
+def test_a_black_frame_is_told_once_and_left_out_of_every_region(monkeypatch):
+    """Regions are found inside it, and their kernels go by their own middle: a region's frame has seen several."""
+    monkeypatch.setattr(regions, 'takes_own', lambda *_: True)
+    y, _, prior, blur = problem(pair(L, L.T.flip(0)))
+    y = torch.nn.functional.pad(y[..., 3:-3, 3:-3], (3,) * 4, value=-1)
+    calls = []
+    monkeypatch.setattr(regions, 'search', lambda *args, **named: calls.append((args[0], args[3], named)) or search(
+        *args, **named))
+    prior = load_texture_prior()
+    solve(y, prior, blur, dataclasses.replace(CONFIG, kernel_side=0, rim=None))
+    (whole, _, asked), *parts = calls
+    assert torch.equal(whole, y) and asked['frame'].rim == 3
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[3:-3, 3:-3] = True
+    for (piece, config, named), (rows, cols, _) in zip(parts, blur.regions(), strict=True):
+        seen = y[..., rows, cols][..., inside[rows, cols]]
+        assert not named and config.rim == 0 and torch.equal(piece.flatten(2), seen)
+
+
+@pytest.mark.parametrize(('part', 'kept'), [
+    ((0, 30), (3, 30)), ((30, 60), (30, 57)), ((20, 40), (20, 40)), ((0, 6), (3, 6)), ((0, 5), (0, 5)), ((0, 2), (0, 2))])
+def test_a_region_of_little_but_rim_keeps_it(part, kept):
+    assert regions._inside(slice(*part), 3, 57) == slice(*kept)
 
 
 def test_known_kernels_are_used_as_they_are():
