@@ -7,7 +7,8 @@ fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the st
 1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6.
 2. The coarse stage at scale 2, and the fine one at the full scale, each from the kernel before.
 3. The final pass with the kernel fixed: plug-and-play, half-quadratic splitting without noise (Zhang et al. 2021,
-   DPIR), which comes near the mean of many samples of p(x | y, k) at the price of one; or that mean itself.
+   DPIR), which comes near the mean of many samples of p(x | y, k) at the price of one; or that mean itself. The prior
+   sees another orientation of the picture at each step.
 
 EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
 Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
@@ -36,6 +37,7 @@ from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .kernel_search import search, search_steps
 from .noise import Noise, estimate_noise
+from .orientations import TurningPrior
 from .state import EmPlace, Phase2State
 
 
@@ -88,6 +90,7 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     kind, share = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
     sigma = math.hypot(config.final_noise, config.noise_floor * noise.level(share))
+    prior = TurningPrior(prior, place) if config.final_turns else prior
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
         walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, kind,

@@ -57,6 +57,8 @@ class EmConfig:
         final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
+        final_turns: whether the prior of a final pass sees the picture turned and mirrored in another way at each step
+            (:class:`~.orientations.TurningPrior`).
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
             every sigma (root of the sum of squares).
         final_white: by this share white noise found in y counts in a final pass without noise (``final_samples`` 0),
@@ -98,6 +100,7 @@ class EmConfig:
     final_steps: int = 16
     final_t_start: int = 200
     final_noise: float = 0.006
+    final_turns: bool = True
     noise_floor: float = 1.0
     final_white: float = 0.5
     cg_iterations: int = 15

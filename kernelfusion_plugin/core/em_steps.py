@@ -173,10 +173,11 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
     power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
     the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
     """
-    asked = frame is not None and frame.tells and config.centre_error > 0
-    weight = _strong(kernel, config.kernel_floor) ** (FRAMED_POWER if asked else config.centre_power)
-    dy, dx = (float(d) for d in (len(kernel) - 1) / 2 - centre_of_mass(weight))
-    return frame.fit(kernel, grid, (dy, dx), config.centre_error) if asked else (kernel, (dy, dx))
+    told = frame.tells if frame is not None and config.centre_error > 0 else (False, False)
+    strong, middle = _strong(kernel, config.kernel_floor), (len(kernel) - 1) / 2
+    dy, dx = (middle - float(centre_of_mass(strong ** (FRAMED_POWER if asked else config.centre_power))[axis])
+              for axis, asked in enumerate(told))
+    return frame.fit(kernel, grid, (dy, dx), config.centre_error) if any(told) else (kernel, (dy, dx))
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:

@@ -23,6 +23,7 @@ ALIKE = 12  # pixels beside each other that tell no more than one
 SHAPE_ERROR = 0.03  # of the light kept, as the kernel is not as sharp as the true one
 COUNTS = 300  # the kernel is taken for a histogram of so many photons
 LEAST = 0.3  # of the light is left at a frame, under a kernel that is centred: what is darker is a picture's own border
+MOST = 0.93  # of the light, where the other two sides have lost much: what is brighter may have no black beyond
 BLUR = 0.5  # LR pixels over which light begins at the frame, lest that cut edges into the kernel
 REACH = 1.5  # LR pixels that the kernel may be farther from its place than the guess
 ROUNDS = 12  # of Newton's method
@@ -37,21 +38,24 @@ class Frame:
         kept: (2, 2·r), part of the light, for the r outermost rows at the first side, from without inwards, and at the
             last; then for columns.
         precision: (2, 2·r, 2·r), for rows and columns, the inverse covariance of the relative errors.
-        tells: whether it can be taken for what a kernel has left. If not, its pixels are dark, and that is all.
+        rims: LR pixels that the black reaches into at the top, the bottom, the left and the right; 0 at sides without.
+        tells: whether the rows' light can be taken for what a kernel has left, and whether the columns' can. If not,
+            pixels may be dark, and that is all: so it is at sides where a picture was cut out of one with a frame.
     """
 
     kept: Tensor
     precision: Tensor
-    tells: bool
+    rims: tuple[int, int, int, int]
+    tells: tuple[bool, bool]
 
     @property
     def rim(self) -> int:
-        """LR pixels at each side that the black reaches into."""
+        """LR pixels at each side that were measured."""
         return self.kept.shape[-1] // 2
 
     @classmethod
     def of(cls, y: Tensor, degradation: Degradation) -> Frame | None:
-        """Measured on y (1, 3, h, w) in [-1, 1]; None where it does not fade to black, or ``degradation`` knows why.
+        """Measured on y (1, 3, h, w) in [-1, 1]; None where no side fades to black, or ``degradation`` knows why.
 
         What the light would be without the frame is taken from the row next to the rim; the farther from it, the less
         certain that is, as in a random walk.
@@ -71,15 +75,16 @@ class Frame:
             precision.append(torch.linalg.inv(torch.block_diag(*blocks)))
         kept = torch.stack(kept)
         outermost = kept[:, ::rim]
-        if outermost.mean() >= FADED:
-            return None
-        return cls(kept, torch.stack(precision), rim == reach and plausible(outermost))
+        sure = rim == reach and any(plausible(sides, FADED, 0.02) for sides in outermost)
+        tells = tuple(sure and plausible(sides, MOST, 0.05) for sides in outermost)
+        rims = tuple(rim if any(tells) or dark else 0 for dark in (outermost < FADED).flatten().tolist())
+        return cls(kept, torch.stack(precision), rims, tells) if any(rims) else None
 
     def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],
             error: float) -> tuple[Tensor, tuple[float, float]]:
         """The kernel with its parts weighed anew, and the way (dy, dx) that it still has to go to its place.
 
-        In turn for each axis it takes the move d and the weights λ that minimise
+        In turn for each axis that it can tell of it takes the move d and the weights λ that minimise
 
             eᵀPe + 2 N Σ p log(p / m) + 2 log(1 + (d - guess + Σ (p - m) u)² / error²),
             p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …,  e_i = Σ p(u) φ_i(u + d) / kept_i - 1.
@@ -95,13 +100,14 @@ class Frame:
         """
         k = kernel.detach().double().cpu()
         u = torch.arange(len(k), dtype=torch.float64)
-        weights, way = [torch.ones_like(u), torch.ones_like(u)], [0.0, 0.0]
+        weights, way = [torch.ones_like(u), torch.ones_like(u)], list(guess)
         for axis in (0, 1) * SWEEPS:
             marginal = k.movedim(axis, 0) @ weights[1 - axis]
             marginal = marginal / marginal.sum()
-            middle = guess[axis] - float((marginal - k.sum(1 - axis) / k.sum()) @ u)
-            way[axis], weighed = self._fit_axis(axis, marginal, grid, middle, error * grid.scale)
-            weights[axis] = weighed / marginal.clamp_min(1e-300)
+            way[axis] = guess[axis] - float((marginal - k.sum(1 - axis) / k.sum()) @ u)
+            if self.tells[axis]:
+                way[axis], weighed = self._fit_axis(axis, marginal, grid, way[axis], error * grid.scale)
+                weights[axis] = weighed / marginal.clamp_min(1e-300)
         k = weights[0][:, None] * k * weights[1]
         return (k / k.sum()).to(kernel), tuple(way)
 
@@ -144,14 +150,15 @@ class Frame:
         return p, torch.einsum('nr,rq,nq->n', off, P, off) + 2 * COUNTS * divergence
 
 
-def plausible(kept: Tensor) -> bool:
-    """Whether a centred kernel can have left so much of the light (2, 2), in the outermost rows and columns.
+def plausible(kept: Tensor, most: float, slack: float) -> bool:
+    """Whether a centred kernel, and not the picture, has left so much of the light (2) at two opposite sides.
 
-    :data:`LEAST` at least, and opposite sides lose about as much as each other, 0.3 times as much at least, with 0.05
-    for what the picture itself does there. Black bars, and corners of pictures that have a frame, are told so.
+    :data:`LEAST` at least, on average less than ``most``; and one side loses about as much as the other, 0.3 times as
+    much at least, with ``slack`` for what the picture itself does there. Black bars, and corners of pictures that have
+    a frame, are told so.
     """
     lost = 1 - kept
-    return bool((kept > LEAST).all() and (lost.amin(1) > 0.3 * lost.amax(1) - 0.05).all())
+    return bool(kept.min() > LEAST and kept.mean() < most and lost.min() > 0.3 * lost.max() - slack)
 
 
 def brightness(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from .state import EmPlace, Phase2State
 
 
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
-           place: EmPlace, total: int, start: Tensor | None = None, frame: Frame | None = None) -> Iterator[Phase2State]:
+           place: EmPlace, total: int, start: Tensor | None = None,
+           frame: Frame | None = None) -> Iterator[Phase2State]:
     """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
     steps = find_kernel(y, prior, degradation, config, generator, noise, place, start, frame)
     for t, picture, found, residual in steps:
@@ -44,7 +45,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
     scale.
     """
-    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rim(y, frame, config))
+    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rims(y, frame, config))
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
@@ -132,32 +133,34 @@ def geometric(first: float, last: float, count: int) -> list[float]:
     return [first * (last / first) ** (i / max(1, count - 1)) for i in range(count)]
 
 
-def unsure_rim(y: Tensor, frame: Frame | None, config: EmConfig) -> int:
-    """LR pixels at each side of y that the kernel is not found on: ``em.rim``, or what a black frame reaches into.
+def unsure_rims(y: Tensor, frame: Frame | None, config: EmConfig) -> tuple[int, int, int, int]:
+    """LR pixels at y's top, bottom, left and right that the kernel is not found on: ``em.rim``, or the black frame's.
 
-    Data sets continue the picture beyond its frame, some with black (``F.conv2d``'s padding). Those edges all around
-    would outweigh a small picture's own. A photograph has no such frame, and keeps all its pixels.
+    Data sets continue the picture beyond its frame, some with black (``F.conv2d``'s padding). Those edges would
+    outweigh a small picture's own. A photograph has no such frame, and keeps all its pixels.
     """
-    if config.rim is not None:
-        if 2 * config.rim >= min(y.shape[-2:]):
-            raise ValueError(f'em.rim = {config.rim} leaves nothing of y, {y.shape[-1]} x {y.shape[-2]} pixels')
-        return config.rim
-    return frame.rim if frame else 0
+    if config.rim is None:
+        return frame.rims if frame else (0, 0, 0, 0)
+    if 2 * config.rim >= min(y.shape[-2:]):
+        raise ValueError(f'em.rim = {config.rim} leaves nothing of y, {y.shape[-1]} x {y.shape[-2]} pixels')
+    return (config.rim,) * 4
 
 
-def informative_piece(y: Tensor, side: int, rim: int = 0) -> tuple[int, int, int, int]:
+def informative_piece(y: Tensor, side: int,
+                      rims: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy.
 
-    It keeps ``rim`` pixels away from y's sides.
+    It keeps ``rims`` pixels away from y's top, bottom, left and right.
     """
-    y = y[..., rim:y.shape[-2] - rim, rim:y.shape[-1] - rim]
+    top, bottom, left, right = rims
+    y = y[..., top:y.shape[-2] - bottom, left:y.shape[-1] - right]
     height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
     grey = y.mean(1, keepdim=True)
     energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
     mass = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
     sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
     best = int(sums.argmax())
-    return rim + best // sums.shape[1], rim + best % sums.shape[1], height, width
+    return top + best // sums.shape[1], left + best % sums.shape[1], height, width
 
 
 def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig,

@@ -1,7 +1,7 @@
 """Phase 1: fit the patch diffusion net to one image, and the prior that comes of it.
 
 The loss is the v-prediction MSE of KernelFusion (Sec. 4, Phase 1): E || PD(x_t, t) - v_t ||² over random crops
-of the image, random t and noise. No flips or rotations: blur has a direction, and they would erase it.
+of the image, random t and noise. PD sees no flips or rotations: blur has a direction, and they would erase it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
+from .orientations import COUNT, oriented
 from .tiles import Tiles
 
 
@@ -35,6 +36,7 @@ class PriorConfig:
         t_max: train on t < t_max only; None for all T. A solver that starts below it never asks for more.
         ema: decay of the weights' moving average, whose result is used; 0 for none (not in the paper).
         max_grad_norm: gradients of a larger norm are scaled down to it; None for never (not in the paper).
+        turns: whether each crop is turned and mirrored at random (not in the paper).
         precision: ``fp32`` or ``bf16`` (autocast), or ``auto``: bf16 where the processor computes in it.
     """
 
@@ -48,6 +50,7 @@ class PriorConfig:
     t_max: int | None = None
     ema: float = 0.0
     max_grad_norm: float | None = None
+    turns: bool = False
     precision: str = 'auto'
 
     def __post_init__(self) -> None:
@@ -148,19 +151,28 @@ class PriorState:
     snapshot: Callable[[], dict[str, Any]] = dict
 
 
-def random_crops(y: Tensor, size: int, count: int, generator: Generator) -> Tensor:
-    """``count`` crops of side ``size`` (or the image's own, if smaller) from y (1, C, h, w)."""
+def random_crops(y: Tensor, size: int, count: int, generator: Generator, turns: bool = False) -> Tensor:
+    """``count`` crops of side ``size`` (or the image's own, if smaller) from y (1, C, h, w).
+
+    With ``turns`` each has a random one of the orientations that keep its size.
+    """
+    def draw(limit: int) -> list[int]:
+        return torch.randint(limit, (count,), generator=generator, device=generator.device).tolist()
+
     height, width = (min(size, n) for n in y.shape[-2:])
-    tops = torch.randint(y.shape[-2] - height + 1, (count,), generator=generator, device=generator.device).tolist()
-    lefts = torch.randint(y.shape[-1] - width + 1, (count,), generator=generator, device=generator.device).tolist()
-    return torch.cat([y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)])
+    tops, lefts = draw(y.shape[-2] - height + 1), draw(y.shape[-1] - width + 1)
+    crops = [y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)]
+    if turns:
+        step = 1 if height == width else 2
+        crops = [oriented(crop, step * number) for crop, number in zip(crops, draw(COUNT // step))]
+    return torch.cat(crops)
 
 
 def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig, generator: Generator,
                     resume: Mapping[str, Any] | None = None) -> Iter[PriorState, None, None]:
     """:func:`fit_prior` on random crops of the image y (1, C, h, w) in [-1, 1]; ``generator`` on y's device."""
-    return fit_prior(net, lambda: random_crops(y, config.crop, config.batch, generator), schedule, config, generator,
-                     resume)
+    return fit_prior(net, lambda: random_crops(y, config.crop, config.batch, generator, config.turns), schedule, config,
+                     generator, resume)
 
 
 def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, config: PriorConfig,

@@ -28,7 +28,7 @@ from .em import check_levels, final_passes, final_steps
 from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
 from .frame import Frame
-from .kernel_search import informative_piece, paste, search, search_steps, unsure_rim
+from .kernel_search import informative_piece, paste, search, search_steps, unsure_rims
 from .likelihood import surprise
 from .metrics import kernel_ncc
 from .noise import estimate_noise
@@ -79,9 +79,9 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     if place.kernels is None:
         yield from search(y, prior, one, config, generator, noise, place, total, frame=frame)
         place.end_search(place.found)
-    whole, canvas, rim = place.kernels[0], to_canvas(y, degradation), unsure_rim(y, frame, config)
-    config = replace(config, rim=0)  # it is left out already
-    for at, piece in _pieces(y, degradation, config.kernel_side, rim)[len(place.kernels) - 1:]:
+    whole, canvas, rims = place.kernels[0], to_canvas(y, degradation), unsure_rims(y, frame, config)
+    config = replace(config, rim=0)  # they are left out already
+    for at, piece in _pieces(y, degradation, config.kernel_side, rims)[len(place.kernels) - 1:]:
         for state in search(piece, prior, one, config, generator, noise, place, total, whole):
             canvas = paste(state.x0_hat, one, canvas, one, at)
             yield replace(state, x0_hat=canvas)
@@ -89,14 +89,16 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
         place.end_search(place.found if own else whole)
 
 
-def _pieces(y: Tensor, degradation: RegionalDegradation, side: int, rim: int) -> list[tuple[tuple[int, int], Tensor]]:
+def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
+            rims: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], Tensor]]:
     """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece.
 
-    It keeps ``rim`` pixels away from y's sides, where the region has so many.
+    It keeps ``rims`` pixels away from y's top, bottom, left and right, where the region has so many.
     """
+    above, below, before, after = rims
     pieces = []
-    for *region, _ in degradation.regions():
-        rows, cols = (_inside(part, rim, size - rim) for part, size in zip(region, y.shape[-2:]))
+    for rows, cols, _ in degradation.regions():
+        rows, cols = _inside(rows, above, y.shape[-2] - below), _inside(cols, before, y.shape[-1] - after)
         top, left, height, width = informative_piece(y[..., rows, cols], side)
         top, left = rows.start + top, cols.start + left
         pieces.append(((top, left), y[..., top:top + height, left:left + width]))

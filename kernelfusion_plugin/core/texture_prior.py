@@ -45,7 +45,7 @@ class TuningConfig:
     steps: int = 300
     crop: int = 64
     batch: int = 4
-    lr: float = 2e-4
+    lr: float = 4e-4
     ema: float = 0.99
 
     def __post_init__(self) -> None:
@@ -58,9 +58,10 @@ class TuningConfig:
             raise ValueError(f'tuning.ema must be in [0, 1), got {self.ema}')
 
     def training(self, t_max: int, precision: str) -> PriorConfig:
-        """These settings as those of any training, on the levels below ``t_max``."""
+        """These settings as those of any training, on the levels below ``t_max``, of crops in all orientations."""
         return PriorConfig(steps=self.steps, crop=self.crop, batch=self.batch, lr=self.lr, ema=self.ema, t_max=t_max,
-                           timesteps=TRAINING.timesteps, max_grad_norm=TRAINING.max_grad_norm, precision=precision)
+                           timesteps=TRAINING.timesteps, max_grad_norm=TRAINING.max_grad_norm, turns=True,
+                           precision=precision)
 
 
 def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto',

@@ -19,6 +19,7 @@ from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_steps import reverse_pass
+from kernelfusion_plugin.core.frame import Frame
 from kernelfusion_plugin.core.kernel_search import (
     find_kernel,
     informative_piece,
@@ -33,7 +34,7 @@ from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
                  noise_floor=0,  # the pictures here are too small for a flat part to measure noise in
-                 rim=0,  # and the oracle knows what lies beyond the frame
+                 rim=0, final_turns=False,  # the oracle knows what lies beyond the frame, but one orientation only
                  uncertainty=0)  # the oracle's answers hold noise, but it is no denoiser
 SEARCH = 12  # steps of SMALL before the kernel is final
 MARGIN = 7  # LR pixels of scene around the frame, more than any canvas needs
@@ -502,7 +503,8 @@ def test_the_pixels_of_a_black_frame_have_no_say_in_the_kernel():
 
     def found(y, **changes):
         one = dataclasses.replace(config, **changes)
-        return [state[1:3] for state in find_kernel(y, prior, degradation, one, torch.Generator().manual_seed(0))]
+        walk = find_kernel(y, prior, degradation, one, torch.Generator().manual_seed(0), frame=Frame.of(y, degradation))
+        return [state[1:3] for state in walk]
 
     black_one, grey_one = found(black), found(grey, rim=1)
     assert all(torch.equal(one[1], two[1]) for one, two in zip(black_one, grey_one))
@@ -529,8 +531,8 @@ def test_the_piece_keeps_away_from_the_sides():
     y = torch.zeros(1, 3, 40, 60)
     y[..., 30:, :] = torch.rand(1, 3, 10, 60, generator=torch.Generator().manual_seed(0))
     assert informative_piece(y, 16)[0] == 24
-    assert informative_piece(y, 16, rim=3)[0] == 21
-    assert informative_piece(y, 0, rim=3) == informative_piece(y, 90, rim=3) == (3, 3, 34, 54)
+    assert informative_piece(y, 16, (0, 3, 0, 0))[0] == 21
+    assert informative_piece(y, 0, (3, 1, 2, 0)) == informative_piece(y, 90, (3, 1, 2, 0)) == (3, 2, 36, 58)
 
 
 def test_one_side_of_the_piece_may_be_the_images():

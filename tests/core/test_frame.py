@@ -13,7 +13,7 @@ from kernelfusion_plugin.core import frame as frame_module
 from kernelfusion_plugin.core.degradation import Degradation, resample_kernel, synthesise
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.frame import Frame, within
-from kernelfusion_plugin.core.kernel_search import carry_over, kernel_stages, scaled, unsure_rim
+from kernelfusion_plugin.core.kernel_search import carry_over, kernel_stages, scaled, unsure_rims
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
@@ -55,17 +55,17 @@ def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
     blind = inside.unfold(0, size, scale).prod(1) == 0  # a part of the window lies beyond the frame
     expected = max(int(blind[:125].sum()), int(blind[125:].sum()))
     frame = Frame.of(framed(y, expected) if expected else y, degradation)
-    assert unsure_rim(y, frame, EmConfig()) == (frame.rim if frame else 0) == expected
-    assert Frame.of(y, degradation) is None and unsure_rim(y, None, EmConfig()) == 0
+    assert unsure_rims(y, frame, EmConfig()) == (frame.rims if frame else (0,) * 4) == (expected,) * 4
+    assert Frame.of(y, degradation) is None and unsure_rims(y, None, EmConfig()) == (0,) * 4
     assert Frame.of(framed(y, expected or 1), Degradation(scale, size, 'zeros')) is None  # it knows what was there
-    assert unsure_rim(y, frame, EmConfig(rim=7)) == 7
+    assert unsure_rims(y, frame, EmConfig(rim=7)) == (7,) * 4
 
 
 def test_the_rim_leaves_something_of_small_pictures():
     pictures = [framed(torch.zeros(1, 3, n, 100), 1) for n in (7, 15, 16, 24, 100)]
-    assert [unsure_rim(y, Frame.of(y, FULL), EmConfig()) for y in pictures] == [0, 1, 2, 3, 3]
+    assert [unsure_rims(y, Frame.of(y, FULL), EmConfig()) for y in pictures] == [(n,) * 4 for n in (0, 1, 2, 3, 3)]
     with pytest.raises(ValueError, match=r'em.rim = 8 leaves nothing of y, 100 x 16 pixels'):
-        unsure_rim(torch.zeros(1, 3, 16, 100), None, EmConfig(rim=8))
+        unsure_rims(torch.zeros(1, 3, 16, 100), None, EmConfig(rim=8))
 
 
 @pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
@@ -183,12 +183,28 @@ def test_a_corner_of_a_picture_is_not_taken_for_all_of_it(name):
         k = motion(24, seed=seed)
         y = photograph(name, k)
         corner = y[..., :60, :80]
-        assert Frame.of(y, FULL).tells
+        assert all(Frame.of(y, FULL).tells)
         frame = Frame.of(corner, FULL)
-        assert frame is None or not frame.tells
+        assert frame is None or not any(frame.tells)
         assert carry_over(k, FULL, FULL, EmConfig(support=1), frame).equal(
             carry_over(k, FULL, FULL, EmConfig(support=1)))
-    assert unsure_rim(corner, Frame.of(photograph('coffee', k)[..., :60, :80], FULL), EmConfig()) == 3
+    assert unsure_rims(corner, Frame.of(photograph('coffee', k)[..., :60, :80], FULL), EmConfig()) == (3, 0, 3, 0)
+
+
+@pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
+def test_a_picture_cut_on_two_sides_tells_of_one_axis(name):
+    """And the kernel is not pressed into the frame that the other one has not."""
+    k = motion(24, seed=3)
+    y = photograph(name, k)
+    for part, axis in ((y[..., 8:-8], 0), (y[..., 8:-8, :], 1)):
+        frame = Frame.of(part, FULL)
+        assert frame.tells == (axis == 0, axis == 1)
+        assert frame.rims == (3, 3, 3, 3)
+        off = shift(k, (0.5, 0.5))
+        weighed, way = frame.fit(off, FULL, (0.0, 0.0), ALONE)
+        assert abs(way[axis] + 0.5) < 0.4 > abs(way[1 - axis]) and kernel_ncc(weighed, off) > 0.99
+    one = Frame.of(y[..., 8:, 8:-8], FULL)  # rows from the eighth on
+    assert one.rims == (0, 3, 0, 0) and not any(one.tells)
 
 
 @pytest.mark.parametrize('scale', [2, 4])
@@ -216,7 +232,7 @@ def test_the_guess_moves_with_the_weights_of_its_axis():
 
 
 def test_the_guess_moves_with_the_weights_of_the_other_axis_too():
-    """Two dots, one above and to the left of the other, of which one is too faint: told by rows alone, known to both."""
+    """Two dots on a diagonal, one of them too faint, which the rows alone tell."""
     k = torch.zeros(24, 24)
     k[3:7, 7:11], k[17:21, 13:17] = 1, 1
     k = k / k.sum()
@@ -225,7 +241,7 @@ def test_the_guess_moves_with_the_weights_of_the_other_axis_too():
     faint, guess = drawn_faint(k, slice(12, 24))
     for told, kernel, middle, turned in ((rows, faint, guess, False), (rows, faint.T, guess[::-1], True)):
         if turned:
-            told = Frame(told.kept.flip(0), told.precision.flip(0), True)
+            told = dataclasses.replace(told, kept=told.kept.flip(0), precision=told.precision.flip(0))
         weighed, way = told.fit(kernel, FULL, middle, 0.05)
         assert min(middle, key=abs) == pytest.approx(1.6, abs=0.1) and max(map(abs, way)) < 0.5
         assert kernel_ncc(weighed, k.T if turned else k) > 0.98
@@ -265,14 +281,14 @@ def test_black_bars_of_a_photograph_tell_nothing(name, bars):
     if bars == 'line':
         y[..., 0], y[..., -1] = -1, -1
     frame = Frame.of(y, FULL)
-    assert frame is None or not frame.tells
+    assert frame is None or not any(frame.tells)
     assert carry_over(k, FULL, FULL, EmConfig(support=1), frame).equal(carry_over(k, FULL, FULL, EmConfig(support=1)))
 
 
 def test_a_picture_too_small_for_the_rim_tells_nothing():
     """The row that the rim is compared with is faded too."""
     y = photograph('coffee', motion(24, seed=3))
-    assert not Frame.of(y[..., :20, :], FULL).tells and Frame.of(y, FULL).tells
+    assert not any(Frame.of(y[..., :20, :], FULL).tells) and all(Frame.of(y, FULL).tells)
 
 
 def test_the_kernel_is_brought_to_where_the_frame_says():

@@ -129,7 +129,8 @@ def test_a_black_frame_is_told_once_and_left_out_of_every_region(monkeypatch):
 
 
 @pytest.mark.parametrize(('part', 'kept'), [
-    ((0, 30), (3, 30)), ((30, 60), (30, 57)), ((20, 40), (20, 40)), ((0, 6), (3, 6)), ((0, 5), (0, 5)), ((0, 2), (0, 2))])
+    ((0, 30), (3, 30)), ((30, 60), (30, 57)), ((20, 40), (20, 40)), ((0, 6), (3, 6)), ((0, 5), (0, 5)),
+    ((0, 2), (0, 2))])
 def test_a_region_of_little_but_rim_keeps_it(part, kept):
     assert regions._inside(slice(*part), 3, 57) == slice(*kept)
 

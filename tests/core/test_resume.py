@@ -42,7 +42,7 @@ def framed():
     """An image in a black frame, which has a say in its kernel."""
     rows, columns = (torch.tensor([0.55, 0.9] + [1.0] * (n - 4) + [0.85, 0.5]) for n in (17, 20))
     y = (image() + 1) * rows[:, None] * columns - 1
-    assert Frame.of(y[None], Degradation(2, 8)).tells
+    assert all(Frame.of(y[None], Degradation(2, 8)).tells)
     return y
 
 
