@@ -155,7 +155,7 @@ def lr_consistency(y: Tensor, x: Tensor, k: Tensor, degradation: Degradation, bo
     degraded = degradation.forward(x, k.detach().to(x)).double()
     if degraded.shape != y.shape:
         raise ValueError(f'the degraded x has the shape {tuple(degraded.shape)}, y has {tuple(y.shape)}')
-    return _psnr(crop_border(degraded, border), crop_border(y.double(), border), 2.0)
+    return _psnr(crop_border(degraded, border), crop_border(y.to(degraded), border), 2.0)
 
 
 def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> float:
