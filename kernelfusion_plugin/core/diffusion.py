@@ -28,7 +28,7 @@ class Schedule:
         steps: T.
         beta_start, beta_end: first and last beta; DDPM's 1e-4 and 0.02.
 
-    The table is kept in float64; :meth:`alpha_bar` hands it out in the dtype and on the device asked for.
+    The table is kept in float64; :meth:`alpha_bar` hands it out in the dtype asked for.
     """
 
     def __init__(self, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
@@ -40,10 +40,15 @@ class Schedule:
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
 
     def alpha_bar(self, t: int | Tensor, like: Tensor) -> Tensor:
-        """ᾱ_t for an index or a batch of indices, shaped to multiply ``like`` (B, C, H, W); 1 at t = -1."""
-        t = torch.as_tensor(t, device='cpu')
-        table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)])  # index -1 is the 1
-        return table[t].to(like).reshape(-1, *[1] * (like.ndim - 1))
+        """ᾱ_t to multiply ``like`` (B, C, H, W) with; 1 at t = -1.
+
+        For a batch of indices (B, 1, 1, 1), on the device of ``like``; for one index a scalar, on the CPU: a GPU has
+        nothing to wait for then.
+        """
+        table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)]).to(like.dtype)  # index -1 is the 1
+        if not isinstance(t, Tensor):
+            return table[t]
+        return table.to(like.device)[t.to(like.device)].reshape(-1, *[1] * (like.ndim - 1))
 
     def q_sample(self, x0: Tensor, t: int | Tensor, eps: Tensor | float) -> Tensor:
         """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps; its mean with eps = 0."""

@@ -103,7 +103,7 @@ class _Tally(TorchDispatchMode):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out: a card's, or the processor's, which has no class of its own."""
-    return (isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return (isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
             or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
 
 

@@ -31,14 +31,15 @@ def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: f
     z, p = torch.zeros_like(r), r
     norm = first = r.square().sum()
     for _ in range(iterations):
-        if norm <= tolerance ** 2 * first:
+        going = norm > tolerance ** 2 * first
+        if going.device.type == 'cpu' and not going:  # a GPU's queue would be waited for; there z just stays as it is
             break
         q = normal(p) + rho * p
-        step = norm / (p * q).sum()
+        step = torch.where(going, norm / (p * q).sum(), 0)
         z = z + step * p
         r = r - step * q
         last, norm = norm, r.square().sum()
-        p = r + norm / last * p
+        p = r + torch.where(going, norm / last, 0) * p
     return x0 + degradation.adjoint(z, k)
 
 

@@ -197,7 +197,8 @@ def repeatable(device: torch.device) -> AbstractContextManager[None]:
     """A context in which cuDNN takes the algorithms that give the same bits every time."""
     if device.type != 'cuda':
         return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True,
+                                      allow_tf32=torch.backends.cudnn.allow_tf32)  # else it would be switched on
 
 
 def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,

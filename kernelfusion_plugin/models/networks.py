@@ -127,7 +127,7 @@ def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> 
     while True:
         try:
             return _in_tiles(estimate, y, side, sizes), side
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             side = min(side or 2 * TILE, max(y.shape[-2:])) // 2
             if side < SMALLEST_TILE:
                 raise

@@ -9,6 +9,7 @@ A tensor on the GPU is a wrapper whose device is ``meta`` for PyTorch's own code
 its gradients and passes the device on to what it makes on the way; for Python it is ``cuda:0``.
 """
 
+import collections
 import contextlib
 import unittest.mock
 
@@ -21,9 +22,11 @@ CUDA, CPU, META = torch.device('cuda', 0), torch.device('cpu'), torch.device('me
 aten = torch.ops.aten
 BETWEEN = {aten._to_copy, aten.copy_, aten.copy}
 INDEXING = {aten.index, aten._unsafe_index, aten.index_put, aten.index_put_, aten._index_put_impl_}
+ASKING = {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.is_nonzero}
 FROM_NUMBERS = {torch.tensor, torch.as_tensor, torch.Tensor.new_tensor}
 LAZY = {aten._conj.default: aten._conj_physical.default}  # what it marks is not seen through the wrapper
 GIGABYTE = 10 ** 9
+waits = collections.Counter()  # operators for which a GPU's queue is waited for, by name
 
 
 class OnGpu(torch.Tensor):
@@ -61,6 +64,9 @@ def run(func, args, kwargs):
         return func(*args, **kwargs)
     if gpu and func.overloadpacket not in BETWEEN:
         check(func, args, kwargs)
+    waits[func.overloadpacket._qualified_op_name] += (
+        func.overloadpacket in ASKING or (func.overloadpacket in BETWEEN and _crosses(tensors, device))
+        or (func.overloadpacket == aten.index and any(tensor.dtype == torch.bool for tensor in tensors)))
     if device is not None:
         gpu, kwargs = device.type == 'meta', {**kwargs, 'device': CPU}
     given = {id(_held(tensor)): tensor for tensor in tensors}  # an operator in place gives back what it was given
@@ -75,6 +81,12 @@ def run(func, args, kwargs):
         return type(value)(map(place, value)) if isinstance(value, (list, tuple)) else value
 
     return place(result)
+
+
+def _crosses(tensors, device):
+    """Whether a copy, to ``device`` or to the first tensor's, goes from one device to the other."""
+    there = type(tensors[0]) is OnGpu if device is None else device.type == 'meta'
+    return any((type(tensor) is OnGpu) != there for tensor in tensors)
 
 
 def check(func, args, kwargs):
