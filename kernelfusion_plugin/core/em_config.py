@@ -21,8 +21,8 @@ class EmConfig:
             ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
-        rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame where
-            y was made with black there, else 0 (:mod:`~.frame`).
+        rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame, at
+            sides where y fades to black there, else 0 (:mod:`~.frame`).
         support: the kernel's grid is this many times wider than the one asked for while it is found, so that a
             kernel that comes out off centre is not cut; it is centred, then cut, at the end. What there is of it beyond
             the grid asked for is haze, and taken off everywhere (:func:`~.em_steps.without_haze`).

@@ -4,7 +4,7 @@ A shift between x and k cannot be seen inside y. But where the picture was conti
 padding does, the LR pixels of y's rim have lost as much of their light as of the kernel's weight falls beyond the
 frame. So their light tells where the kernel lies, and how much of it there is at each side: the frame is an edge in all
 four directions, of which the picture itself may have none. Photographs have no such frame, and their kernels no true
-place.
+place; but a side that is dark by itself may pass for black, most often in small pieces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .degradation import Degradation
 
-FADED = 0.85  # of the light; photographs keep more, small pieces of them nearly always
+FADED = 0.85  # of the light; photographs keep more, on average of their sides
+BLACK = 0.8  # of the light: one side alone that has kept less is taken for black
 DARK = 0.004  # half a level of 8 bits, of a range of 2, lest black have no logarithm
 ALIKE = 12  # pixels beside each other that tell no more than one
 SHAPE_ERROR = 0.03  # of the light kept, as the kernel is not as sharp as the true one
@@ -38,9 +39,10 @@ class Frame:
         kept: (2, 2·r), part of the light, for the r outermost rows at the first side, from without inwards, and at the
             last; then for columns.
         precision: (2, 2·r, 2·r), for rows and columns, the inverse covariance of the relative errors.
-        rims: LR pixels that the black reaches into at the top, the bottom, the left and the right; 0 at sides without.
-        tells: whether the rows' light can be taken for what a kernel has left, and whether the columns' can. If not,
-            pixels may be dark, and that is all: so it is at sides where a picture was cut out of one with a frame.
+        rims: LR pixels that the black reaches into at the top, the bottom, the left and the right: at all sides where
+            there is a frame that tells of one axis at least, else at those that are black.
+        tells: whether the rows' light can be taken for what a kernel has left, and whether the columns' can. Where a
+            picture was cut out of one with a frame it mostly cannot: one of the two sides has lost nothing.
     """
 
     kept: Tensor
@@ -75,9 +77,9 @@ class Frame:
             precision.append(torch.linalg.inv(torch.block_diag(*blocks)))
         kept = torch.stack(kept)
         outermost = kept[:, ::rim]
-        sure = rim == reach and any(plausible(sides, FADED, 0.02) for sides in outermost)
-        tells = tuple(sure and plausible(sides, MOST, 0.05) for sides in outermost)
-        rims = tuple(rim if any(tells) or dark else 0 for dark in (outermost < FADED).flatten().tolist())
+        framed = bool(outermost.mean() < FADED) and any(plausible(sides, FADED, 0.02) for sides in outermost)
+        tells = tuple(framed and rim == reach and plausible(sides, MOST, 0.05) for sides in outermost)
+        rims = tuple(rim if any(tells) or dark else 0 for dark in (outermost < BLACK).flatten().tolist())
         return cls(kept, torch.stack(precision), rims, tells) if any(rims) else None
 
     def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],

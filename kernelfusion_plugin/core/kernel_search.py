@@ -137,7 +137,7 @@ def unsure_rims(y: Tensor, frame: Frame | None, config: EmConfig) -> tuple[int, 
     """LR pixels at y's top, bottom, left and right that the kernel is not found on: ``em.rim``, or the black frame's.
 
     Data sets continue the picture beyond its frame, some with black (``F.conv2d``'s padding). Those edges would
-    outweigh a small picture's own. A photograph has no such frame, and keeps all its pixels.
+    outweigh a small picture's own. A photograph has no such frame, and keeps its pixels, but for sides that are dark.
     """
     if config.rim is None:
         return frame.rims if frame else (0, 0, 0, 0)

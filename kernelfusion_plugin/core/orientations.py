@@ -25,8 +25,8 @@ def upright(x: Tensor, number: int) -> Tensor:
 class TurningPrior:
     """A prior that sees the picture in another orientation at each step of ``place``.
 
-    A network errs in its own way in each orientation. A pass without noise, which works at one picture from its first
-    step to its last, would gather the errors of one (periodical self-ensemble, Zhang et al. 2021, DPIR).
+    A network errs in its own way in each orientation, and a pass that works at one picture from its first step to its
+    last gathers the errors of one (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
     """
 
     def __init__(self, prior: Prior, place: EmPlace) -> None:

@@ -1,7 +1,8 @@
 """Phase 1: fit the patch diffusion net to one image, and the prior that comes of it.
 
 The loss is the v-prediction MSE of KernelFusion (Sec. 4, Phase 1): E || PD(x_t, t) - v_t ||² over random crops
-of the image, random t and noise. PD sees no flips or rotations: blur has a direction, and they would erase it.
+of the image, random t and noise. PD is trained on crops as they are: blur has a direction, which flips and rotations
+would erase.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
 from .nets.texture_unet import TextureUNet
+from .orientations import oriented
 from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
 from .tiles import Tiles
 
@@ -38,6 +39,7 @@ class TuningConfig:
         steps: gradient steps.
         crop: side of the random crops in pixels; smaller images are taken whole.
         batch: crops per step.
+        turns: whether each crop is turned and mirrored at random.
         lr: Adam's learning rate at the start; it falls to 0 as a cosine.
         ema: decay of the weights' moving average, whose result is used; 0 for none.
     """
@@ -45,6 +47,7 @@ class TuningConfig:
     steps: int = 300
     crop: int = 64
     batch: int = 4
+    turns: bool = True
     lr: float = 4e-4
     ema: float = 0.99
 
@@ -58,10 +61,10 @@ class TuningConfig:
             raise ValueError(f'tuning.ema must be in [0, 1), got {self.ema}')
 
     def training(self, t_max: int, precision: str) -> PriorConfig:
-        """These settings as those of any training, on the levels below ``t_max``, of crops in all orientations."""
-        return PriorConfig(steps=self.steps, crop=self.crop, batch=self.batch, lr=self.lr, ema=self.ema, t_max=t_max,
-                           timesteps=TRAINING.timesteps, max_grad_norm=TRAINING.max_grad_norm, turns=True,
-                           precision=precision)
+        """These settings as those of any training, on the levels below ``t_max``."""
+        return PriorConfig(steps=self.steps, crop=self.crop, batch=self.batch, turns=self.turns, lr=self.lr,
+                           ema=self.ema, t_max=t_max, timesteps=TRAINING.timesteps,
+                           max_grad_norm=TRAINING.max_grad_norm, precision=precision)
 
 
 def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto',
@@ -102,8 +105,7 @@ def _draw(pictures: np.ndarray, config: PriorConfig, generator: Generator) -> Te
         picture = pictures[below(len(pictures))]
         top, left = (below(side - config.crop + 1) for side in picture.shape[:2])
         crop = torch.from_numpy(picture[top:top + config.crop, left:left + config.crop]).permute(2, 0, 1)
-        crop = torch.rot90(crop.float() / 127.5 - 1, below(4), (1, 2))
-        crop = crop.flip(2) if below(2) else crop
+        crop = oriented(crop.float() / 127.5 - 1, below(4) + 4 * below(2))
         grey, fade = crop.mean(0, keepdim=True), (0.0, 0.4, 0.4, 1.0, 1.0, 1.0)[below(6)]  # photographs are paler
         crops.append(grey + fade * (crop - grey))
     return torch.stack(crops)

@@ -41,8 +41,8 @@ def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params'
 class PriorStore:
     """Folder of PD weights: NAME_pd.pth, and NAME_<digest>_pd.pth where another image has taken that name.
 
-    A file holds ``params`` (state dict), ``image`` (digest of the LR image), ``prior`` and ``seed`` (how it was
-    trained). A file without ``image`` is taken to belong to the image of its name.
+    A file holds ``params`` (state dict), ``image`` (digest of the LR image), ``prior``, ``tuning`` and ``seed`` (how it
+    was trained). A file without ``image`` is taken to belong to the image of its name.
     """
 
     def __init__(self, folder: str | os.PathLike[str], reuse: bool = True) -> None:
@@ -64,9 +64,7 @@ class PriorStore:
             return None
         state, about, path = found
         logger.info(f'{name}: Phase 1 is left out, its weights are in {path}')
-        wanted = {**dataclasses.asdict(config.prior), 'seed': config.seed}
-        trained = {**wanted, **about.get('prior', {}), 'seed': about.get('seed', config.seed)}
-        other = [f'{key} {trained[key]}' for key in wanted if trained[key] != wanted[key]]
+        other = _differences(state, about, config)
         if other:
             logger.warning(f'{path}: trained with other settings than this run asks for: {", ".join(other)}')
         return state
@@ -91,13 +89,27 @@ class PriorStore:
         plain, own = self._candidates(name, digest)
         path = own if plain.exists() and _digest_in(plain) != digest else plain
         content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
-                   'prior': dataclasses.asdict(config.prior), 'seed': config.seed}
+                   'prior': dataclasses.asdict(config.prior), 'tuning': dataclasses.asdict(config.tuning),
+                   'seed': config.seed}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
         return path
 
     def _candidates(self, name: str, digest: str) -> tuple[Path, Path]:
         return self.folder / f'{name}_pd.pth', self.folder / f'{name}_{digest[:8]}_pd.pth'
+
+
+def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConfig) -> list[str]:
+    """How weights were trained, where a run of ``config`` would train them in another way."""
+    if 'prior' not in about:
+        return []  # it does not say
+    wanted = {'tuning' if key.startswith('tuned.') else 'prior' for key in state}
+    other = [f'seed {about["seed"]}'] if about.get('seed', config.seed) != config.seed else []
+    for section in sorted(wanted):
+        trained = about.get(section, {})
+        other += [f'{section}.{name} {trained.get(name, "unknown")}'
+                  for name, value in dataclasses.asdict(getattr(config, section)).items() if trained.get(name) != value]
+    return other
 
 
 def _digest_in(path: Path) -> str | None:

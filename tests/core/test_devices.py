@@ -41,6 +41,7 @@ from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.core.noise import estimate_noise
 from kernelfusion_plugin.core.patch_prior import PatchPrior, computes_bf16
 from kernelfusion_plugin.core.plan import Plan
+from kernelfusion_plugin.core.quadratic import data_step
 from kernelfusion_plugin.core.texture_prior import TuningConfig, load_texture_prior
 from kernelfusion_plugin.core.tiles import Tiles
 
@@ -301,6 +302,17 @@ def test_forward_model(border, gpu):
         assert equal(synthesise(hr.to(gpu), L, 2, border), synthesise(hr, L, 2, border))
 
 
+@pytest.mark.parametrize('share', [1.0, 1 + 1e-6, 0.5])
+def test_a_data_step_of_a_gpu_is_the_cpus_though_it_does_not_ask_when_to_stop(share, gpu):
+    """Even where nothing is left to do from the first step on: 0 / 0."""
+    degradation = Degradation(2, 8)
+    x = random(1, 3, *degradation.hr_size((9, 11)))
+    y = degradation.forward(x, L)
+    expected, found = (data_step(degradation, L.to(device), y.to(device), (share * x).to(device), 0.01, 30, 1e-3)
+                       for device in ('cpu', gpu))
+    assert found.device == CUDA and equal(found, expected)
+
+
 def test_back_projection(gpu):
     y = random(1, 3, 9, 11)
     x = back_project(y.to(gpu), L.to(gpu), 2)
@@ -354,7 +366,7 @@ def test_tiles_and_less_memory_than_thought(gradient, gpu):
 
     def little(z, t):
         if z.shape[-2] > 90:
-            raise torch.OutOfMemoryError('a card is full')
+            raise torch.cuda.OutOfMemoryError('a card is full')
         return run_tile(z, t)
 
     prior.net.forward = little

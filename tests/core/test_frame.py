@@ -192,19 +192,41 @@ def test_a_corner_of_a_picture_is_not_taken_for_all_of_it(name):
 
 
 @pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])
-def test_a_picture_cut_on_two_sides_tells_of_one_axis(name):
-    """And the kernel is not pressed into the frame that the other one has not."""
-    k = motion(24, seed=3)
+@pytest.mark.parametrize('seed', [1, 2, 3])
+def test_a_picture_cut_on_two_sides_does_not_tell_of_that_axis(name, seed):
+    """Lest the kernel be pressed into a frame that is not there. Its pixels at the other sides are left out."""
+    k = motion(24, seed=seed)
     y = photograph(name, k)
     for part, axis in ((y[..., 8:-8], 0), (y[..., 8:-8, :], 1)):
         frame = Frame.of(part, FULL)
-        assert frame.tells == (axis == 0, axis == 1)
-        assert frame.rims == (3, 3, 3, 3)
-        off = shift(k, (0.5, 0.5))
-        weighed, way = frame.fit(off, FULL, (0.0, 0.0), ALONE)
-        assert abs(way[axis] + 0.5) < 0.4 > abs(way[1 - axis]) and kernel_ncc(weighed, off) > 0.99
-    one = Frame.of(y[..., 8:, 8:-8], FULL)  # rows from the eighth on
-    assert one.rims == (0, 3, 0, 0) and not any(one.tells)
+        assert frame is None or not frame.tells[1 - axis]
+        assert (seed, axis) != (3, 0) or frame.rims[:2] == (3, 3)  # of a kernel that is wide from top to bottom
+        assert frame is None or frame.rims[2 - 2 * axis:4 - 2 * axis] == (3 * frame.tells[axis],) * 2
+
+
+def test_one_axis_may_tell_alone():
+    """The other is left to its guess, and its sums are not weighed."""
+    k = motion(24, seed=3)
+    frame = dataclasses.replace(Frame.of(photograph('coffee', k), FULL), tells=(True, False))
+    off = shift(k, (0.5, 0.5))
+    weighed, way = frame.fit(off, FULL, (0.0, 0.2), ALONE)
+    assert way[0] == pytest.approx(-0.5, abs=0.3) and way[1] == pytest.approx(0.2, abs=0.1)
+    assert kernel_ncc(weighed, off) > 0.99
+    rows = weighed / weighed.sum(1, keepdim=True).clamp_min(1e-9)
+    torch.testing.assert_close(rows, off / off.sum(1, keepdim=True).clamp_min(1e-9), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('side', range(4))
+def test_a_side_alone_is_left_out_where_it_is_black(side):
+    """It tells nothing; and a side that is a little darker is kept."""
+    y = photograph('coffee', motion(24, seed=3), 'reflect')
+    outermost = [(slice(0, 2), slice(None)), (slice(-2, None), slice(None)), (slice(None), slice(0, 2)),
+                 (slice(None), slice(-2, None))][side]
+    for share, rim in ((0.6, 3), (0.9, 0)):
+        light = torch.ones(y.shape[-2:])
+        light[outermost] = share
+        frame = Frame.of((y + 1) * light - 1, FULL)
+        assert (frame.rims[side] == sum(frame.rims) == 3 and not any(frame.tells)) if rim else frame is None
 
 
 @pytest.mark.parametrize('scale', [2, 4])
@@ -266,8 +288,13 @@ def test_the_centre_that_is_the_guess(monkeypatch):
     em_steps.find_place(k, FULL, config, frame)
     (guess, error), = asked
     assert error == 0.2 and guess == pytest.approx(to_middle(k ** 0.9))
-    _, way = em_steps.find_place(k, FULL, config)
-    assert way == pytest.approx(to_middle(k ** 0.7)) and len(asked) == 1
+    for told in ((True, False), (False, True)):
+        em_steps.find_place(k, FULL, config, dataclasses.replace(frame, tells=told))
+        centres = [to_middle(k ** (0.9 if asks else 0.7))[axis] for axis, asks in enumerate(told)]
+        assert asked[-1][0] == pytest.approx(centres)
+    for unknown in (None, dataclasses.replace(frame, tells=(False, False))):
+        _, way = em_steps.find_place(k, FULL, config, unknown)
+        assert way == pytest.approx(to_middle(k ** 0.7)) and len(asked) == 3
 
 
 @pytest.mark.parametrize('name', ['coffee', 'rocket'])

@@ -111,7 +111,7 @@ def test_the_end_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2 ** 55, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
-    assert is_out_of_memory(torch.OutOfMemoryError('CUDA out of memory')) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError('CUDA out of memory')) and is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError('shapes differ')) and not is_out_of_memory(ValueError('memory_limit'))
 
 
@@ -182,7 +182,7 @@ class Short(nn.Module):
 
     reach = 1
 
-    def __init__(self, most, error=torch.OutOfMemoryError):
+    def __init__(self, most, error=torch.cuda.OutOfMemoryError):
         super().__init__()
         self.most, self.error, self.seen = most, error, []
         self.weight = nn.Parameter(torch.linspace(-1, 1, 81).reshape(3, 3, 3, 3))
@@ -194,7 +194,7 @@ class Short(nn.Module):
         return F.conv2d(x, self.weight, padding=1)
 
 
-@pytest.mark.parametrize('error', [torch.OutOfMemoryError, RuntimeError, MemoryError])
+@pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError, RuntimeError, MemoryError])
 def test_tiles_are_halved_for_good_where_memory_runs_out(error, caplog):
     net, x = Short(140 ** 2, error), torch.randn(1, 3, 200, 450)
     way = Tiles()
@@ -207,7 +207,7 @@ def test_tiles_are_halved_for_good_where_memory_runs_out(error, caplog):
 
 def test_the_smallest_tiles_that_do_not_fit_and_other_faults_are_errors():
     x = torch.zeros(1, 3, 200, 200)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.cuda.OutOfMemoryError):
         (way := Tiles()).run(net := Short(100), x, net)
     assert way.side == SIDES[-1]
     with pytest.raises(RuntimeError, match='channels'):
@@ -235,7 +235,7 @@ def test_a_run_goes_on_from_the_step_at_which_memory_ran_out(monkeypatch, caplog
     def short(net, x, t):
         calls.append(max(x.shape[-2:]))
         if not net.training and calls.count(162) > 2 and calls[-1] > 150:  # from the second step on
-            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
         return forward(net, x, t)
 
     monkeypatch.setattr(TextureUNet, 'forward', short)

@@ -115,17 +115,32 @@ def test_a_black_frame_is_told_once_and_left_out_of_every_region(monkeypatch):
     y, _, prior, blur = problem(pair(L, L.T.flip(0)))
     y = torch.nn.functional.pad(y[..., 3:-3, 3:-3], (3,) * 4, value=-1)
     calls = []
-    monkeypatch.setattr(regions, 'search', lambda *args, **named: calls.append((args[0], args[3], named)) or search(
-        *args, **named))
+
+    def noted(y, prior, degradation, config, generator, noise, place, total, start=None, frame=None):
+        calls.append((y, config, frame))
+        return search(y, prior, degradation, config, generator, noise, place, total, start, frame)
+
+    monkeypatch.setattr(regions, 'search', noted)
     prior = load_texture_prior()
     solve(y, prior, blur, dataclasses.replace(CONFIG, kernel_side=0, rim=None))
     (whole, _, asked), *parts = calls
-    assert torch.equal(whole, y) and asked['frame'].rim == 3
+    assert torch.equal(whole, y) and asked.rim == 3
     inside = torch.zeros(SIZE, dtype=torch.bool)
     inside[3:-3, 3:-3] = True
-    for (piece, config, named), (rows, cols, _) in zip(parts, blur.regions(), strict=True):
+    for (piece, config, frame), (rows, cols, _) in zip(parts, blur.regions(), strict=True):
         seen = y[..., rows, cols][..., inside[rows, cols]]
-        assert not named and config.rim == 0 and torch.equal(piece.flatten(2), seen)
+        assert config.rim == 0 and torch.equal(piece.flatten(2), seen) and frame is None
+
+
+def test_regions_keep_away_from_each_side_by_its_own_rim():
+    y = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+    blur = RegionalDegradation(FULL, SIZE, (2, 2))
+    pieces = regions._pieces(y, blur, 0, (1, 2, 3, 4))
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[1:-2, 3:-4] = True
+    for ((top, left), piece), (rows, cols, _) in zip(pieces, blur.regions(), strict=True):
+        assert (top, left) == (max(1, rows.start), max(3, cols.start))
+        assert torch.equal(piece.flatten(2), y[..., rows, cols][..., inside[rows, cols]])
 
 
 @pytest.mark.parametrize(('part', 'kept'), [

@@ -163,7 +163,7 @@ def test_tiles_grow_smaller_where_memory_is_short(data, monkeypatch):
     def short(y):
         tried.append(y.shape[-1])
         if y.shape[-1] > 140:
-            raise torch.OutOfMemoryError('too large')
+            raise torch.cuda.OutOfMemoryError('too large')
         return forward(y)
 
     monkeypatch.setattr(one.net_g, 'forward', short)

@@ -241,7 +241,7 @@ def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeyp
 
     def full(net, x, t):
         if broken and not net.training and x.any() and len(seen) > 4:  # the plan tries networks on zeros
-            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')
         return step(net, x, t)
 
     def watch(self, progress):
