@@ -174,9 +174,9 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
     the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
     """
     told = frame.tells if frame is not None and config.centre_error > 0 else (False, False)
-    strong, middle = _strong(kernel, config.kernel_floor), (len(kernel) - 1) / 2
-    dy, dx = (middle - float(centre_of_mass(strong ** (FRAMED_POWER if asked else config.centre_power))[axis])
-              for axis, asked in enumerate(told))
+    strong, powers = _strong(kernel, config.kernel_floor), [FRAMED_POWER if t else config.centre_power for t in told]
+    ways = {power: (len(kernel) - 1) / 2 - centre_of_mass(strong ** power) for power in set(powers)}
+    dy, dx = (float(ways[power][axis]) for axis, power in enumerate(powers))
     return frame.fit(kernel, grid, (dy, dx), config.centre_error) if any(told) else (kernel, (dy, dx))
 
 
