@@ -20,6 +20,9 @@ from .state import EmPlace
 
 FRAMED_POWER = 0.9  # for centre_power where y's frame is asked, which weighs faint parts anew
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
+OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which as much is left open as the prior leaves
+OPEN_POWER = 1.5  # how that share grows with the area
+MOST_OPEN = 3.0  # the share at most
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,6 @@ class Stage:
     sigmas: list[float]
     smoothness: float
     rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
-    uncertainty: float = 0.0
-    uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
     kernel_floor: float = 0.0
@@ -61,7 +62,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
             if place.steps == config.steps:
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
-                                        earlier)
+                                        earlier, config.uncertainty)
                 fitted = _believed(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = fitted
@@ -110,22 +111,40 @@ def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: 
 
 
 def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
-               generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
+               generator: Generator, earlier: tuple, uncertainty: float | None) -> tuple[Tensor, Tensor]:
     """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
 
-    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`).
+    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), ``uncertainty`` times.
     """
     G, b = earlier
+    share = left_open(kernel, stage.degradation.scale) if uncertainty is None else uncertainty
     for t in levels:
         noise = noise_like(x, generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
         weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
         more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
-        if stage.uncertainty:
+        if uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
-            more_G = more_G + stage.uncertainty * window_covariance(lags, stage.degradation.kernel_size)
+            more_G = more_G + share * window_covariance(lags, stage.degradation.kernel_size)
         G, b = G + more_G, b + more_b
     return G, b
+
+
+def left_open(kernel: Tensor, scale: int) -> Tensor:
+    """How much y leaves open of the picture under ``kernel``, in units of what the prior does: min(3, (A / 8)^1.5).
+
+    A = 1 / (s² Σk²) is the kernel's effective area in LR pixels, n for a uniform one that covers n of them. By
+    Parseval 1 / A is the mean of |K|² over y's frequencies: the larger A, the less of the picture gets through. 1.5, 8
+    and 3 are empirical (docs/tried.md).
+
+    Args:
+        kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
+
+    Returns:
+        0-dimensional, on the kernel's device.
+    """
+    area = 1 / (scale ** 2 * kernel.square().sum())
+    return ((area / OPEN_AREA) ** OPEN_POWER).clamp_max(MOST_OPEN)
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:

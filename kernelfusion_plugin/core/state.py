@@ -52,11 +52,8 @@ class EmPlace:
         steps: steps that are done in this pass.
         x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
         kernel: on this stage's grid.
-        start: the kernel that each trial of this stage begins with; None: not yet made.
-        trial: trials of this stage that are done.
-        uncertainty, surprise, likeliest: of the best trial so far, and the kernel that it found.
         remembered: normal equations of the passes before, (G, b).
-        found: the kernel at the full scale, (K, K).
+        found, surprise: the kernel at the full scale, (K, K), and how unlikely it makes y; None: not yet found.
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
@@ -68,13 +65,9 @@ class EmPlace:
     x: Tensor | None = None
     x_t: Tensor | None = None
     kernel: Tensor | None = None
-    start: Tensor | None = None
-    trial: int = 0
-    uncertainty: float | None = None
-    surprise: float | None = None
-    likeliest: Tensor | None = None
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
+    surprise: float | None = None
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
 
@@ -82,20 +75,12 @@ class EmPlace:
         """``done`` passes are behind us, the next begins with its first step."""
         self.passes, self.steps = done, 0
 
-    def end_trial(self, surprise: float, uncertainty: float) -> bool:
-        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
-        better = self.trial == 0 or surprise < self.surprise
-        if better:
-            self.uncertainty, self.surprise, self.likeliest = uncertainty, surprise, self.kernel
-        self.trial += 1
+    def end_stage(self) -> None:
+        """The next stage, or the final passes, begin from nothing but the kernel."""
+        self.stage += 1
         self.end_pass(0)
         self.x = self.x_t = None
         self.remembered = 0.0, 0.0
-        return better
-
-    def end_stage(self) -> None:
-        """The next stage, or the final passes, begin from nothing but the kernel, and what its trials have told."""
-        self.stage, self.trial, self.start, self.kernel = self.stage + 1, 0, None, self.likeliest
 
     def end_search(self, kernel: Tensor) -> None:
         """``kernel`` is one of ``kernels``; the next search begins with its first stage."""

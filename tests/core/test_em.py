@@ -11,7 +11,6 @@ from kernelfusion_plugin.core import em, em_steps, kernel_search
 from kernelfusion_plugin.core.degradation import (
     BORDERS,
     Degradation,
-    resample_kernel,
     to_canvas,
     upscale_bicubic,
 )
@@ -270,14 +269,14 @@ def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
     solve(y, prior, degradation, config)
     (_, grid) = grids(degradation, config)
     answers = prior.answers[10:12]
-    assert len(open_) == 2  # none in the sketch
+    assert len(open_) == 4  # two in the sketch
     for (t, _), x_t, answer, ((noise, change, sigma), _) in zip(
-            prior.calls[10:12], prior.inputs[10:12], answers, open_):
+            prior.calls[10:12], prior.inputs[10:12], answers, open_[2:]):
         a = float(prior.schedule.alphas_cumprod[t])
         assert sigma == pytest.approx(math.sqrt((1 - a) / a)) and noise.std() == pytest.approx(1, abs=0.1)
         torch.testing.assert_close((answer - change + sigma * noise) * math.sqrt(a), x_t)  # x, noised
     plain = sum(normal_equations(grid, answer, y)[0] for answer in answers)
-    expected = plain + 1.5 * sum(window_covariance(lags, grid.kernel_size) for _, lags in open_)
+    expected = plain + 1.5 * sum(window_covariance(lags, grid.kernel_size) for _, lags in open_[2:])
     torch.testing.assert_close(fits[1][0], expected)
     assert (fits[1][0] - plain).diagonal().min() > 0
 
@@ -577,53 +576,58 @@ def test_stages_without_passes_are_left_out():
     assert [state.total for state in solve(y, prior, degradation, only)] == [6] * 6
 
 
-@pytest.mark.parametrize(('scores', 'best', 'tried'), [([3.0, 1.0, 2.0], 1, 3), ([3.0, 2.0, 1.0], 2, 3),
-                                                       ([1.0, 1.05], 0, 2)])
-def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
-    """Each from the same start; the likeliest one's kernel and its uncertainty go on."""
+@pytest.mark.parametrize('scale', [2, 4])
+@pytest.mark.parametrize(('side', 'share'), [(1, 8 ** -1.5), (2, 0.5 ** 1.5), (3, 1.125 ** 1.5), (4, 2 ** 1.5),
+                                             (5, 3.0)])
+def test_y_leaves_the_more_open_the_wider_the_kernel(side, share, scale):
+    """A uniform square of side² LR pixels, at any scale; three times what the prior leaves at most."""
+    size = 8 * scale
+    kernel = torch.zeros(size, size)
+    kernel[:side * scale, :side * scale] = 1 / (side * scale) ** 2
+    assert float(em_steps.left_open(kernel, scale)) == pytest.approx(share)
+
+
+@pytest.mark.parametrize('uncertainty', [None, 0.7])
+def test_what_is_left_open_goes_by_the_kernel_that_the_pass_began_with(uncertainty, monkeypatch):
+    """In every stage; or it is what the option says."""
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=1, fine_passes=1, steps=3, kernel_levels=1, final_steps=1,
+                      memory=0, outlier=0, uncertainty=uncertainty)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    fits, fit, began, passes = [], em_steps.fit_kernel, [], em_steps.reverse_pass
+    lags, covariance = [], em_steps.window_covariance
+    plain, equations = [], em_steps.normal_equations
+    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args[0]) or fit(*args))
+    monkeypatch.setattr(em_steps, 'reverse_pass', lambda x, kernel, y, prior, degradation, *rest: began.append(
+        (kernel, degradation.scale)) or passes(x, kernel, y, prior, degradation, *rest))
+    monkeypatch.setattr(em_steps, 'window_covariance', lambda *args: lags.append(covariance(*args)) or lags[-1])
+    monkeypatch.setattr(em_steps, 'normal_equations', lambda *args: plain.append(equations(*args)) or plain[-1])
+    solve(y, prior, degradation, config)
+    assert [scale for _, scale in began[:4]] == [1, 1, 2, 4] and len(fits) == len(lags) == len(plain) == 4
+    for G, (kernel, scale), open_, (bare, _) in zip(fits, began, lags, plain):
+        share = em_steps.left_open(kernel, scale) if uncertainty is None else uncertainty
+        torch.testing.assert_close(G, bare + share * open_)
+    assert len({float(em_steps.left_open(*each)) for each in began[:4]}) > 2
+
+
+def test_the_kernel_found_is_judged_once(monkeypatch):
+    """By the piece, the picture and the kernel of the last stage; every final state says how unlikely it makes y."""
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
-    runs, passes, judged = [], em_steps.em_passes, []
-    monkeypatch.setattr(kernel_search, 'UNCERTAINTIES', (0.5, 1.0, 2.0))
+    judged, walked, passes = [], [], em_steps.em_passes
 
-    def noted(piece, kernel, prior, stage, config, generator, place):
-        yield from passes(piece, kernel, prior, stage, config, generator, place)
-        runs.append((stage, kernel, place.kernel))
+    def noted(*args):
+        for each in passes(*args):
+            walked.append(each)
+            yield each
 
     monkeypatch.setattr(kernel_search, 'em_passes', noted)
-    said = [9.0, *scores, 5.0]  # sketch and fine stage are judged too, but there is nothing to choose
-    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: judged.append(args) or said[len(judged) - 1])
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: judged.append(args) or 5.0)
     states = solve(y, prior, degradation, config)
-    sketch, *trials, fine = runs
-    assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0.5, 1, 2][:tried]
-    assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
-    assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
-    assert {state.surprise for state in states} == {None, 5.0} and states[-1].surprise == 5.0
-    assert fine[0].uncertainty == (0.5, 1, 2)[best]
-    carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
-    assert torch.equal(fine[1], shift(*em_steps.find_place(carried, fine[0].degradation, config)))
-    left_out = 6 * (3 - tried)
-    assert len(states) == 3 + 6 * tried + 3 + 3 == states[-1].total - left_out and states[-1].step == states[-1].total
-    assert {state.total for state in states} == {27}
-
-
-def test_the_likeliest_kernel_is_the_result_where_no_stage_follows(monkeypatch):
-    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=0, steps=3, final_steps=3, noise_floor=0, rim=0)
-    y, _, prior, degradation = problem(4, l_shape(), config=config)
-    said = iter([9.0, 1.0, 2.0])
-    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: next(said))
-    *search, end = [state.kernel for state in solve(y, prior, degradation, config)][:-2]
-    first, second = search[3 + 5], search[-1]  # ends of the trials
-    assert torch.equal(end, first) and not torch.equal(end, second)
-
-
-def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
-    config = dataclasses.replace(SMALL, uncertainty=0.7)
-    y, _, prior, degradation = problem(4, l_shape(), config=config)
-    stages, passes = [], em_steps.em_passes
-    monkeypatch.setattr(kernel_search, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
-    solve(y, prior, degradation, config)
-    assert [stage.uncertainty for stage in stages] == [0, 0.7, 0.7]
+    ((piece, x, kernel, _, grid, t, _),) = judged
+    assert torch.equal(piece, y) and torch.equal(x, walked[-1][1]) and torch.equal(kernel, walked[-1][2])
+    assert grid.scale == 4 and t == timesteps(config.t_start, 3, config.t_power)[-3]
+    assert [state.surprise for state in states] == [None] * 12 + [5.0] * 3
+    assert torch.equal(states[-1].kernel, kernel_search.carry_over(kernel, grid, degradation, config))
 
 
 @pytest.mark.usefixtures('unjudged')
