@@ -43,7 +43,7 @@ class EmConfig:
         uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
             covariance that the prior leaves open at the levels of the M step. None: the more, the larger the kernel's
-            area (:func:`~.em_steps.left_open`): a tenth or a half under thin ones, two or three under wide ones.
+            area (:func:`~.em_steps.left_open`): 0.8 times under thin ones, up to three times under wide ones.
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power: the kernel is centred by the centre of mass of k^power; of k^0.9 where y's frame is asked.

@@ -22,7 +22,7 @@ FRAMED_POWER = 0.9  # for centre_power where y's frame is asked, which weighs fa
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which as much is left open as the prior leaves
 OPEN_POWER = 1.5  # how that share grows with the area
-MOST_OPEN = 3.0  # the share at most
+LEAST_OPEN, MOST_OPEN = 0.8, 3.0
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
 
 
 def left_open(kernel: Tensor, scale: int) -> Tensor:
-    """How much y leaves open of the picture under ``kernel``, in units of what the prior does: min(3, (A / 8)^1.5).
+    """How much y leaves open of the picture, in units of what the prior does: (A / 8)^1.5, within 0.8 and 3.
 
     A = 1 / (s² Σk²) is the kernel's effective area in LR pixels, n for a uniform one that covers n of them. By
-    Parseval 1 / A is the mean of |K|² over y's frequencies: the larger A, the less of the picture gets through. 1.5, 8
-    and 3 are empirical (docs/tried.md).
+    Parseval 1 / A is the mean of |K|² over y's frequencies: the larger A, the less of the picture gets through. The
+    numbers are empirical (docs/tried.md).
 
     Args:
         kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
@@ -144,7 +144,7 @@ def left_open(kernel: Tensor, scale: int) -> Tensor:
         0-dimensional, on the kernel's device.
     """
     area = 1 / (scale ** 2 * kernel.square().sum())
-    return ((area / OPEN_AREA) ** OPEN_POWER).clamp_max(MOST_OPEN)
+    return ((area / OPEN_AREA) ** OPEN_POWER).clamp(LEAST_OPEN, MOST_OPEN)
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
