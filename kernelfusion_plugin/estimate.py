@@ -24,7 +24,7 @@ from .core.diffusion import Schedule
 from .core.em import solve_em
 from .core.joint_ablations import solve_pipeline
 from .core.kernel_models import Siren
-from .core.kernel_search import informative_piece, kernel_stages
+from .core.kernel_search import attempts, informative_piece, kernel_stages
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.nets.refine_unet import RefineUNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
@@ -110,15 +110,16 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
     full, em, size = Degradation(config.scale, config.kernel_size, config.border), config.em, cut.shape[-2:]
     few = dataclasses.replace(em, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
                                      for stage in ('sketch', 'coarse', 'fine')},
-                              rim=0, final_samples=min(1, em.final_samples),
-                              final_steps=max(2, min(STEPS, em.final_steps)))
+                              rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
+                              final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
     search = priors.get('half') or priors.get('textures')
     times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel, search))
     terms = []
     for stage, planned in zip(kernel_stages(full, few), kernel_stages(full, em)) if kernel is None else ():
         passes = [list(islice(times, em.steps)) for _ in stage.sigmas]
         step = median([seconds for one in passes for seconds in one[:-1] or one][1:] or passes[0])
-        m_step, count = max(0.0, passes[-1][-1] - step), len(planned.sigmas)
+        m_step = max(0.0, passes[-1][-1] - step)
+        count = len(planned.sigmas) * (max(1, len(planned.uncertainties)) + len(attempts(em)) - 1)  # all that may be
         area = _area(size, stage.degradation)
         searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
                     Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]

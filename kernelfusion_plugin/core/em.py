@@ -14,8 +14,10 @@ EM creeps where a kernel's weak parts have to grow, so each M step goes further 
 Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
 et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
 those of fine texture. An M step with too little of the windows' covariance lets wide kernels break up into dots on some
-pictures; with too much, kernels of fine parts grow too wide. How much there is goes by the kernel's area. What lies
-beyond the kernel's grid is taken off it, as haze. A black frame around y tells where the kernel lies (``frame``).
+pictures; with too much, kernels of fine parts grow too wide on others. The coarse stage finds out how much there is, by
+what each makes of the likelihood of y (``likelihood``). It cannot tell under wide kernels; for those the search is done
+once more, by the kernel's area, and the likelier kernel taken. What lies beyond the kernel's grid is taken off it, as
+haze. A black frame around y tells where the kernel lies (``frame``).
 
 Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
 much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
@@ -99,7 +101,7 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
             mean = (place.before + x).div_(sample + 1)
             yield Phase2State(place.step, total, t, mean, kernel,
                               {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
-                              surprise=place.surprise)
+                              surprise=place.found_surprise)
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None

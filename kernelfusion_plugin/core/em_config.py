@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
@@ -42,8 +43,11 @@ class EmConfig:
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
         uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
-            covariance that the prior leaves open at the levels of the M step. None: the more, the larger the kernel's
-            area (:func:`~.em_steps.left_open`): 0.8 times under thin ones, up to three times under wide ones.
+            covariance that the prior leaves open at the levels of the M step: once, by theory; a half is better on some
+            pictures, two under some kernels. None: found out by itself, the coarse stage is done with each of
+            :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.surprise`); for wide kernels the
+            search is then done once more, with as many times as goes with the kernel's area
+            (:func:`~.em_steps.left_open`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power: the kernel is centred by the centre of mass of k^power; of k^0.9 where y's frame is asked.

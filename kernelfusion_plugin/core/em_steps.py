@@ -20,9 +20,9 @@ from .state import EmPlace
 
 FRAMED_POWER = 0.9  # for centre_power where y's frame is asked, which weighs faint parts anew
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
-OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which as much is left open as the prior leaves
-OPEN_POWER = 1.5  # how that share grows with the area
-LEAST_OPEN, MOST_OPEN = 0.8, 3.0
+OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which y leaves as much open as the prior does
+OPEN_POWER = 1.5  # how that grows with the area
+MOST_OPEN = 3.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Stage:
     sigmas: list[float]
     smoothness: float
     rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
+    uncertainty: float | None = 0.0  # None: by the kernel's area
+    uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
     kernel_floor: float = 0.0
@@ -62,7 +64,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
             if place.steps == config.steps:
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
-                                        earlier, config.uncertainty)
+                                        earlier)
                 fitted = _believed(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = fitted
@@ -111,19 +113,19 @@ def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: 
 
 
 def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
-               generator: Generator, earlier: tuple, uncertainty: float | None) -> tuple[Tensor, Tensor]:
+               generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
     """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
 
-    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), ``uncertainty`` times.
+    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), times the stage's uncertainty.
     """
     G, b = earlier
-    share = left_open(kernel, stage.degradation.scale) if uncertainty is None else uncertainty
+    share = left_open(kernel, stage.degradation.scale) if stage.uncertainty is None else stage.uncertainty
     for t in levels:
         noise = noise_like(x, generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
         weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
         more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
-        if uncertainty != 0:
+        if stage.uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
             more_G = more_G + share * window_covariance(lags, stage.degradation.kernel_size)
         G, b = G + more_G, b + more_b
@@ -131,20 +133,23 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
 
 
 def left_open(kernel: Tensor, scale: int) -> Tensor:
-    """How much y leaves open of the picture, in units of what the prior does: (A / 8)^1.5, within 0.8 and 3.
+    """How much y leaves open of the picture, in units of what the prior does: (A / 8)^1.5, but 3 at most.
 
-    A = 1 / (s² Σk²) is the kernel's effective area in LR pixels, n for a uniform one that covers n of them. By
-    Parseval 1 / A is the mean of |K|² over y's frequencies: the larger A, the less of the picture gets through. The
-    numbers are empirical (docs/tried.md).
+    A is the kernel's :func:`area`: the larger, the less of the picture gets through. The numbers are empirical
+    (docs/tried.md). 0-dimensional, on the kernel's device.
+    """
+    return ((area(kernel, scale) / OPEN_AREA) ** OPEN_POWER).clamp_max(MOST_OPEN)
+
+
+def area(kernel: Tensor, scale: int) -> Tensor:
+    """Effective area 1 / (s² Σk²) in LR pixels, n for a uniform kernel that covers n of them.
+
+    By Parseval its inverse is the mean of |K|² over y's frequencies.
 
     Args:
         kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
-
-    Returns:
-        0-dimensional, on the kernel's device.
     """
-    area = 1 / (scale ** 2 * kernel.square().sum())
-    return ((area / OPEN_AREA) ** OPEN_POWER).clamp(LEAST_OPEN, MOST_OPEN)
+    return 1 / (scale ** 2 * kernel.square().sum())
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:

@@ -11,13 +11,15 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Prior, timesteps
-from .em_config import EmConfig
-from .em_steps import Stage, em_passes, find_place, lr_mse
+from .em_config import UNCERTAINTIES, EmConfig
+from .em_steps import Stage, area, em_passes, find_place, lr_mse
 from .frame import Frame
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
 from .state import EmPlace, Phase2State
 
+WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
+CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
 
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
            place: EmPlace, total: int, start: Tensor | None = None,
@@ -30,8 +32,14 @@ def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, 
 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
-    """Steps of the search for a kernel, with its first stage or without."""
-    return config.steps * (config.sketch_passes * sketch + config.coarse_passes + config.fine_passes)
+    """Steps of the search for a kernel at most, with its first stage or without."""
+    return config.steps * sum(passes * max(1, len(tried)) for by_area in attempts(config)
+                              for name, passes, tried in _outline(config, by_area) if sketch or name != 'sketch')
+
+
+def attempts(config: EmConfig) -> tuple[bool, ...]:
+    """Of the searches that are made: whether what y leaves open goes by the kernel's area."""
+    return (False, True) if config.uncertainty is None else (False,)
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -39,6 +47,10 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
                 start: Tensor | None = None,
                 frame: Frame | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
+
+    Wide kernels may come out broken up or too narrow (docs/tried.md). So if the one found has an area of :data:`WIDE`,
+    all is done anew with as much left open as goes with the kernel's area (:func:`~.em_steps.left_open`), and that
+    kernel is taken if it makes y likelier by :data:`CLEARLY`.
 
     With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. ``frame`` is y's, where there is one.
     x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
@@ -48,47 +60,80 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     piece = y[..., top:top + height, left:left + width]
     canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
-    stages = kernel_stages(degradation, config, noise, frame)[0 if start is None else 1:]
+    for by_area in attempts(config)[place.attempt:]:
+        stages = kernel_stages(degradation, config, noise, frame, by_area)[0 if start is None else 1:]
+        if by_area and (not stages or area(place.found, degradation.scale) < WIDE):
+            place.step += config.steps * sum(len(stage.sigmas) for stage in stages)  # they count as done
+            place.attempt += 1
+            break
+        for number in range(place.stage, len(stages)):
+            stage, grid = stages[number], stages[number].degradation
+            if place.start is None and number == 0 and start is None:
+                place.start = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
+            elif place.start is None:
+                kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
+                kernel = resample_kernel(kernel, before, grid)
+                place.start = shift(*find_place(kernel, grid, config, frame))
+            picture, last = canvas, None
+            for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
+                if place.steps == 0:  # a pass has ended
+                    picture = paste(x, grid, canvas, degradation, (top, left))
+                if fitted is not last:
+                    last, carried = fitted, carry_over(fitted, grid, degradation, config, frame)
+                yield t, picture, carried, lr_mse(grid, x, fitted, piece)
+            place.end_stage()
+        place.end_attempt(carry_over(place.kernel, grid, degradation, config, frame) if stages else start, CLEARLY)
+
+
+def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
+            place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The stage's passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
+    tried = stage.uncertainties or (place.uncertainty,)
     level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
-    for number in range(place.stage, len(stages)):
-        stage, grid = stages[number], stages[number].degradation
-        if place.x is None and number == 0 and start is None:
-            place.kernel = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
-        elif place.x is None:
-            kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
-            kernel = resample_kernel(kernel, before, grid)
-            place.kernel = shift(*find_place(kernel, grid, config, frame))
-        picture, last = canvas, None
-        for t, x, fitted in em_passes(piece, place.kernel, prior, stage, config, generator, place):
-            if place.steps == 0:  # a pass has ended
-                picture = paste(x, grid, canvas, degradation, (top, left))
-            if fitted is not last:
-                last, carried = fitted, carry_over(fitted, grid, degradation, config, frame)
-            yield t, picture, carried, lr_mse(grid, x, fitted, piece)
-        if number == len(stages) - 1:
-            place.surprise = surprise(piece, place.x, place.kernel, prior, grid, level, generator)
-            place.found = carry_over(place.kernel, grid, degradation, config, frame)
-        place.end_stage()
+    while place.trial < len(tried):
+        if place.x is None:
+            place.kernel = place.start
+        one = replace(stage, uncertainty=tried[place.trial])
+        yield from em_passes(y, place.kernel, prior, one, config, generator, place)
+        found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator)
+        if not place.end_trial(found, tried[place.trial]):
+            place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
+            break
 
 
-def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0, frame: Frame | None = None) -> list[Stage]:
-    """Sketch, coarse and fine stage, those without passes left out."""
+def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0, frame: Frame | None = None,
+                  by_area: bool = False) -> list[Stage]:
+    """Sketch, coarse and fine stage of an attempt, those without passes left out."""
     stages = []
-    for name, scale in (('sketch', 1), ('coarse', min(2, full.scale)), ('fine', full.scale)):
-        passes, first, last = (getattr(config, f'{name}_{part}') for part in ('passes', 'noise_start', 'noise_end'))
-        if not passes:
-            continue
+    for name, passes, tried in _outline(config, by_area):
+        scale = {'sketch': 1, 'coarse': min(2, full.scale), 'fine': full.scale}[name]
+        first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, passes)]
         grid = scaled(full, scale, config.support)
         rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
         smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
-        stage = Stage(grid, sigmas, smoothness, rim, frame=frame)
+        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried, frame=frame)
         if name == 'fine':
             outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
             stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
                             whole_shifts=True)
         stages.append(stage)
     return stages
+
+
+def _outline(config: EmConfig, by_area: bool) -> list[tuple[str, int, tuple[float | None, ...]]]:
+    """Name, passes and uncertainties to be tried of each stage; the first behind the sketch tries, others go by it."""
+    sketch, tried = (0.0,), UNCERTAINTIES
+    if by_area:
+        sketch = tried = (None,)
+    elif config.uncertainty is not None:
+        tried = (config.uncertainty,)
+    outline = [('sketch', config.sketch_passes, sketch)]
+    for name, passes in (('coarse', config.coarse_passes), ('fine', config.fine_passes)):
+        if passes:
+            outline.append((name, passes, tried))
+            tried = ()
+    return outline
 
 
 def scaled(full: Degradation, scale: int, support: float) -> Degradation:

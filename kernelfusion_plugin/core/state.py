@@ -47,27 +47,38 @@ class EmPlace:
 
     Attributes:
         step: steps done in the whole run.
-        stage: stages of the search that are done.
+        attempt: searches for this kernel that are done.
+        stage: stages of this one that are done.
         passes: passes that are done in this stage, or final samples.
         steps: steps that are done in this pass.
         x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
         kernel: on this stage's grid.
+        start: the kernel that each trial of this stage begins with; None: not yet made.
+        trial: trials of this stage that are done.
+        uncertainty, surprise, likeliest: of the best trial so far, and the kernel that it found.
         remembered: normal equations of the passes before, (G, b).
-        found, surprise: the kernel at the full scale, (K, K), and how unlikely it makes y; None: not yet found.
+        found, found_surprise: the kernel at the full scale, (K, K), of the best attempt so far, and its last stage's
+            ``surprise``.
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
 
     step: int = 0
+    attempt: int = 0
     stage: int = 0
     passes: int = 0
     steps: int = 0
     x: Tensor | None = None
     x_t: Tensor | None = None
     kernel: Tensor | None = None
+    start: Tensor | None = None
+    trial: int = 0
+    uncertainty: float | None = None
+    surprise: float | None = None
+    likeliest: Tensor | None = None
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
-    surprise: float | None = None
+    found_surprise: float | None = None
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
 
@@ -75,17 +86,31 @@ class EmPlace:
         """``done`` passes are behind us, the next begins with its first step."""
         self.passes, self.steps = done, 0
 
-    def end_stage(self) -> None:
-        """The next stage, or the final passes, begin from nothing but the kernel."""
-        self.stage += 1
+    def end_trial(self, surprise: float, uncertainty: float | None) -> bool:
+        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
+        better = self.trial == 0 or surprise < self.surprise
+        if better:
+            self.uncertainty, self.surprise, self.likeliest = uncertainty, surprise, self.kernel
+        self.trial += 1
         self.end_pass(0)
         self.x = self.x_t = None
         self.remembered = 0.0, 0.0
+        return better
+
+    def end_stage(self) -> None:
+        """The next stage, or the final passes, begin from nothing but the kernel, and what its trials have told."""
+        self.stage, self.trial, self.start, self.kernel = self.stage + 1, 0, None, self.likeliest
+
+    def end_attempt(self, kernel: Tensor, margin: float) -> None:
+        """The next begins with its first stage. ``kernel`` is taken if it is the first, or likelier by ``margin``."""
+        if self.attempt == 0 or self.surprise < self.found_surprise - margin:
+            self.found, self.found_surprise = kernel, self.surprise
+        self.attempt, self.stage = self.attempt + 1, 0
 
     def end_search(self, kernel: Tensor) -> None:
-        """``kernel`` is one of ``kernels``; the next search begins with its first stage."""
+        """``kernel`` is one of ``kernels``; the next search begins with its first attempt."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.stage = 0
+        self.attempt = 0
 
     def snapshot(self) -> dict[str, Any]:
         """Fields by name, for :meth:`at`."""

@@ -11,6 +11,7 @@ from kernelfusion_plugin.core import em, em_steps, kernel_search
 from kernelfusion_plugin.core.degradation import (
     BORDERS,
     Degradation,
+    resample_kernel,
     to_canvas,
     upscale_bicubic,
 )
@@ -269,14 +270,14 @@ def test_what_the_prior_leaves_open_counts_in_the_kernels_fit(monkeypatch):
     solve(y, prior, degradation, config)
     (_, grid) = grids(degradation, config)
     answers = prior.answers[10:12]
-    assert len(open_) == 4  # two in the sketch
+    assert len(open_) == 2  # none in the sketch
     for (t, _), x_t, answer, ((noise, change, sigma), _) in zip(
-            prior.calls[10:12], prior.inputs[10:12], answers, open_[2:]):
+            prior.calls[10:12], prior.inputs[10:12], answers, open_):
         a = float(prior.schedule.alphas_cumprod[t])
         assert sigma == pytest.approx(math.sqrt((1 - a) / a)) and noise.std() == pytest.approx(1, abs=0.1)
         torch.testing.assert_close((answer - change + sigma * noise) * math.sqrt(a), x_t)  # x, noised
     plain = sum(normal_equations(grid, answer, y)[0] for answer in answers)
-    expected = plain + 1.5 * sum(window_covariance(lags, grid.kernel_size) for _, lags in open_[2:])
+    expected = plain + 1.5 * sum(window_covariance(lags, grid.kernel_size) for _, lags in open_)
     torch.testing.assert_close(fits[1][0], expected)
     assert (fits[1][0] - plain).diagonal().min() > 0
 
@@ -576,57 +577,119 @@ def test_stages_without_passes_are_left_out():
     assert [state.total for state in solve(y, prior, degradation, only)] == [6] * 6
 
 
-@pytest.mark.parametrize('scale', [2, 4])
-@pytest.mark.parametrize(('side', 'share'), [(1, 0.8), (2, 0.8), (3, 1.125 ** 1.5), (4, 2 ** 1.5), (5, 3.0)])
-def test_y_leaves_the_more_open_the_wider_the_kernel(side, share, scale):
-    """A uniform square of side² LR pixels, at any scale."""
-    size = 8 * scale
-    kernel = torch.zeros(size, size)
-    kernel[:side * scale, :side * scale] = 1 / (side * scale) ** 2
-    assert float(em_steps.left_open(kernel, scale)) == pytest.approx(share)
-
-
-@pytest.mark.parametrize('uncertainty', [None, 0.7])
-def test_what_is_left_open_goes_by_the_kernel_that_the_pass_began_with(uncertainty, monkeypatch):
-    """In every stage; or it is what the option says."""
-    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=1, fine_passes=1, steps=3, kernel_levels=1, final_steps=1,
-                      memory=0, outlier=0, uncertainty=uncertainty)
-    y, _, prior, degradation = problem(4, l_shape(), config=config)
-    fits, fit, began, passes = [], em_steps.fit_kernel, [], em_steps.reverse_pass
-    lags, covariance = [], em_steps.window_covariance
-    plain, equations = [], em_steps.normal_equations
-    monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args[0]) or fit(*args))
-    monkeypatch.setattr(em_steps, 'reverse_pass', lambda x, kernel, y, prior, degradation, *rest: began.append(
-        (kernel, degradation.scale)) or passes(x, kernel, y, prior, degradation, *rest))
-    monkeypatch.setattr(em_steps, 'window_covariance', lambda *args: lags.append(covariance(*args)) or lags[-1])
-    monkeypatch.setattr(em_steps, 'normal_equations', lambda *args: plain.append(equations(*args)) or plain[-1])
-    solve(y, prior, degradation, config)
-    assert [scale for _, scale in began[:4]] == [1, 1, 2, 4] and len(fits) == len(lags) == len(plain) == 4
-    for G, (kernel, scale), open_, (bare, _) in zip(fits, began, lags, plain):
-        share = em_steps.left_open(kernel, scale) if uncertainty is None else uncertainty
-        torch.testing.assert_close(G, bare + share * open_)
-    assert len({float(em_steps.left_open(*each)) for each in began[:4]}) > 2
-
-
-def test_the_kernel_found_is_judged_once(monkeypatch):
-    """By the piece, the picture and the kernel of the last stage; every final state says how unlikely it makes y."""
+@pytest.mark.parametrize(('scores', 'best', 'tried'), [([3.0, 1.0, 2.0], 1, 3), ([3.0, 2.0, 1.0], 2, 3),
+                                                       ([1.0, 1.05], 0, 2)])
+def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried, monkeypatch):
+    """Each from the same start; the likeliest one's kernel and its uncertainty go on."""
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
-    judged, walked, passes = [], [], em_steps.em_passes
+    runs, passes, judged = [], em_steps.em_passes, []
+    monkeypatch.setattr(kernel_search, 'UNCERTAINTIES', (0.5, 1.0, 2.0))
+    monkeypatch.setattr(kernel_search, 'WIDE', math.inf)
 
-    def noted(*args):
-        for each in passes(*args):
-            walked.append(each)
-            yield each
+    def noted(piece, kernel, prior, stage, config, generator, place):
+        yield from passes(piece, kernel, prior, stage, config, generator, place)
+        runs.append((stage, kernel, place.kernel))
 
     monkeypatch.setattr(kernel_search, 'em_passes', noted)
-    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: judged.append(args) or 5.0)
+    said = [9.0, *scores, 5.0]  # sketch and fine stage are judged too, but there is nothing to choose
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: judged.append(args) or said[len(judged) - 1])
     states = solve(y, prior, degradation, config)
-    ((piece, x, kernel, _, grid, t, _),) = judged
-    assert torch.equal(piece, y) and torch.equal(x, walked[-1][1]) and torch.equal(kernel, walked[-1][2])
-    assert grid.scale == 4 and t == timesteps(config.t_start, 3, config.t_power)[-3]
-    assert [state.surprise for state in states] == [None] * 12 + [5.0] * 3
-    assert torch.equal(states[-1].kernel, kernel_search.carry_over(kernel, grid, degradation, config))
+    sketch, *trials, fine = runs
+    assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0.5, 1, 2][:tried]
+    assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
+    assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
+    assert {state.surprise for state in states} == {None, 5.0} and states[-1].surprise == 5.0
+    assert fine[0].uncertainty == (0.5, 1, 2)[best]
+    carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
+    assert torch.equal(fine[1], shift(*em_steps.find_place(carried, fine[0].degradation, config)))
+    left_out = 6 * (3 - tried) + 3 * (1 + 2 + 1)  # the second attempt
+    assert len(states) == 3 + 6 * tried + 3 + 3 == states[-1].total - left_out and states[-1].step == states[-1].total
+    assert {state.total for state in states} == {39}
+
+
+def test_the_likeliest_kernel_is_the_result_where_no_stage_follows(monkeypatch):
+    monkeypatch.setattr(kernel_search, 'WIDE', math.inf)
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=0, steps=3, final_steps=3, noise_floor=0, rim=0)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    said = iter([9.0, 1.0, 2.0])
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: next(said))
+    *search, end = [state.kernel for state in solve(y, prior, degradation, config)][:-2]
+    first, second = search[3 + 5], search[-1]  # ends of the trials
+    assert torch.equal(end, first) and not torch.equal(end, second)
+
+
+@pytest.mark.parametrize('side', [1, 2, 4, 5])
+@pytest.mark.parametrize('scale', [2, 4])
+def test_y_leaves_the_more_open_the_wider_the_kernel(side, scale):
+    """A uniform square of side² LR pixels, at any scale."""
+    kernel = torch.zeros(8 * scale, 8 * scale)
+    kernel[:side * scale, :side * scale] = 1 / (side * scale) ** 2
+    assert float(em_steps.area(kernel, scale)) == pytest.approx(side ** 2)
+    assert float(em_steps.left_open(kernel, scale)) == pytest.approx(min(3, (side ** 2 / 8) ** 1.5))
+
+
+@pytest.mark.parametrize(('wide', 'likelier', 'runs'), [(0, 0.2, [0, 0.5, 1, 1, None, None, None]),
+                                                        (0, 0.1, [0, 0.5, 1, 1, None, None, None]),
+                                                        (math.inf, 0, [0, 0.5, 1, 1])])
+def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, monkeypatch):
+    """From the start; that kernel is taken if it makes y clearly likelier."""
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    monkeypatch.setattr(kernel_search, 'WIDE', wide)
+    monkeypatch.setattr(kernel_search, 'UNCERTAINTIES', (0.5, 1.0))
+    seen, passes = [], em_steps.em_passes
+
+    def noted(piece, kernel, prior, stage, config, generator, place):
+        seen.append((stage, kernel))
+        yield from passes(piece, kernel, prior, stage, config, generator, place)
+        seen[-1] += (place.kernel,)
+
+    monkeypatch.setattr(kernel_search, 'em_passes', noted)
+    said = iter([9.0, 3.0, 2.0, 4.0, 7.0, 1.0, 4.0 - likelier])
+    monkeypatch.setattr(kernel_search, 'surprise', lambda *args: next(said))
+    states = solve(y, prior, degradation, config)
+    assert [stage.uncertainty for stage, *_ in seen] == runs
+    first, last = seen[3], seen[-1]
+    best = last if likelier > kernel_search.CLEARLY else first
+    assert torch.equal(states[-1].kernel, kernel_search.carry_over(best[2], best[0].degradation, degradation, config))
+    assert states[-1].surprise == pytest.approx(4.0 - (likelier if best is last else 0))
+    if len(runs) > 4:
+        assert torch.equal(seen[4][1], seen[0][1]) and not torch.equal(first[2], last[2])
+    assert len(states) == 3 + 6 * 2 + 3 + 12 * (len(runs) > 4) + 3 and states[-1].step == states[-1].total == 33
+
+
+def test_what_is_left_open_goes_by_the_kernel_that_the_pass_began_with(monkeypatch):
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3, kernel_levels=1, final_steps=1)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    stage = dataclasses.replace(kernel_stages(degradation, config)[0], uncertainty=None)
+    seen = {'fit_kernel': [], 'window_covariance': [], 'normal_equations': [], 'reverse_pass': []}
+
+    def noted(name, function):
+        def note(*args):
+            result = function(*args)
+            seen[name].append((args, result))
+            return result
+        monkeypatch.setattr(em_steps, name, note)
+
+    for name in seen:
+        noted(name, getattr(em_steps, name))
+    start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
+    list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    shares = [em_steps.left_open(args[1], 1) for args, _ in seen['reverse_pass']]
+    assert len(shares) == 2 and shares[0] != shares[1]
+    for ((G, *_), _), (_, open_), (_, (plain, _)), share in zip(
+            seen['fit_kernel'], seen['window_covariance'], seen['normal_equations'], shares):
+        torch.testing.assert_close(G, plain + share * open_)
+
+
+def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
+    config = dataclasses.replace(SMALL, uncertainty=0.7)
+    y, _, prior, degradation = problem(4, l_shape(), config=config)
+    stages, passes = [], em_steps.em_passes
+    monkeypatch.setattr(kernel_search, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
+    solve(y, prior, degradation, config)
+    assert [stage.uncertainty for stage in stages] == [0, 0.7, 0.7]
 
 
 @pytest.mark.usefixtures('unjudged')
