@@ -43,8 +43,7 @@ def attempts(config: EmConfig) -> tuple[bool, ...]:
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
-                noise: float = 0.0, place: EmPlace | None = None,
-                start: Tensor | None = None,
+                noise: float = 0.0, place: EmPlace | None = None, start: Tensor | None = None,
                 frame: Frame | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
@@ -71,9 +70,8 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
             if place.start is None and number == 0 and start is None:
                 place.start = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
             elif place.start is None:
-                kernel, before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
-                kernel = resample_kernel(kernel, before, grid)
-                place.start = shift(*find_place(kernel, grid, config, frame))
+                before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
+                place.start = shift(*find_place(resample_kernel(*before, grid), grid, config, frame))
             picture, last = canvas, None
             for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
                 if place.steps == 0:  # a pass has ended
