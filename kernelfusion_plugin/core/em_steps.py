@@ -34,7 +34,7 @@ class Stage:
     smoothness: float
     rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
     uncertainty: float | None = 0.0  # None: by the kernel's area
-    uncertainties: tuple[float, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
+    uncertainties: tuple[float | None, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
     kernel_floor: float = 0.0

@@ -21,6 +21,7 @@ from .state import EmPlace, Phase2State
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
 CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
 
+
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
            place: EmPlace, total: int, start: Tensor | None = None,
            frame: Frame | None = None) -> Iterator[Phase2State]:
