@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -56,48 +56,81 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
     scale.
     """
-    top, left, height, width = informative_piece(y, config.kernel_side, unsure_rims(y, frame, config))
-    piece = y[..., top:top + height, left:left + width]
-    canvas = to_canvas(y, degradation)
     place = EmPlace() if place is None else place
+    walk = _Walk.on(y, prior, degradation, config, generator, place, frame)
     for by_area in attempts(config)[place.attempt:]:
         stages = kernel_stages(degradation, config, noise, frame, by_area)[0 if start is None else 1:]
         if by_area and (not stages or area(place.found, degradation.scale) < WIDE):
             place.step += config.steps * sum(len(stage.sigmas) for stage in stages)  # they count as done
             place.attempt += 1
             break
+        before = None if start is None else (start, degradation)
         for number in range(place.stage, len(stages)):
-            stage, grid = stages[number], stages[number].degradation
-            if place.start is None and number == 0 and start is None:
-                place.start = gaussian(grid.kernel_size, sigmas=config.start_width * grid.scale).to(y)
-            elif place.start is None:
-                before = (place.kernel, stages[number - 1].degradation) if number else (start, degradation)
-                place.start = shift(*find_place(resample_kernel(*before, grid), grid, config, frame))
-            picture, last = canvas, None
-            for t, x, fitted in _trials(piece, prior, stage, config, generator, place):
-                if place.steps == 0:  # a pass has ended
-                    picture = paste(x, grid, canvas, degradation, (top, left))
-                if fitted is not last:
-                    last, carried = fitted, carry_over(fitted, grid, degradation, config, frame)
-                yield t, picture, carried, lr_mse(grid, x, fitted, piece)
+            if number:
+                before = place.kernel, stages[number - 1].degradation
+            if place.start is None:
+                place.start = walk.first_kernel(stages[number].degradation, before)
+            yield from walk.stage(stages[number])
             place.end_stage()
-        place.end_attempt(carry_over(place.kernel, grid, degradation, config, frame) if stages else start, CLEARLY)
+        place.end_attempt(walk.carried(place.kernel, stages[-1].degradation) if stages else start, CLEARLY)
 
 
-def _trials(y: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
-            place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The stage's passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
-    tried = stage.uncertainties or (place.uncertainty,)
-    level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
-    while place.trial < len(tried):
-        if place.x is None:
-            place.kernel = place.start
-        one = replace(stage, uncertainty=tried[place.trial])
-        yield from em_passes(y, place.kernel, prior, one, config, generator, place)
-        found = surprise(y, place.x, place.kernel, prior, stage.degradation, level, generator)
-        if not place.end_trial(found, tried[place.trial]):
-            place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the others count as done
-            break
+@dataclass
+class _Walk:
+    """What the stages of a search share, and how each is done."""
+
+    piece: Tensor  # of y, that the kernel is found on
+    at: tuple[int, int]  # the LR pixel at its top left
+    canvas: Tensor  # all of y, enlarged
+    prior: Prior
+    full: Degradation
+    config: EmConfig
+    generator: Generator
+    place: EmPlace
+    frame: Frame | None
+
+    @classmethod
+    def on(cls, y: Tensor, prior: Prior, full: Degradation, config: EmConfig, generator: Generator, place: EmPlace,
+           frame: Frame | None) -> _Walk:
+        """One on the most informative piece of y."""
+        top, left, height, width = informative_piece(y, config.kernel_side, unsure_rims(y, frame, config))
+        piece = y[..., top:top + height, left:left + width]
+        return cls(piece, (top, left), to_canvas(y, full), prior, full, config, generator, place, frame)
+
+    def first_kernel(self, grid: Degradation, before: tuple[Tensor, Degradation] | None) -> Tensor:
+        """What a stage on ``grid`` begins with: the kernel ``before``, given with its grid, or a Gaussian."""
+        if before is None:
+            return gaussian(grid.kernel_size, sigmas=self.config.start_width * grid.scale).to(self.piece)
+        return shift(*find_place(resample_kernel(*before, grid), grid, self.config, self.frame))
+
+    def stage(self, stage: Stage) -> Iterator[tuple[int, Tensor, Tensor, float]]:
+        """All trials of a stage; yields (t, x0, k, residual) as :func:`find_kernel`."""
+        picture, last, grid = self.canvas, None, stage.degradation
+        for t, x, fitted in self._trials(stage):
+            if self.place.steps == 0:  # a pass has ended
+                picture = paste(x, grid, self.canvas, self.full, self.at)
+            if fitted is not last:
+                last, carried = fitted, self.carried(fitted, grid)
+            yield t, picture, carried, lr_mse(grid, x, fitted, self.piece)
+
+    def carried(self, kernel: Tensor, grid: Degradation) -> Tensor:
+        """:func:`carry_over` of a kernel on ``grid``."""
+        return carry_over(kernel, grid, self.full, self.config, self.frame)
+
+    def _trials(self, stage: Stage) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """The passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
+        place, config = self.place, self.config
+        tried = stage.uncertainties or (place.uncertainty,)
+        level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
+        while place.trial < len(tried):
+            if place.x is None:
+                place.kernel = place.start
+            one = replace(stage, uncertainty=tried[place.trial])
+            yield from em_passes(self.piece, place.kernel, self.prior, one, config, self.generator, place)
+            found = surprise(self.piece, place.x, place.kernel, self.prior, stage.degradation, level, self.generator)
+            if not place.end_trial(found, tried[place.trial]):
+                place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # others count as done
+                break
 
 
 def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0, frame: Frame | None = None,
