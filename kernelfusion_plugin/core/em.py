@@ -25,7 +25,6 @@ much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_pri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -62,12 +61,12 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = estimate_noise(y)
+    noise = assumed_noise(y, config)
     total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     place = EmPlace.at(resume, y.device)
     if kernel is None:
-        yield from search(y, kernel_prior, degradation, config, generator, config.noise_floor * noise.level(), place,
-                          total, frame=Frame.of(y, degradation))
+        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total,
+                          frame=Frame.of(y, degradation))
         kernel = place.found
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
@@ -80,6 +79,11 @@ def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
                              f'{getattr(config, name)}')
 
 
+def assumed_noise(y: Tensor, config: EmConfig) -> Noise:
+    """What is found in y beside (x * k)↓s, ``noise_floor`` times."""
+    return estimate_noise(y).times(config.noise_floor, config.noise_floor)
+
+
 def final_steps(config: EmConfig) -> int:
     """Steps of the final passes."""
     return max(1, config.final_samples) * config.final_steps
@@ -89,8 +93,8 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
                  generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
     """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
-    kind, share = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
-    sigma = math.hypot(config.final_noise, config.noise_floor * noise.level(share))
+    kind, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
+    sigma = noise.times(white, 1.0).beside(config.final_noise)
     prior = TurningPrior(prior, place) if config.final_turns else prior
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x

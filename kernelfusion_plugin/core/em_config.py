@@ -62,10 +62,12 @@ class EmConfig:
         final_turns: whether the prior of a final pass sees the picture turned and mirrored in another way at each step
             (:class:`~.orientations.TurningPrior`).
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
-            every sigma (root of the sum of squares).
+            every sigma (root of the sum of squares). JPEG's counts twice for colour.
+        search_jpeg: so many times JPEG's counts while the kernel is sought.
+        jpeg_centre_power: in place of ``centre_power`` where JPEG has left much; in between where it has left little.
         final_white: by this share white noise found in y counts in a final pass without noise (``final_samples`` 0),
             which smooths too much by all of it. A half is a weight of the prior of a quarter (DPIR: 0.23). What JPEG
-            has left counts in full: its estimate, of luma alone, is low.
+            has left counts in full: under kernels that are not quite right that is best.
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
@@ -104,6 +106,8 @@ class EmConfig:
     final_noise: float = 0.006
     final_turns: bool = True
     noise_floor: float = 1.0
+    search_jpeg: float = 1.5
+    jpeg_centre_power: float = 0.6
     final_white: float = 0.5
     cg_iterations: int = 15
 
@@ -115,12 +119,12 @@ class EmConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',
-                     'final_white', 'final_samples', 'uncertainty', 'rim', 'centre_error'):
+                     'search_jpeg', 'final_white', 'final_samples', 'uncertainty', 'rim', 'centre_error'):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
                      'fine_noise_start', 'fine_noise_end', 'start_width', 'final_noise', 'prior_weight', 'ridge',
-                     'centre_power', 't_power'):
+                     'centre_power', 'jpeg_centre_power', 't_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
         if not 1 <= self.support < math.inf or not 0 <= self.kernel_floor < 1:

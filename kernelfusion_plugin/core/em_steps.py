@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from .colour import to_rgb, to_ycbcr
 from .degradation import Degradation, to_canvas
 from .diffusion import Prior, noise_like, timesteps
 from .em_config import EmConfig
 from .frame import Frame
 from .kernels import centre_of_mass, normalise, shift
+from .noise import Sigma
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .state import EmPlace
 
@@ -30,7 +32,7 @@ class Stage:
     """One scale of the search for the kernel: an EM pass for each of ``sigmas``."""
 
     degradation: Degradation
-    sigmas: list[float]
+    sigmas: list[Sigma]
     smoothness: float
     rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
     uncertainty: float | None = 0.0  # None: by the kernel's area
@@ -83,7 +85,7 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
 
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, levels: list[int], sigma: float, noise: str = 'ancestral',
+                 generator: Generator, levels: list[int], sigma: Sigma, noise: str = 'ancestral',
                  place: EmPlace | None = None) -> Iterator[tuple[int, Tensor]]:
     """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
@@ -98,13 +100,26 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation
         if x_t is None or noise != 'ancestral':
             x_t = prior.schedule.q_sample(x, t, 0.0 if noise == 'none' else noise_like(x, generator))
         a = float(prior.schedule.alphas_cumprod[t])
-        rho = config.prior_weight * sigma ** 2 * a / (1 - a)
-        x = data_step(degradation, kernel, y, prior.predict_x0(x_t, t), rho, config.cg_iterations)
+        x = _towards(y, prior.predict_x0(x_t, t), kernel, degradation, sigma, a, config)
         if noise == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
             place.x_t = x_t
         place.x, place.steps = x, place.steps + 1
         yield t, x
+
+
+def _towards(y: Tensor, x0_hat: Tensor, kernel: Tensor, degradation: Degradation, sigma: Sigma, a: float,
+             config: EmConfig) -> Tensor:
+    """The data step at the level ᾱ_t = ``a``; by luma and colour apart, where they differ in sigma."""
+    def solve(y: Tensor, x0_hat: Tensor, sigma: float) -> Tensor:
+        rho = config.prior_weight * sigma ** 2 * a / (1 - a)
+        return data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+
+    if sigma.colour is None:
+        return solve(y, x0_hat, sigma.luma)
+    y, x0_hat = to_ycbcr(y), to_ycbcr(x0_hat)
+    return to_rgb(torch.cat([solve(y[:, :1], x0_hat[:, :1], sigma.luma),
+                             solve(y[:, 1:], x0_hat[:, 1:], sigma.colour)], 1))
 
 
 def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .colour import LUMA
+
 BLOCK = 8
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, JPEG's
 STEPS = torch.arange(2.0, 65.0)  # that are looked for; a comb of step 1 cannot be told from 8-bit values
 FEWEST_BLOCKS, MOST_BLOCKS = 64, 4096  # from how many on something can be said, and how many are looked at
 SURE = 1.5  # what rounding to 8 bits leaves of a coefficient that was zero stays below

@@ -16,13 +16,15 @@ from .em_steps import Stage, area, em_passes, find_place, lr_mse
 from .frame import Frame
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
+from .noise import CLEAN, Noise
 from .state import EmPlace, Phase2State
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
+MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
 
 
-def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: float,
+def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: Noise,
            place: EmPlace, total: int, start: Tensor | None = None,
            frame: Frame | None = None) -> Iterator[Phase2State]:
     """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
@@ -44,7 +46,7 @@ def attempts(config: EmConfig) -> tuple[bool, ...]:
 
 
 def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
-                noise: float = 0.0, place: EmPlace | None = None, start: Tensor | None = None,
+                noise: Noise = CLEAN, place: EmPlace | None = None, start: Tensor | None = None,
                 frame: Frame | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
@@ -57,6 +59,7 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
     scale.
     """
     place = EmPlace() if place is None else place
+    config, noise = adapted(config, noise)
     walk = _Walk.on(y, prior, degradation, config, generator, place, frame)
     for by_area in attempts(config)[place.attempt:]:
         stages = kernel_stages(degradation, config, noise, frame, by_area)[0 if start is None else 1:]
@@ -133,20 +136,30 @@ class _Walk:
                 break
 
 
-def kernel_stages(full: Degradation, config: EmConfig, noise: float = 0.0, frame: Frame | None = None,
+def adapted(config: EmConfig, noise: Noise) -> tuple[EmConfig, Noise]:
+    """A search's settings, and the noise that it assumes, by what there is in y.
+
+    JPEG takes a kernel's weak parts with it: they come out fainter still, and have to count more for its centre.
+    """
+    share = min(1.0, noise.jpeg / MUCH_JPEG)
+    power = config.centre_power + share * (config.jpeg_centre_power - config.centre_power)
+    return replace(config, centre_power=power), noise.times(1.0, config.search_jpeg)
+
+
+def kernel_stages(full: Degradation, config: EmConfig, noise: Noise = CLEAN, frame: Frame | None = None,
                   by_area: bool = False) -> list[Stage]:
     """Sketch, coarse and fine stage of an attempt, those without passes left out."""
     stages = []
     for name, passes, tried in _outline(config, by_area):
         scale = {'sketch': 1, 'coarse': min(2, full.scale), 'fine': full.scale}[name]
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
-        sigmas = [math.hypot(sigma, noise) for sigma in geometric(first, last, passes)]
+        sigmas = [noise.beside(sigma) for sigma in geometric(first, last, passes)]
         grid = scaled(full, scale, config.support)
         rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
         smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
         stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried, frame=frame)
         if name == 'fine':
-            outlier = math.hypot(config.outlier, noise) if config.outlier else 0.0
+            outlier = noise.beside(config.outlier).luma if config.outlier else 0.0
             stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
                             whole_shifts=True)
         stages.append(stage)

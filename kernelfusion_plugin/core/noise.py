@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,18 @@ from torch import Tensor
 from .jpeg import jpeg_error
 
 BLOCK = 8  # side of the blocks, in pixels of the high-pass
+JPEG_COLOUR = 2.0  # JPEG's error of Cb and Cr in units of luma's: they are kept coarsely, at half the resolution
 DETAIL = 0.012  # what clean 8-bit pictures measure, rounding and fine detail: 0.006 to 0.014 on six of them
+
+
+class Sigma(NamedTuple):
+    """Standard deviation of the noise that is assumed in y (range [-1, 1]): of luma, and of colour (Cb, Cr).
+
+    None: colour has the same, and there is no need to tell them apart.
+    """
+
+    luma: float
+    colour: float | None = None
 
 
 @dataclass(frozen=True)
@@ -23,12 +36,24 @@ class Noise:
         jpeg: of what JPEG has left, :func:`~.jpeg.jpeg_error`.
     """
 
-    white: float
-    jpeg: float
+    white: float = 0.0
+    jpeg: float = 0.0
 
-    def level(self, share: float = 1.0) -> float:
-        """The larger of the two, as each shows in the measure of the other; white noise counts by ``share``."""
-        return max(share * self.white, self.jpeg)
+    def level(self) -> float:
+        """The larger of the two, as each shows in the measure of the other."""
+        return max(self.white, self.jpeg)
+
+    def times(self, white: float, jpeg: float) -> Noise:
+        """With each of the two multiplied."""
+        return Noise(white * self.white, jpeg * self.jpeg)
+
+    def beside(self, sigma: float) -> Sigma:
+        """``sigma`` and :meth:`level`: the root of the sum of squares."""
+        luma = math.hypot(sigma, self.level())
+        return Sigma(luma, math.hypot(sigma, max(self.white, JPEG_COLOUR * self.jpeg)) if self.jpeg else None)
+
+
+CLEAN = Noise()
 
 
 def estimate_noise(y: Tensor) -> Noise:

@@ -24,14 +24,14 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Prior, timesteps
-from .em import check_levels, final_passes, final_steps
+from .em import assumed_noise, check_levels, final_passes, final_steps
 from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
 from .frame import Frame
 from .kernel_search import informative_piece, paste, search, search_steps, unsure_rims
 from .likelihood import surprise
 from .metrics import kernel_ncc
-from .noise import estimate_noise
+from .noise import CLEAN, Noise
 from .regional_degradation import RegionalDegradation
 from .state import EmPlace, Phase2State
 
@@ -53,13 +53,12 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = estimate_noise(y)
+    noise = assumed_noise(y, config)
     place = EmPlace.at(resume, y.device)
     total = final_steps(config)
     if kernels is None:
         total += search_steps(config) + math.prod(degradation.grid) * search_steps(config, sketch=False)
-        yield from _find_kernels(y, kernel_prior, degradation, config, generator,
-                                 config.noise_floor * noise.level(), place, total)
+        yield from _find_kernels(y, kernel_prior, degradation, config, generator, noise, place, total)
         whole, kernels = place.kernels[0], place.kernels[1:].unflatten(0, degradation.grid)
     else:
         whole = kernels.mean((0, 1))
@@ -72,7 +71,7 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
 
 
 def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, config: EmConfig, generator: Generator,
-                  noise: float, place: EmPlace, total: int) -> Iterator[Phase2State]:
+                  noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
     """Steps 1 to 3, from ``place`` on; ``place.kernels`` has the whole picture's kernel, then each region's."""
     one = degradation.everywhere
     frame = Frame.of(y, one)
@@ -112,7 +111,7 @@ def _inside(part: slice, first: int, last: int) -> slice:
 
 
 def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-              generator: Generator, noise: float = 0.0) -> bool:
+              generator: Generator, noise: Noise = CLEAN) -> bool:
     """Whether ``own``, found on the piece y, is another kernel than the whole picture's, and makes y likelier."""
     if kernel_ncc(own, whole) > SAME:
         return False
@@ -122,7 +121,7 @@ def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: 
 
 
 def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
-                 noise: float = 0.0) -> float:
+                 noise: Noise = CLEAN) -> float:
     """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
 
     ``seed`` is of the noise: with the same one, kernels differ by themselves only.
@@ -130,7 +129,7 @@ def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradati
     levels = timesteps(config.final_t_start, config.steps, config.t_power)
     start = first_estimate(y, kernel, degradation, config)
     *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
-                              math.hypot(config.final_noise, noise), 'none')
+                              noise.beside(config.final_noise), 'none')
     generator = torch.Generator(y.device).manual_seed(seed)
     between = levels[1:-1] or levels[:1]
     return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from kernelfusion_plugin.core import em, em_steps, kernel_search
+from kernelfusion_plugin.core.colour import to_ycbcr
 from kernelfusion_plugin.core.degradation import (
     BORDERS,
     Degradation,
@@ -28,7 +29,7 @@ from kernelfusion_plugin.core.kernel_search import (
 )
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
-from kernelfusion_plugin.core.noise import Noise
+from kernelfusion_plugin.core.noise import Noise, Sigma
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
@@ -385,7 +386,7 @@ def test_a_pass_without_noise_draws_none():
     first, second = (solve(y, prior, degradation, config, kernel=l_shape())[-1].x0_hat for _ in range(2))
     start = data_step(degradation, l_shape(), y, to_canvas(y, degradation), em_steps.START_RHO, config.cg_iterations)
     walk = list(em_steps.reverse_pass(start, l_shape(), y, prior, degradation, config, generator,
-                                      timesteps(200, 3, config.t_power), config.final_noise, 'none'))
+                                      timesteps(200, 3, config.t_power), Sigma(config.final_noise), 'none'))
     assert torch.equal(generator.get_state(), before)
     assert torch.equal(first, second) and torch.equal(walk[-1][1], first) and len(walk) == 3
 
@@ -427,7 +428,7 @@ def test_the_sampler_has_the_posteriors_mean_and_spread(t_start, border, spread)
     config = EmConfig(prior_weight=1.0, cg_iterations=20)
     *_, (_, samples) = reverse_pass(m.expand(count, -1, -1, -1), k, y.expand(count, -1, -1, -1),
                                        GaussianPrior(m, deviation), degradation, config,
-                                       torch.Generator().manual_seed(0), timesteps(t_start, 100), sigma)
+                                       torch.Generator().manual_seed(0), timesteps(t_start, 100), Sigma(sigma))
     error, way = samples.mean(0, keepdim=True) - mean, mean - m
     chance = float((covariance.trace() / count).sqrt() / way.norm())
     assert chance < 0.12
@@ -543,13 +544,16 @@ def test_one_side_of_the_piece_may_be_the_images():
     assert (top, height, width) == (0, 20, 30) and 14 <= left <= 20
 
 
-@pytest.mark.parametrize(('found', 'samples', 'last'), [
-    (Noise(0.03, 0.01), 0, 0.03), (Noise(0.03, 0.02), 0, 0.04), (Noise(0.01, 0.03), 0, 0.06), (Noise(0.03, 0), 1, 0.06),
-], ids=['white', 'white, and JPEG above its half', 'JPEG', 'a sample'])
-def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, samples, last):
+@pytest.mark.parametrize(('found', 'samples', 'searched', 'last'), [
+    (Noise(0.03, 0.0), 0, (0.06, None), (0.03, None)), (Noise(0.03, 0.0), 1, (0.06, None), (0.06, None)),
+    (Noise(0.03, 0.02), 0, (0.06, 0.12), (0.04, 0.08)), (Noise(0.01, 0.03), 0, (0.09, 0.18), (0.06, 0.12)),
+    (Noise(0.03, 0.01), 0, (0.06, 0.06), (0.03, 0.04)), (Noise(0.0, 0.03), 1, (0.09, 0.18), (0.06, 0.12)),
+], ids=['white', 'white, a sample', 'both', 'more of JPEG', 'more white', 'JPEG, a sample'])
+def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, samples, searched, last):
+    """``searched``, ``last``: of luma and of colour, in the search and in the final pass."""
     config = dataclasses.replace(SMALL, sketch_noise_start=0.4, sketch_noise_end=0.4, coarse_noise_start=0.1,
                                  coarse_noise_end=0.025, fine_noise_start=0.05, final_noise=0.01, noise_floor=2.0,
-                                 final_samples=samples)
+                                 search_jpeg=1.5, final_white=0.5, final_samples=samples)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     sigmas, walk = [], em_steps.reverse_pass
     monkeypatch.setattr(em, 'estimate_noise', lambda picture: found if picture is y else pytest.fail('of all of y'))
@@ -557,8 +561,39 @@ def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, sample
         monkeypatch.setattr(module, 'reverse_pass',
                             lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
     solve(y, prior, degradation, config)
-    searched = [math.hypot(sigma, 0.06) for sigma in (0.4, 0.1, 0.025, 0.05)]
-    assert sigmas == pytest.approx([*searched, math.hypot(0.01, last)])
+    expected = [(sigma, searched) for sigma in (0.4, 0.1, 0.025, 0.05)] + [(0.01, last)]
+    assert [sigma.luma for sigma in sigmas] == pytest.approx([math.hypot(base, of[0]) for base, of in expected])
+    assert [sigma.colour for sigma in sigmas] == pytest.approx(
+        [of[1] and math.hypot(base, of[1]) for base, of in expected])
+
+
+@pytest.mark.parametrize(('jpeg', 'power'), [(0.0, 0.8), (0.005, 0.7), (0.01, 0.6), (0.03, 0.6)])
+def test_under_jpeg_weak_parts_count_more_for_the_centre(monkeypatch, jpeg, power):
+    monkeypatch.setattr(kernel_search, 'MUCH_JPEG', 0.01)
+    config = dataclasses.replace(SMALL, noise_floor=0)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    powers, place = [], em_steps.find_place
+    for module in (kernel_search, em_steps):
+        monkeypatch.setattr(module, 'find_place', lambda k, grid, config, *frame: (
+            powers.append(config.centre_power) or place(k, grid, config, *frame)))
+    list(find_kernel(y, prior, degradation, config, torch.Generator().manual_seed(0), Noise(0.02, jpeg)))
+    assert len(powers) > 4 and powers == pytest.approx([power] * len(powers))
+
+
+@pytest.mark.parametrize('border', BORDERS)
+def test_luma_and_colour_are_drawn_to_y_each_by_its_noise(border):
+    """In Y, Cb and Cr the step is that of one channel; with one noise for all it is RGB's."""
+    y, x, prior, degradation = problem(2, l_shape(12, 8, 2), border)
+    y, k, x0_hat = y.double() + 0.1 * y.double().flip(1), l_shape(12, 8, 2).double(), x.double().roll(3, -1)
+    config, a = dataclasses.replace(SMALL, cg_iterations=60, prior_weight=0.7), 0.8
+    expected = [data_step(degradation, k, to_ycbcr(y)[:, [channel]], to_ycbcr(x0_hat)[:, [channel]],
+                          0.7 * sigma ** 2 * a / (1 - a), 60) for channel, sigma in enumerate((0.1, 0.3, 0.3))]
+    found = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1, 0.3), a, config)
+    torch.testing.assert_close(to_ycbcr(found), torch.cat(expected, 1), atol=1e-3, rtol=0)
+    plain = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1), a, config)
+    same = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1, 0.1), a, config)
+    torch.testing.assert_close(same, plain, atol=1e-3, rtol=0)
+    assert (found - plain).abs().max() > 0.05
 
 
 def test_stages_without_passes_are_left_out():
@@ -567,8 +602,8 @@ def test_stages_without_passes_are_left_out():
                       smoothness=0.2)
     sketch, coarse = kernel_stages(full, config)
     assert (sketch.degradation.scale, coarse.degradation.scale) == (1, 2)
-    assert sketch.sigmas == pytest.approx([0.4, 0.2, 0.1])
-    assert coarse.sigmas == pytest.approx([config.coarse_noise_start, config.coarse_noise_end])
+    assert [sigma.luma for sigma in sketch.sigmas] == pytest.approx([0.4, 0.2, 0.1])
+    assert coarse.sigmas == [Sigma(config.coarse_noise_start), Sigma(config.coarse_noise_end)]
     assert (sketch.smoothness, coarse.smoothness) == pytest.approx((0.2 / 256, 0.2 / 16))
     (_, _, fine) = kernel_stages(full, dataclasses.replace(config, fine_passes=1))
     assert fine.degradation.scale == 4 and fine.smoothness == pytest.approx(0.2)
@@ -707,10 +742,10 @@ def test_each_half_asks_its_own_prior():
 @pytest.mark.parametrize(('options', 'name'), [
     *(({name: 0}, name) for name in ('sketch_passes', 'steps', 'kernel_levels', 'cg_iterations')),
     *(({name: -1}, name) for name in ('coarse_passes', 'fine_passes', 'final_steps', 'kernel_side', 'smoothness',
-                                      'noise_floor', 't_start', 'final_samples', 'outlier', 'memory', 'rim',
-                                      'centre_error')),
+                                      'noise_floor', 'search_jpeg', 'final_white', 't_start', 'final_samples',
+                                      'outlier', 'memory', 'rim', 'centre_error')),
     *(({name: 0.0}, name) for name in ('start_width', 'sketch_noise_start', 'sketch_noise_end', 'coarse_noise_end',
-                                       'fine_noise_end', 'ridge', 'centre_power', 't_power')),
+                                       'fine_noise_end', 'ridge', 'centre_power', 'jpeg_centre_power', 't_power')),
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
     ({'final_noise': math.nan}, 'final_noise'), ({'prior_weight': math.inf}, 'prior_weight'),
     ({'smoothness': math.nan}, 'smoothness'), ({'noise_floor': math.inf}, 'noise_floor'),

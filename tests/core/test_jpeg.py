@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernelfusion_plugin.core.jpeg import LUMA, jpeg_error
+from kernelfusion_plugin.core.colour import LUMA
+from kernelfusion_plugin.core.jpeg import jpeg_error
 from kernelfusion_plugin.core.noise import estimate_noise, white_noise
 
 
