@@ -107,7 +107,7 @@ class EmConfig:
     final_turns: bool = True
     noise_floor: float = 1.0
     search_jpeg: float = 1.5
-    jpeg_centre_power: float = 0.6
+    jpeg_centre_power: float = 0.7
     final_white: float = 0.5
     cg_iterations: int = 15
 

@@ -567,7 +567,7 @@ def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, sample
         [of[1] and math.hypot(base, of[1]) for base, of in expected])
 
 
-@pytest.mark.parametrize(('jpeg', 'power'), [(0.0, 0.8), (0.005, 0.7), (0.01, 0.6), (0.03, 0.6)])
+@pytest.mark.parametrize(('jpeg', 'power'), [(0.0, 0.8), (0.005, 0.75), (0.01, 0.7), (0.03, 0.7)])
 def test_under_jpeg_weak_parts_count_more_for_the_centre(monkeypatch, jpeg, power):
     monkeypatch.setattr(kernel_search, 'MUCH_JPEG', 0.01)
     config = dataclasses.replace(SMALL, noise_floor=0)
