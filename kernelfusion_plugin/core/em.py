@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from .degradation import Degradation
@@ -35,10 +36,13 @@ from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
-from .kernel_search import search, search_steps
-from .noise import Noise, estimate_noise
+from .kernel_search import informative_piece, search, search_steps, unsure_rims
+from .likelihood import surprise
+from .noise import CLEAN, Noise, estimate_noise
 from .orientations import TurningPrior
 from .state import EmPlace, Phase2State
+
+JUDGED = 128  # LR pixels: side of the piece that the kernel found is judged on
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -65,9 +69,11 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     place = EmPlace.at(resume, y.device)
     if kernel is None:
-        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total,
-                          frame=Frame.of(y, degradation))
+        frame = Frame.of(y, degradation)
+        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
         kernel = place.found
+        if place.unlikely is None:
+            place.unlikely = unlikelihood(judged_piece(y, frame, config), kernel, kernel_prior, degradation, config, 0)
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
 
@@ -105,7 +111,28 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
             mean = (place.before + x).div_(sample + 1)
             yield Phase2State(place.step, total, t, mean, kernel,
                               {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
-                              surprise=place.found_surprise)
+                              surprise=place.unlikely)
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None
+
+
+def judged_piece(y: Tensor, frame: Frame | None, config: EmConfig) -> Tensor:
+    """The piece of y that the kernel found is judged on, for comparing runs: of :data:`JUDGED` LR pixels square."""
+    top, left, height, width = informative_piece(y, JUDGED, unsure_rims(y, frame, config))
+    return y[..., top:top + height, left:left + width]
+
+
+def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
+                 noise: Noise = CLEAN) -> float:
+    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
+
+    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
+    """
+    levels = timesteps(config.final_t_start, config.steps, config.t_power)
+    start = first_estimate(y, kernel, degradation, config)
+    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
+                              noise.beside(config.final_noise), 'none')
+    generator = torch.Generator(y.device).manual_seed(seed)
+    between = levels[1:-1] or levels[:1]
+    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

@@ -23,13 +23,11 @@ import torch
 from torch import Generator, Tensor
 
 from .degradation import Degradation, to_canvas
-from .diffusion import Prior, timesteps
-from .em import assumed_noise, check_levels, final_passes, final_steps
+from .diffusion import Prior
+from .em import assumed_noise, check_levels, final_passes, final_steps, unlikelihood
 from .em_config import EmConfig
-from .em_steps import first_estimate, reverse_pass
 from .frame import Frame
 from .kernel_search import informative_piece, paste, search, search_steps, unsure_rims
-from .likelihood import surprise
 from .metrics import kernel_ncc
 from .noise import CLEAN, Noise
 from .regional_degradation import RegionalDegradation
@@ -118,18 +116,3 @@ def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: 
     seed = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
     mine, others = (unlikelihood(y, kernel, prior, degradation, config, seed, noise) for kernel in (own, whole))
     return mine < others
-
-
-def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
-                 noise: Noise = CLEAN) -> float:
-    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
-
-    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
-    """
-    levels = timesteps(config.final_t_start, config.steps, config.t_power)
-    start = first_estimate(y, kernel, degradation, config)
-    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
-                              noise.beside(config.final_noise), 'none')
-    generator = torch.Generator(y.device).manual_seed(seed)
-    between = levels[1:-1] or levels[:1]
-    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

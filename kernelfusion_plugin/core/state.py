@@ -22,7 +22,7 @@ class Phase2State:
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
-        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.likelihood.surprise`).
+        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.em.unlikelihood`).
         snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
             generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
@@ -59,6 +59,7 @@ class EmPlace:
         remembered: normal equations of the passes before, (G, b).
         found, found_surprise: the kernel at the full scale, (K, K), of the best attempt so far, and its last stage's
             ``surprise``.
+        unlikely: what is said of the kernel once the search is over (:func:`~.em.unlikelihood`).
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
@@ -79,6 +80,7 @@ class EmPlace:
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
     found_surprise: float | None = None
+    unlikely: float | None = None
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
 

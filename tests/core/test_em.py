@@ -99,6 +99,7 @@ def solve(y, prior, degradation, config=SMALL, seed=0, kernel=None):
 def unjudged(monkeypatch):
     """How likely a stage makes y is not asked for, which the prior is asked for too: its calls are counted."""
     monkeypatch.setattr(kernel_search, 'surprise', lambda *args: 0.0)
+    monkeypatch.setattr(em, 'unlikelihood', lambda *args: 0.0)
 
 
 def gain(y, x, estimate, degradation):
@@ -544,6 +545,7 @@ def test_one_side_of_the_piece_may_be_the_images():
     assert (top, height, width) == (0, 20, 30) and 14 <= left <= 20
 
 
+@pytest.mark.usefixtures('unjudged')
 @pytest.mark.parametrize(('found', 'samples', 'searched', 'last'), [
     (Noise(0.03, 0.0), 0, (0.06, None), (0.03, None)), (Noise(0.03, 0.0), 1, (0.06, None), (0.06, None)),
     (Noise(0.03, 0.02), 0, (0.06, 0.12), (0.04, 0.08)), (Noise(0.01, 0.03), 0, (0.09, 0.18), (0.06, 0.12)),
@@ -634,7 +636,8 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0.5, 1, 2][:tried]
     assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
     assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
-    assert {state.surprise for state in states} == {None, 5.0} and states[-1].surprise == 5.0
+    told = em.unlikelihood(y, states[-1].kernel, prior, degradation, config, 0)  # with noise of its own
+    assert [state.surprise for state in states] == [None] * (len(states) - 3) + [told] * 3
     assert fine[0].uncertainty == (0.5, 1, 2)[best]
     carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
     assert torch.equal(fine[1], shift(*em_steps.find_place(carried, fine[0].degradation, config)))
@@ -652,6 +655,19 @@ def test_the_likeliest_kernel_is_the_result_where_no_stage_follows(monkeypatch):
     *search, end = [state.kernel for state in solve(y, prior, degradation, config)][:-2]
     first, second = search[3 + 5], search[-1]  # ends of the trials
     assert torch.equal(end, first) and not torch.equal(end, second)
+
+
+def test_the_kernel_is_judged_on_the_most_informative_piece(monkeypatch):
+    k = l_shape()
+    y, _, prior, degradation = problem(4, k)
+    judged = []
+    monkeypatch.setattr(em, 'unlikelihood', lambda *args: judged.append(args) or 1.5)
+    monkeypatch.setattr(em, 'JUDGED', 12)
+    states = solve(y, prior, degradation)
+    top, left, *_ = informative_piece(y, 12)
+    (piece, kernel, *_), = judged
+    assert torch.equal(piece, y[..., top:top + 12, left:left + 12]) and torch.equal(kernel, states[-1].kernel)
+    assert solve(y, prior, degradation, kernel=k)[-1].surprise is None and len(judged) == 1
 
 
 @pytest.mark.parametrize('side', [1, 2, 4, 5])
@@ -688,7 +704,7 @@ def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, m
     first, last = seen[3], seen[-1]
     best = last if likelier > kernel_search.CLEARLY else first
     assert torch.equal(states[-1].kernel, kernel_search.carry_over(best[2], best[0].degradation, degradation, config))
-    assert states[-1].surprise == pytest.approx(4.0 - (likelier if best is last else 0))
+    assert states[-1].surprise == em.unlikelihood(y, states[-1].kernel, prior, degradation, config, 0)
     if len(runs) > 4:
         assert torch.equal(seen[4][1], seen[0][1]) and not torch.equal(first[2], last[2])
     assert len(states) == 3 + 6 * 2 + 3 + 12 * (len(runs) > 4) + 3 and states[-1].step == states[-1].total == 33
