@@ -24,7 +24,7 @@ from .core.diffusion import Schedule
 from .core.em import solve_em
 from .core.joint_ablations import solve_pipeline
 from .core.kernel_models import Siren
-from .core.kernel_search import attempts, informative_piece, kernel_stages
+from .core.kernel_search import attempts, cut_piece, kernel_stages
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.nets.refine_unet import RefineUNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
@@ -101,7 +101,7 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)
         if config.uses_textures:
             priors['textures'] = load_texture_prior(y.device, config.prior.precision)
-        terms = (_em if config.solver == 'em' else _joint)(_cut(y), priors, config, kernel)
+        terms = (_em if config.solver == 'em' else _joint)(cut_piece(y, SIDE)[0], priors, config, kernel)
     return Pace(seconds, config.solver, terms)
 
 
@@ -146,11 +146,6 @@ def _joint(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfi
                             *nets[1:])
     seconds = _pace(islice(states, STEPS)) * config.joint.total_steps
     return [Term(seconds, degradation, 0, _area(cut.shape[-2:], degradation))]
-
-
-def _cut(y: Tensor) -> Tensor:
-    top, left, height, width = informative_piece(y, SIDE)
-    return y[..., top:top + height, left:left + width]
 
 
 def _area(size: tuple[int, int], degradation: Degradation) -> float:

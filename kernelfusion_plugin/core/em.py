@@ -36,7 +36,7 @@ from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
-from .kernel_search import informative_piece, search, search_steps, unsure_rims
+from .kernel_search import cut_piece, search, search_steps, unsure_rims
 from .likelihood import surprise
 from .noise import CLEAN, Noise, estimate_noise
 from .orientations import TurningPrior
@@ -73,7 +73,8 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
         kernel = place.found
         if place.unlikely is None:
-            place.unlikely = unlikelihood(judged_piece(y, frame, config), kernel, kernel_prior, degradation, config, 0)
+            piece, _ = cut_piece(y, JUDGED, unsure_rims(y, frame, config))
+            place.unlikely = unlikelihood(piece, kernel, kernel_prior, degradation, config, 0)
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
 
@@ -115,12 +116,6 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None
-
-
-def judged_piece(y: Tensor, frame: Frame | None, config: EmConfig) -> Tensor:
-    """The piece of y that the kernel found is judged on, for comparing runs: of :data:`JUDGED` LR pixels square."""
-    top, left, height, width = informative_piece(y, JUDGED, unsure_rims(y, frame, config))
-    return y[..., top:top + height, left:left + width]
 
 
 def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,

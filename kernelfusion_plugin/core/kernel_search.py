@@ -20,8 +20,8 @@ from .noise import CLEAN, Noise
 from .state import EmPlace, Phase2State
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
-MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
+MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
 def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: Noise,
@@ -96,9 +96,8 @@ class _Walk:
     def on(cls, y: Tensor, prior: Prior, full: Degradation, config: EmConfig, generator: Generator, place: EmPlace,
            frame: Frame | None) -> _Walk:
         """One on the most informative piece of y."""
-        top, left, height, width = informative_piece(y, config.kernel_side, unsure_rims(y, frame, config))
-        piece = y[..., top:top + height, left:left + width]
-        return cls(piece, (top, left), to_canvas(y, full), prior, full, config, generator, place, frame)
+        piece, at = cut_piece(y, config.kernel_side, unsure_rims(y, frame, config))
+        return cls(piece, at, to_canvas(y, full), prior, full, config, generator, place, frame)
 
     def first_kernel(self, grid: Degradation, before: tuple[Tensor, Degradation] | None) -> Tensor:
         """What a stage on ``grid`` begins with: the kernel ``before``, given with its grid, or a Gaussian."""
@@ -226,6 +225,12 @@ def informative_piece(y: Tensor, side: int,
     sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
     best = int(sums.argmax())
     return top + best // sums.shape[1], left + best % sums.shape[1], height, width
+
+
+def cut_piece(y: Tensor, side: int, rims: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[Tensor, tuple[int, int]]:
+    """:func:`informative_piece` cut out of y (a view), and the LR pixel (top, left) that it begins at."""
+    top, left, height, width = informative_piece(y, side, rims)
+    return y[..., top:top + height, left:left + width], (top, left)
 
 
 def carry_over(kernel: Tensor, grid: Degradation, degradation: Degradation, config: EmConfig,

@@ -27,7 +27,7 @@ from .diffusion import Prior
 from .em import assumed_noise, check_levels, final_passes, final_steps, unlikelihood
 from .em_config import EmConfig
 from .frame import Frame
-from .kernel_search import informative_piece, paste, search, search_steps, unsure_rims
+from .kernel_search import cut_piece, paste, search, search_steps, unsure_rims
 from .metrics import kernel_ncc
 from .noise import CLEAN, Noise
 from .regional_degradation import RegionalDegradation
@@ -96,9 +96,8 @@ def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
     pieces = []
     for rows, cols, _ in degradation.regions():
         rows, cols = _inside(rows, above, y.shape[-2] - below), _inside(cols, before, y.shape[-1] - after)
-        top, left, height, width = informative_piece(y[..., rows, cols], side)
-        top, left = rows.start + top, cols.start + left
-        pieces.append(((top, left), y[..., top:top + height, left:left + width]))
+        piece, (top, left) = cut_piece(y[..., rows, cols], side)
+        pieces.append(((rows.start + top, cols.start + left), piece))
     return pieces
 
 
