@@ -110,7 +110,7 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
     full, em, size = Degradation(config.scale, config.kernel_size, config.border), config.em, cut.shape[-2:]
     few = dataclasses.replace(em, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
                                      for stage in ('sketch', 'coarse', 'fine')},
-                              rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
+                              searches=1, rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
                               final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
     search = priors.get('half') or priors.get('textures')
     times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel, search))
@@ -119,7 +119,8 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
         passes = [list(islice(times, em.steps)) for _ in stage.sigmas]
         step = median([seconds for one in passes for seconds in one[:-1] or one][1:] or passes[0])
         m_step = max(0.0, passes[-1][-1] - step)
-        count = len(planned.sigmas) * (max(1, len(planned.uncertainties)) + len(attempts(em)) - 1)  # all that may be
+        trials = max(1, len(planned.uncertainties)) + len(attempts(em)) - 1
+        count = em.searches * len(planned.sigmas) * trials  # all that may be
         area = _area(size, stage.degradation)
         searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
                     Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]

@@ -28,7 +28,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
 from .degradation import Degradation
@@ -36,13 +35,10 @@ from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
-from .kernel_search import cut_piece, search, search_steps, unsure_rims
-from .likelihood import surprise
-from .noise import CLEAN, Noise, estimate_noise
+from .noise import Noise, estimate_noise
 from .orientations import TurningPrior
+from .restarts import judged, search, search_steps
 from .state import EmPlace, Phase2State
-
-JUDGED = 128  # LR pixels: side of the piece that the kernel found is judged on
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -71,10 +67,9 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     if kernel is None:
         frame = Frame.of(y, degradation)
         yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
-        kernel = place.found
+        kernel = place.best
         if place.unlikely is None:
-            piece, _ = cut_piece(y, JUDGED, unsure_rims(y, frame, config))
-            place.unlikely = unlikelihood(piece, kernel, kernel_prior, degradation, config, 0)
+            place.unlikely = judged(y, kernel, kernel_prior, degradation, config, frame)
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
 
@@ -116,18 +111,3 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None
-
-
-def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
-                 noise: Noise = CLEAN) -> float:
-    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
-
-    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
-    """
-    levels = timesteps(config.final_t_start, config.steps, config.t_power)
-    start = first_estimate(y, kernel, degradation, config)
-    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
-                              noise.beside(config.final_noise), 'none')
-    generator = torch.Generator(y.device).manual_seed(seed)
-    between = levels[1:-1] or levels[:1]
-    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

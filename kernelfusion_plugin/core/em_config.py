@@ -19,6 +19,8 @@ class EmConfig:
             ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
         final_prior: of the final passes: ``textures``, ``internal`` (PD fitted to y), or the mean of two estimates:
             ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
+        searches: for the kernel, each from other noise; of several the kernel is taken that makes y likeliest
+            (:func:`~.restarts.judged`).
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame, at
@@ -73,6 +75,7 @@ class EmConfig:
 
     kernel_prior: str = 'textures'
     final_prior: str = 'tuned'
+    searches: int = 1
     kernel_side: int = 192
     rim: int | None = None
     support: float = 4 / 3
@@ -115,7 +118,7 @@ class EmConfig:
         for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
             if getattr(self, name) not in known:
                 raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
-        for name in ('sketch_passes', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
+        for name in ('searches', 'sketch_passes', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',

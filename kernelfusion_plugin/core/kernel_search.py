@@ -17,31 +17,21 @@ from .frame import Frame
 from .kernels import gaussian, normalise, shift
 from .likelihood import surprise
 from .noise import CLEAN, Noise
-from .state import EmPlace, Phase2State
+from .state import EmPlace
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
 CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
 MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
-def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: Noise,
-           place: EmPlace, total: int, start: Tensor | None = None,
-           frame: Frame | None = None) -> Iterator[Phase2State]:
-    """:func:`find_kernel` in a run of ``total`` steps, whose place it keeps; ``place.found`` is the kernel."""
-    steps = find_kernel(y, prior, degradation, config, generator, noise, place, start, frame)
-    for t, picture, found, residual in steps:
-        place.step += 1
-        yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
-
-
-def search_steps(config: EmConfig, sketch: bool = True) -> int:
-    """Steps of the search for a kernel at most, with its first stage or without."""
+def most_steps(config: EmConfig, sketch: bool = True) -> int:
+    """Steps of :func:`find_kernel` at most, with its first stage or without."""
     return config.steps * sum(passes * max(1, len(tried)) for by_area in attempts(config)
                               for name, passes, tried in _outline(config, by_area) if sketch or name != 'sketch')
 
 
 def attempts(config: EmConfig) -> tuple[bool, ...]:
-    """Of the searches that are made: whether what y leaves open goes by the kernel's area."""
+    """Of the attempts that are made: whether what y leaves open goes by the kernel's area."""
     return (False, True) if config.uncertainty is None else (False,)
 
 

@@ -24,13 +24,14 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Prior
-from .em import assumed_noise, check_levels, final_passes, final_steps, unlikelihood
+from .em import assumed_noise, check_levels, final_passes, final_steps
 from .em_config import EmConfig
 from .frame import Frame
-from .kernel_search import cut_piece, paste, search, search_steps, unsure_rims
+from .kernel_search import cut_piece, paste, unsure_rims
 from .metrics import kernel_ncc
 from .noise import CLEAN, Noise
 from .regional_degradation import RegionalDegradation
+from .restarts import search, search_steps, unlikelihood
 from .state import EmPlace, Phase2State
 
 SAME = 0.9  # correlation above which two kernels count as one
@@ -75,15 +76,15 @@ def _find_kernels(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     frame = Frame.of(y, one)
     if place.kernels is None:
         yield from search(y, prior, one, config, generator, noise, place, total, frame=frame)
-        place.end_search(place.found)
+        place.end_region(place.best)
     whole, canvas, rims = place.kernels[0], to_canvas(y, degradation), unsure_rims(y, frame, config)
     config = replace(config, rim=0)  # they are left out already
     for at, piece in _pieces(y, degradation, config.kernel_side, rims)[len(place.kernels) - 1:]:
         for state in search(piece, prior, one, config, generator, noise, place, total, whole):
             canvas = paste(state.x0_hat, one, canvas, one, at)
             yield replace(state, x0_hat=canvas)
-        own = takes_own(piece, place.found, whole, prior, one, config, generator, noise)
-        place.end_search(place.found if own else whole)
+        own = takes_own(piece, place.best, whole, prior, one, config, generator, noise)
+        place.end_region(place.best if own else whole)
 
 
 def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,

@@ -88,7 +88,7 @@ class Result:
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
         kernels: (R, C, K, K) float32 on the CPU, where each region has its own; ``kernel`` is then the whole picture's,
             which regions without one of their own have too. None with one region.
-        surprise: how unlikely the kernel makes y, see :func:`~.em.unlikelihood`: the less, the likelier; it tells
+        surprise: how unlikely the kernel makes y, see :func:`~.restarts.unlikelihood`: the less, the likelier; it tells
             gross faults of one seed from another's. None where the kernel was known, with regions and with ``joint``.
     """
 

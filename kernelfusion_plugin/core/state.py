@@ -22,7 +22,7 @@ class Phase2State:
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
-        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.em.unlikelihood`).
+        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.restarts.unlikelihood`).
         snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
             generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
@@ -47,7 +47,8 @@ class EmPlace:
 
     Attributes:
         step: steps done in the whole run.
-        attempt: searches for this kernel that are done.
+        searches: those for this kernel that are done.
+        attempt: attempts of this one that are done.
         stage: stages of this one that are done.
         passes: passes that are done in this stage, or final samples.
         steps: steps that are done in this pass.
@@ -57,14 +58,16 @@ class EmPlace:
         trial: trials of this stage that are done.
         uncertainty, surprise, likeliest: of the best trial so far, and the kernel that it found.
         remembered: normal equations of the passes before, (G, b).
-        found, found_surprise: the kernel at the full scale, (K, K), of the best attempt so far, and its last stage's
-            ``surprise``.
-        unlikely: what is said of the kernel once the search is over (:func:`~.em.unlikelihood`).
+        found, found_surprise: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
+            stage's ``surprise``.
+        best: that of the best search so far.
+        unlikely: how unlikely that one makes y (:func:`~.restarts.judged`); None: not judged.
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
 
     step: int = 0
+    searches: int = 0
     attempt: int = 0
     stage: int = 0
     passes: int = 0
@@ -80,6 +83,7 @@ class EmPlace:
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
     found_surprise: float | None = None
+    best: Tensor | None = None
     unlikely: float | None = None
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
@@ -109,10 +113,16 @@ class EmPlace:
             self.found, self.found_surprise = kernel, self.surprise
         self.attempt, self.stage = self.attempt + 1, 0
 
-    def end_search(self, kernel: Tensor) -> None:
-        """``kernel`` is one of ``kernels``; the next search begins with its first attempt."""
+    def end_search(self, unlikely: float | None) -> None:
+        """The next begins with its first attempt. What was found is taken if it is the first, or y likelier by it."""
+        if self.searches == 0 or unlikely < self.unlikely:
+            self.best, self.unlikely = self.found, unlikely
+        self.searches, self.attempt = self.searches + 1, 0
+
+    def end_region(self, kernel: Tensor) -> None:
+        """``kernel`` is one of ``kernels``; the next region begins with its first search."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.attempt = 0
+        self.searches, self.best, self.unlikely = 0, None, None
 
     def snapshot(self) -> dict[str, Any]:
         """Fields by name, for :meth:`at`."""

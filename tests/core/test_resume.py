@@ -81,6 +81,10 @@ CASES = {
     'em, internal': (with_em(kernel_prior='internal', final_prior='internal', coarse_passes=0, fine_passes=0), {}),
     'em, regions': (dataclasses.replace(with_em(sketch_passes=1, coarse_passes=1, fine_passes=1, steps=2, final_steps=2,
                                                 final_samples=2, final_prior='textures'), regions='1x2'), {}),
+    'em, regions, two searches': (dataclasses.replace(
+        with_em(searches=2, coarse_passes=0, fine_passes=1, steps=1, final_steps=2, final_prior='textures',
+                uncertainty=1.0), regions='1x2'), {}),
+    'em, two searches': (with_em(searches=2, fine_passes=1, steps=2, final_steps=2, final_prior='textures'), {}),
     'em, frame': (with_em(final_prior='textures', uncertainty=1.0), {'y': framed()}),
     'em, known kernel': (EM, {'kernel': gaussian(8, sigmas=1.2)}),
     'em, tuned': (with_em(final_prior='tuned', sketch_passes=1, coarse_passes=0, fine_passes=0), {}),
@@ -97,7 +101,7 @@ def test_left_after_any_step(case):
     config, options = CASES[case]
     whole, seen = run(config, **options)
     stops = [number for number, p in enumerate(seen, 1) if p.step < p.total]
-    strides = {'em': 5, 'em, regions': 7}
+    strides = {'em': 5, 'em, regions': 7, 'em, two searches': 7, 'em, regions, two searches': 2}
     for stop in stops if case == 'joint' else stops[1::strides.get(case, 3)]:  # all kinds of steps in little time
         progress = seen[stop - 1]
         snapshot, _ = run(config, stop=stop, **options)

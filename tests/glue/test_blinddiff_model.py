@@ -38,7 +38,7 @@ def data(tmp_path_factory):
     return root
 
 
-def test_options(data, **section):
+def options_to_test(data, **section):
     return {
         'name': 'toy', 'model_type': 'BlindDiffModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
         'datasets': {'test_1': {'name': 'Toy', 'type': 'RandomBlurDataset', 'dataroot_gt': str(data / 'hr'),
@@ -48,7 +48,7 @@ def test_options(data, **section):
     }
 
 
-def train_options(data, **changes):
+def options_to_train(data, **changes):
     return {
         'name': 'toy', 'model_type': 'BlindDiffModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 3,
         'datasets': {'train': {'name': 'Toy', 'type': 'RandomBlurDataset', 'dataroot_gt': str(data / 'hr'),
@@ -59,9 +59,6 @@ def train_options(data, **changes):
         'train': {'ema_decay': 0.9, 'optim_g': {'type': 'Adam', 'lr': 1e-3},
                   'scheduler': {'type': 'MultiStepLR', 'milestones': [3, 7], 'gamma': 0.5}, 'total_iter': 9},
         'logger': {'print_freq': 100, 'save_checkpoint_freq': 4, 'use_tb_logger': False}, **changes}
-
-
-test_options.__test__ = False
 
 
 def train(opt, folder, monkeypatch, *arguments):
@@ -86,7 +83,7 @@ def train(opt, folder, monkeypatch, *arguments):
 
 @pytest.mark.parametrize('stop_at', [5, 7])  # behind a checkpoint within the first epoch; in the second epoch
 def test_a_run_that_is_killed_and_resumed_ends_in_the_same_weights(data, tmp_path, monkeypatch, stop_at):
-    opt = train_options(data)
+    opt = options_to_train(data)
     if stop_at == 7:
         opt['logger']['save_checkpoint_freq'] = 6  # the checkpoint is the last iteration of its epoch
     whole = train(opt, tmp_path / 'whole', monkeypatch)
@@ -110,7 +107,7 @@ def test_a_run_that_is_killed_and_resumed_ends_in_the_same_weights(data, tmp_pat
 
 
 def test_training_does_not_depend_on_the_number_of_workers(data, tmp_path, monkeypatch):
-    opt = train_options(data)
+    opt = options_to_train(data)
     opt['train']['total_iter'] = 3
     alone = train(opt, tmp_path / 'alone', monkeypatch)
     opt['datasets']['train']['num_worker_per_gpu'] = 2
@@ -119,7 +116,7 @@ def test_training_does_not_depend_on_the_number_of_workers(data, tmp_path, monke
 
 
 def test_the_rate_falls_and_the_average_follows(data, tmp_path, monkeypatch):
-    opt = train_options(data)
+    opt = options_to_train(data)
     rates = []
     step = BlindDiffModel.optimize_parameters
     monkeypatch.setattr(BlindDiffModel, 'optimize_parameters', lambda self, i: (
@@ -130,9 +127,9 @@ def test_the_rate_falls_and_the_average_follows(data, tmp_path, monkeypatch):
 
 
 def test_validation_within_training(data, tmp_path, monkeypatch):
-    opt = train_options(data)
+    opt = options_to_train(data)
     opt['train']['total_iter'] = 2
-    opt['datasets']['val'] = {**test_options(data)['datasets']['test_1']}
+    opt['datasets']['val'] = {**options_to_test(data)['datasets']['test_1']}
     opt['val'] = {'val_freq': 2, 'save_img': True}
     train(opt, tmp_path, monkeypatch)
     folder = tmp_path / 'experiments/toy/visualization'
@@ -141,7 +138,7 @@ def test_validation_within_training(data, tmp_path, monkeypatch):
 
 
 def test_a_damaged_training_state_is_one_line(data, tmp_path, monkeypatch):
-    opt = train_options(data, path={'resume_state': str(data / 'net.pth')})
+    opt = options_to_train(data, path={'resume_state': str(data / 'net.pth')})
     with pytest.raises(ValueError, match='not a training state'):
         train(opt, tmp_path, monkeypatch)
     opt['path']['resume_state'] = str(tmp_path / 'none.state')
@@ -150,7 +147,7 @@ def test_a_damaged_training_state_is_one_line(data, tmp_path, monkeypatch):
 
 
 def test_training_without_kernels_is_refused(data, tmp_path):
-    opt = train_options(data) | {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': True}
+    opt = options_to_train(data) | {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': True}
     opt['path'] = {'visualization': str(tmp_path)}
     model = BlindDiffModel(opt)
     model.feed_data({'lq': torch.zeros(1, 3, 4, 4), 'gt': torch.zeros(1, 3, 16, 16)})
@@ -159,7 +156,7 @@ def test_training_without_kernels_is_refused(data, tmp_path):
 
 
 def test_everything_is_written_and_batches_change_nothing(data, tmp_path, monkeypatch):
-    opt = test_options(data, sheet=True)
+    opt = options_to_test(data, sheet=True)
     assert run_toolbox(opt, tmp_path / 'one', monkeypatch) == 0
     folder = tmp_path / 'one/results/toy/visualization/Toy'
     for name, size in (('a', (32, 32)), ('c', (56, 40))):
@@ -173,20 +170,20 @@ def test_everything_is_written_and_batches_change_nothing(data, tmp_path, monkey
     assert all(row['psnr'] and row['kernel_ncc'] and row['solver'] == 'blinddiff' for row in rows)
     summary = json.loads((tmp_path / 'one/results/toy/summary.json').read_text())
     assert summary['config']['steps'] == 2 and summary['config']['preset'] == 'paper'
-    assert run_toolbox(test_options(data, sheet=True, batch=3), tmp_path / 'three', monkeypatch) == 0
+    assert run_toolbox(options_to_test(data, sheet=True, batch=3), tmp_path / 'three', monkeypatch) == 0
     for name in 'abcd':
         files = [tmp_path / run / f'results/toy/visualization/Toy/{name}_toy.png' for run in ('one', 'three')]
         first, second = (np.asarray(Image.open(file)).astype(int) for file in files)
         assert np.abs(first - second).max() <= 1
-    assert run_toolbox(test_options(data, sheet=True), tmp_path / 'again', monkeypatch) == 0
+    assert run_toolbox(options_to_test(data, sheet=True), tmp_path / 'again', monkeypatch) == 0
     assert digests(tmp_path / 'one') == digests(tmp_path / 'again')
-    assert run_toolbox(test_options(data, seed=1), tmp_path / 'seed', monkeypatch) == 0
+    assert run_toolbox(options_to_test(data, seed=1), tmp_path / 'seed', monkeypatch) == 0
     assert digests(tmp_path / 'seed')['Toy/a_toy.png'] != digests(tmp_path / 'one')['Toy/a_toy.png']
 
 
 def test_pairs_with_their_kernels_in_a_folder_and_the_oracle(data, tmp_path, monkeypatch):
     write_pair(tmp_path, 'one', 1, size=(8, 9), kernel_size=12)
-    opt = test_options(data, kernel_oracle=True)
+    opt = options_to_test(data, kernel_oracle=True)
     opt['datasets']['test_1'] = {'name': 'Pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'hr'),
                                  'dataroot_lq': str(tmp_path / 'lr'), 'dataroot_kernel': str(tmp_path / 'kernels'),
                                  'io_backend': {'type': 'disk'}}
@@ -204,7 +201,7 @@ def test_pairs_with_their_kernels_in_a_folder_and_the_oracle(data, tmp_path, mon
 def test_a_batch_has_kernels_of_one_size(data, tmp_path, monkeypatch):
     for name, size in (('a', 12), ('b', 16), ('c', 12)):
         write_pair(tmp_path, name, 1, size=(8, 8), kernel_size=size)
-    opt = test_options(data, batch=3, kernel_oracle=True)
+    opt = options_to_test(data, batch=3, kernel_oracle=True)
     opt['datasets']['test_1'] = {'name': 'Pairs', 'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'hr'),
                                  'dataroot_lq': str(tmp_path / 'lr'), 'dataroot_kernel': str(tmp_path / 'kernels'),
                                  'io_backend': {'type': 'disk'}}
@@ -217,7 +214,7 @@ def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkey
         write_pair(tmp_path, name, 1, size=(8, 8))
     (tmp_path / 'lr/b.png').write_bytes(b'no image')
     (tmp_path / 'hr/b.png').write_bytes((tmp_path / 'hr/a.png').read_bytes())
-    opt = test_options(data, batch=4)
+    opt = options_to_test(data, batch=4)
     opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(tmp_path / 'lr'),
                                  'io_backend': {'type': 'disk'}}
     assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 1
@@ -226,7 +223,7 @@ def test_one_bad_image_costs_one_line_also_within_a_batch(data, tmp_path, monkey
 
 def test_grey_pictures_come_out_grey(data, tmp_path, monkeypatch):
     write_pair(tmp_path, 'one', 1, size=(8, 8))
-    opt = test_options(data)
+    opt = options_to_test(data)
     opt['datasets']['test_1'] = {'name': 'Grey', 'type': 'PairedImageDataset', 'dataroot_gt': str(tmp_path / 'hr'),
                                  'dataroot_lq': str(tmp_path / 'lr'), 'color': 'y', 'io_backend': {'type': 'disk'}}
     assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 0
@@ -252,7 +249,7 @@ def test_wrong_network(network, message):
 
 
 def test_weights_that_are_missing_or_of_another_network(data, tmp_path):
-    opt = test_options(data) | {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': False}
+    opt = options_to_test(data) | {'dist': False, 'rank': 0, 'world_size': 1, 'is_train': False}
     opt['path'] = {'visualization': str(tmp_path)}
     with pytest.raises(ValueError, match='pretrain_network_g must name trained weights'):
         BlindDiffModel(opt)

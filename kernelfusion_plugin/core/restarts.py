@@ -1,0 +1,63 @@
+"""Searches for a kernel, each from other noise, and which of the kernels that they find is the likeliest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor
+
+from .degradation import Degradation
+from .diffusion import Prior, timesteps
+from .em_config import EmConfig
+from .em_steps import first_estimate, reverse_pass
+from .frame import Frame
+from .kernel_search import cut_piece, find_kernel, most_steps, unsure_rims
+from .likelihood import surprise
+from .noise import CLEAN, Noise
+from .state import EmPlace, Phase2State
+
+JUDGED = 128  # LR pixels: side of the piece that kernels are judged on
+
+
+def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: Noise,
+           place: EmPlace, total: int, start: Tensor | None = None,
+           frame: Frame | None = None) -> Iterator[Phase2State]:
+    """``em.searches`` times :func:`~.kernel_search.find_kernel`, in a run of ``total`` steps, whose place it keeps.
+
+    ``place.best`` is then the kernel that was found; of several the one that :func:`judged` finds the likeliest.
+    """
+    for _ in range(place.searches, config.searches):
+        for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start,
+                                                       frame):
+            place.step += 1
+            yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
+        several = config.searches > 1
+        place.end_search(judged(y, place.found, prior, degradation, config, frame) if several else None)
+
+
+def search_steps(config: EmConfig, sketch: bool = True) -> int:
+    """Steps of :func:`search` at most, with the first stage of each search or without."""
+    return config.searches * most_steps(config, sketch)
+
+
+def judged(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
+           frame: Frame | None = None) -> float:
+    """:func:`unlikelihood` under ``kernel`` of the most informative piece of y, with the same noise for all kernels."""
+    piece, _ = cut_piece(y, JUDGED, unsure_rims(y, frame, config))
+    return unlikelihood(piece, kernel, prior, degradation, config, 0)
+
+
+def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
+                 noise: Noise = CLEAN) -> float:
+    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
+
+    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
+    """
+    levels = timesteps(config.final_t_start, config.steps, config.t_power)
+    start = first_estimate(y, kernel, degradation, config)
+    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
+                              noise.beside(config.final_noise), 'none')
+    generator = torch.Generator(y.device).manual_seed(seed)
+    between = levels[1:-1] or levels[:1]
+    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)
