@@ -223,16 +223,26 @@ def _is_ours(path: str, entries: list[str]) -> bool:
     """Whether this run is ours; looks at the file without making its values, as it may be anybody's."""
     if _every_run:
         return True
-    try:
-        root = yaml.compose(Path(path).read_text(encoding='utf-8'), yaml.SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    if not isinstance(root, yaml.MappingNode):
-        return False
-    top = {key.value: value.value for key, value in root.value if isinstance(key.value, str)}
+    top = _top(Path(path))
     top.update((entry.partition('=')[0].strip().partition(':')[0], entry.partition('=')[2].strip())
                for entry in entries)
     return 'kernelfusion' in top or _is_our_model(top.get('model_type'))
+
+
+def _top(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The top level of an option file over that of its ``base``, as far as they can be read; values as YAML nodes have
+    them.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding='utf-8'), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        return {}
+    top = {key.value: value.value for key, value in root.value if isinstance(key.value, str)}
+    below = (*below, path.resolve())
+    beneath = path.resolve().parent / top['base'] if isinstance(top.get('base'), str) else path
+    return {**({} if beneath.resolve() in below else _top(beneath, below)), **top}
 
 
 def _is_our_model(name: object) -> bool:

@@ -21,7 +21,7 @@ from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
 from ..core.kernels import load_kernel
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import checked, forward_model, phase1_phases, plan_memory
+from ..core.restore import checked, forward_model, known_kernel, phase1_phases, plan_memory
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -82,11 +82,12 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         options['kernel_size'] = options['kernel_size'] or len(kernel)
     try:
         config = configure(options, changes)
+        known_kernel(kernel, config)
     except ValueError as error:
-        if kernel is None or 'kernel_size' not in str(error):
+        if kernel is None:
             raise
-        raise ValueError(f'--kernel {kernel_file}: {error} (NAME_kernel.png is enlarged: '
-                         'give NAME_kernel.npy)') from error
+        hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if kernel_file.suffix == '.png' else ''
+        raise ValueError(f'--kernel {kernel_file}: {error}{hint}') from error
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
     settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)

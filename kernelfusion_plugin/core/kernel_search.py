@@ -211,7 +211,8 @@ def informative_piece(y: Tensor, side: int,
     height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
     grey = y.mean(1, keepdim=True)
     energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
-    mass = F.pad(energy[0, 0].double().cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
+    energy = energy[0, 0].cpu().double()  # a GPU's running sums differ from time to time
+    mass = F.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
     sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
     best = int(sums.argmax())
     return top + best // sums.shape[1], left + best % sums.shape[1], height, width

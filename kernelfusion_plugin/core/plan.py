@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import KernelFusionConfig
 from .degradation import BAND_BYTES, Degradation
+from .kernel_search import scaled
 from .memory import bytes_per_pixel, capacity
 from .patch_prior import PriorConfig, autocast
 from .quadratic import WINDOW_BYTES
@@ -28,6 +29,7 @@ SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocation
 PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
 HOLES = 1.3  # the processor: times that, for freed memory that is kept but too small for what is asked for next
 IMAGES = 12  # of the canvas's size that are alive at once; measured in em's final passes: 8 to 11
+MATRICES = 8  # of em's K² x K² for the kernel that are alive at once; measured: 7
 COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
 
 
@@ -52,7 +54,7 @@ class Plan:
 
 
 def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.device, nets: Mapping[str, nn.Module],
-              training: Mapping[str, PriorConfig]) -> Plan:
+              training: Mapping[str, PriorConfig], kernel_known: bool = False) -> Plan:
     """The largest tiles, and ``joint`` without recomputation, as far as memory allows.
 
     Args:
@@ -60,14 +62,18 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
         nets: on the device: the priors' networks by phase, ``textures`` among them, and ``refine`` of ``joint``; they
             are tried on small pictures, and are of no use afterwards.
         training: how Phase 1 trains those of its phases.
+        kernel_known: it need not be found.
 
     Raises:
         ValueError: the least that can be done needs more than there is; in one line with what to do.
     """
-    canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
+    full = Degradation(config.scale, config.kernel_size, config.border)
+    canvas = full.hr_size(size)
     cost, holes = _Cost(nets, device, config), HOLES if device.type == 'cpu' else 1.0
     rest = (IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
+    if config.solver == 'em' and not kernel_known:
+        rest += MATRICES * 4 * scaled(full, full.scale, config.em.support).kernel_size ** 4
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
                   for phase, how in training.items()), default=0)
     limit = config.memory_limit * GIGABYTE if config.memory_limit else SHARE * capacity(device)

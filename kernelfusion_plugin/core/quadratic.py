@@ -101,9 +101,10 @@ def window_covariance(lags: Tensor, size: int) -> Tensor:
     In the units of :func:`normal_equations`, whose UᵀU / n it is added to where an expectation is wanted:
     E[UᵀU] = E[U]ᵀE[U] + Cov.
     """
-    index = torch.arange(size ** 2, device=lags.device)
-    rows, columns = index // size, index % size
-    return lags[(rows[:, None] - rows) % lags.shape[0], (columns[:, None] - columns) % lags.shape[1]]
+    apart = torch.arange(1 - size, size, device=lags.device)
+    near = lags[apart[:, None] % lags.shape[0], apart % lags.shape[1]]  # (2K - 1, 2K - 1)
+    windows = near.unfold(0, size, 1).unfold(1, size, 1)  # [i, j, p, q]: lag (i + p - K + 1, j + q - K + 1)
+    return windows.flip(2, 3).reshape(size ** 2, size ** 2)
 
 
 def fit_kernel(G: Tensor, b: Tensor, start: Tensor, ridge: float, smoothness: float = 0.0,

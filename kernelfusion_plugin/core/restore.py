@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -142,11 +142,12 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
         resume: a ``Progress.snapshot()`` of a run of the same arguments: goes on behind that step, to the same bits
-            on the same machine. The caller sees to it that the arguments are the same.
+            on the same machine (on a GPU see :func:`repeatable`). That the arguments are the same is the caller's care.
     """
     config = config or KernelFusionConfig()
     y = checked(y)
-    kernel = _known(kernel, y, config)
+    kernel = known_kernel(kernel, config)
+    kernel = None if kernel is None else kernel.to(y.device)
     degradation = forward_model(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
@@ -194,11 +195,25 @@ def _em_states(y: Tensor, priors: Mapping[str, PatchPrior], degradation: Degrada
 
 
 def repeatable(device: torch.device) -> AbstractContextManager[None]:
-    """A context in which cuDNN takes the algorithms that give the same bits every time."""
-    if device.type != 'cuda':
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True,
-                                      allow_tf32=torch.backends.cudnn.allow_tf32)  # else it would be switched on
+    """A context in which cuDNN takes the algorithms that give the same bits every time.
+
+    On a GPU ``em`` with border ``valid`` is meant to give the same bits in it (not tried on one), other borders and
+    ``joint`` the same but for rounding: the adjoint of a continued picture, and the gradients of the U-Net's own
+    continuation and enlargement, are summed there in any order.
+    """
+    return _deterministic_cudnn() if device.type == 'cuda' else nullcontext()
+
+
+@contextmanager
+def _deterministic_cudnn() -> Iterator[None]:
+    """Without ``torch.backends.cudnn.flags``, which asks for TF32 too: an error where a user has set it by operator."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before
 
 
 def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
@@ -229,7 +244,7 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
         makers['refine'] = make_refine_net or RefineUNet
     with torch.random.fork_rng(devices=[]):
         nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
-    return make_plan(size, config, device, nets, training)
+    return make_plan(size, config, device, nets, training, kernel_known)
 
 
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
@@ -341,17 +356,25 @@ def checked(y: Tensor) -> Tensor:
     return y.detach().float()
 
 
-def _known(kernel: Tensor | None, y: Tensor, config: KernelFusionConfig) -> Tensor | None:
+def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | None:
+    """A kernel (K, K), or one for each of R x C regions, (R, C, K, K), scaled to sum 1; None, if none is known.
+
+    Raises:
+        ValueError: the config cannot do with it; in one line.
+    """
     if kernel is None:
         return None
     if config.solver != 'em':
         raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
     size = (config.kernel_size, config.kernel_size)
+    if kernel.ndim not in (2, 4) or kernel.shape[-2:] != size:
+        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, or R x C of that size, got '
+                         f'{tuple(kernel.shape)}: set kernel_size to its size')
     sums = kernel.sum((-2, -1), keepdim=True)
-    if kernel.ndim not in (2, 4) or kernel.shape[-2:] != size or not torch.isfinite(kernel).all() or (sums <= 0).any():
-        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, or R x C of that size, finite, with a '
-                         f'positive sum; got {tuple(kernel.shape)}: set kernel_size to its size')
-    return (kernel / sums).to(y.device, torch.float32)
+    if not torch.isfinite(kernel).all() or (sums <= 0).any():
+        raise ValueError('the known kernel must be finite and have a positive sum')
+    kernel = (kernel / sums).float()
+    return kernel[0, 0] if kernel.shape[:-2] == (1, 1) else kernel
 
 
 def half_size(y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.losses import build_loss
@@ -15,39 +15,34 @@ from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
-from ..core.sections import check_number, from_section
+from ..core.sections import check_number
 from .adapters import adapter, picture
 from .images import Entry
 from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
-from .options import read_scale
-from .outputs import Restored, scores_and_files
-from .toolbox import image_metrics
+from .options import FileOptions, file_options, read_scale
+from .outputs import Restored
 from .validation import ImageByImage
 
 
 @dataclass(frozen=True)
-class BlindSROptions:
+class BlindSROptions(FileOptions):
     """Keys of the section ``blind_sr:``.
 
     Attributes:
         tile: side of tiles in LR pixels; 0: the picture in one piece; auto: in one piece up to 1 Mpx.
         overlap: LR pixels that a tile sees beyond its frame, on each side.
-        sheet: write NAME_sheet.png.
-        kernel_dir, kernel_tmpl: the true kernels, for scores, as in the section ``kernelfusion:``.
-        crop_gt: cut ground truth that is larger than LR x scale, in place of reporting it as an error.
     """
+
+    SECTION: ClassVar[str] = 'blind_sr'
 
     tile: int | str = 'auto'
     overlap: int = 32
-    sheet: bool = True
-    kernel_dir: str | None = None
-    kernel_tmpl: str = '{name}'
-    crop_gt: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tile != 'auto':
-            check_number('tile', self.tile, 0, whole=True)
-        check_number('overlap', self.overlap, 0, whole=True)
+            check_number('blind_sr.tile', self.tile, 0, whole=True)
+        check_number('blind_sr.overlap', self.overlap, 0, whole=True)
 
 
 class BlindSRModel(ImageByImage, SRModel):
@@ -69,7 +64,7 @@ class BlindSRModel(ImageByImage, SRModel):
         BaseModel.__init__(self, opt)
         self.start()
         self.scale = read_scale(opt)
-        self.options = from_section(BlindSROptions, opt.get('blind_sr') or {}, 'blind_sr')
+        self.options = file_options(BlindSROptions, opt)
         self.weights = opt['path'].get('pretrain_network_g')
         check_weights(self.weights)  # before a large network is made
         opt['network_g'] = network_options(opt)
@@ -154,8 +149,7 @@ class BlindSRModel(ImageByImage, SRModel):
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
         data = entry.read(self.scale, self.options.crop_gt)
-        k_true = data['kernel'][0] if 'kernel' in data else self.kernel_for_scores(
-            entry, self.options.kernel_dir, self.options.kernel_tmpl)
+        k_true = self.true_kernel(entry, data, self.options)
         self.feed_data(data)
         start = time.perf_counter()
         self.test()
@@ -165,13 +159,12 @@ class BlindSRModel(ImageByImage, SRModel):
         image = Restored(entry.name, visuals, self.scale, title=f'x{self.scale}, {self._weights_name()}',
                          kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
                          kernel_space=self.estimate.kernel_space)
-        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
         place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
-        folder = Path(self.opt['path']['visualization']) / place if save_img else None
-        scores = scores_and_files(image, folder, self.suffix, self.options.sheet)
+        row = self.written(image, self.folder(place, save_img), self.options,
+                           {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
+                            'preset': self._weights_name()})
         self.lq = self.gt = self.output = self.estimate = None
-        return {**scores, 'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
-                'preset': self._weights_name(), **{f'val_{name}': value for name, value in metrics.items()}}
+        return row
 
     def about_run(self) -> dict[str, Any]:
         """``network`` and ``weights`` of ``summary.json``."""

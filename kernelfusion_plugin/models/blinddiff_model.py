@@ -22,8 +22,7 @@ from ..core.restore import Progress
 from .blinddiff_options import build_net, load_into, parse_section
 from .images import Entry
 from .options import read_scale
-from .outputs import Restored, scores_and_files
-from .toolbox import image_metrics
+from .outputs import Restored
 from .validation import ImageByImage
 
 
@@ -33,7 +32,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
     Training needs a data set that gives ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers follow
     from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights. Options, besides
     BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
-    :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.FileOptions`.
+    :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.BlindDiffGlue`.
 
     Raises:
         ValueError: an option is unknown or out of range, weights are missing or do not fit the network.
@@ -176,12 +175,9 @@ class BlindDiffModel(ImageByImage, BaseModel):
         visuals, k_true = done['visuals'], done['k_true']
         title = f'x{self.scale}, {self.preset}, {self.config.steps} steps'
         image = Restored(entry.name, visuals, self.scale, title, done['kernel'], k_true, 'BlindDiff')
-        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
-        folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
-        scores = scores_and_files(image, folder, self.suffix, self.files.sheet)
-        return {**scores, 'seconds_phase1': 0.0, 'seconds_phase2': done['seconds'], 'seed': self.config.seed,
-                'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight,
-                **{f'val_{name}': value for name, value in metrics.items()}}
+        return self.written(image, self.folder(dataset, save_img), self.files,
+                            {'seconds_phase1': 0.0, 'seconds_phase2': done['seconds'], 'seed': self.config.seed,
+                             'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight})
 
     def _restore_group(self, entry: Entry) -> None:
         """Restore this image, and with it those of its size in its batch; ``ahead`` gets them all."""
@@ -207,12 +203,10 @@ class BlindDiffModel(ImageByImage, BaseModel):
     def _read(self, entry: Entry) -> dict[str, Any]:
         """lq, gt and kernel, as far as there are, with a batch of 1 in front, and the name."""
         item = entry.read(self.scale, self.files.crop_gt)
-        data = {key: item[key] for key in ('lq', 'gt', 'kernel') if key in item}
-        if 'kernel' not in data:
-            k_true = self.kernel_for_scores(entry, self.files.kernel_dir, self.files.kernel_tmpl,
-                                            needed=self.files.kernel_oracle)
-            if k_true is not None:
-                data['kernel'] = k_true[None]
+        data = {key: item[key] for key in ('lq', 'gt') if key in item}
+        k_true = self.true_kernel(entry, item, self.files, needed=self.files.kernel_oracle)
+        if k_true is not None:
+            data['kernel'] = k_true[None]
         return {**data, 'name': entry.name}
 
     def about_run(self) -> dict[str, Any]:

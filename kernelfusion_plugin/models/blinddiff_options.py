@@ -6,56 +6,49 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
-from ..core.sections import check_number, from_section, nearest
+from ..core.sections import check_number, nearest
+from .options import FileOptions
 from .priors import load_weights
 
 
 @dataclass(frozen=True)
-class FileOptions:
+class BlindDiffGlue(FileOptions):
     """Keys of the section ``blinddiff:`` that concern files; all others are :class:`BlindDiffConfig`'s.
 
     Attributes:
         batch: images of one size that are sampled at the same time; results do not depend on it.
         kernel_oracle: take the true kernel in the gradient term, in place of the estimate: the upper bound of it.
-        kernel_dir, kernel_tmpl: where the true kernels are, as in the section ``kernelfusion:``. A data set that
-            gives its kernels along (RandomBlurDataset) needs neither.
-        crop_gt: cut ground truth that is larger than LR x scale, in place of reporting it as an error.
-        sheet: write NAME_sheet.png.
     """
+
+    SECTION: ClassVar[str] = 'blinddiff'
 
     batch: int = 1
     kernel_oracle: bool = False
-    kernel_dir: str | None = None
-    kernel_tmpl: str = '{name}'
-    crop_gt: bool = False
-    sheet: bool = True
 
     def __post_init__(self) -> None:
-        check_number('batch', self.batch, 1, whole=True)
-        for name in ('kernel_oracle', 'crop_gt', 'sheet'):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f'{name} must be true or false, got {getattr(self, name)!r}')
+        super().__post_init__()
+        check_number('blinddiff.batch', self.batch, 1, whole=True)
 
 
-def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, FileOptions, str]:
+def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDiffGlue, str]:
     """The section ``blinddiff:`` of an option file, divided: the core's configuration, ours, the preset's name.
 
     Raises:
         ValueError: an unknown key (with the nearest known one), or a value out of range.
     """
-    ours = {field.name for field in dataclasses.fields(FileOptions)}
+    ours = {field.name for field in dataclasses.fields(BlindDiffGlue)}
     core = {field.name for field in dataclasses.fields(BlindDiffConfig)} | {'preset'}
     for key in section:
         if key not in ours | core:
             raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), ours | core)}")
-    files = from_section(FileOptions, {key: section[key] for key in section if key in ours}, 'blinddiff')
+    files = BlindDiffGlue(**{key: section[key] for key in section if key in ours})
     config = BlindDiffConfig.from_options({key: section[key] for key in section if key in core})
     return config, files, section.get('preset', 'paper')
 
@@ -87,9 +80,7 @@ def load_into(net: nn.Module, path: str, key: str) -> None:
     if not Path(path).is_file():
         raise ValueError(f'path.pretrain_network_g: there is no file {path}: no weights come with this package; train '
                          'some (options/train_blinddiff_iso.yml), or say where yours are')
-    state, rest = load_weights(path)
-    if key in rest:
-        state = {name.removeprefix('module.'): value for name, value in rest[key].items()}
+    state, _ = load_weights(path, (key, 'params'))
     try:
         net.load_state_dict(state)
     except RuntimeError as error:

@@ -35,8 +35,8 @@ def find_kernel(place: str, template: str, name: str) -> Path | None:
     return next((path for ending in ENDINGS if (path := root / f'{stem}{ending}').is_file()), None)
 
 
-def true_kernel(place: str | None, template: str, name: str) -> Tensor | None:
-    """The kernel (K, K), which sums to 1; None where no place is given or it has none for this image.
+def read_kernel(place: str | None, template: str, name: str) -> Tensor | None:
+    """The kernel (K, K) of image ``name``, which sums to 1; None where no place is given or it has none for the image.
 
     Raises:
         ValueError: as :func:`find_kernel`, or the file is no kernel; one line that names it.

@@ -25,7 +25,7 @@ class FileOptions:
 
     Attributes:
         kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
-            dataset's own ``dataroot_kernel`` goes before it.
+            dataset's own ``dataroot_kernel`` goes before it, and kernels that it gives along (RandomBlurDataset).
         kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name,
             ``{number}`` the last number in it (im_13: 13). A dataset's own ``kernel_tmpl`` goes before it.
         crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
@@ -48,7 +48,7 @@ class FileOptions:
 
 
 _KINDS = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str), 'int': int,
-          'float': (int, float)}
+          'int | str': (int, str), 'float': (int, float)}
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
     """The section of an option file that ``kind`` names, as an object of it; an absent section is an empty one.
 
     Raises:
-        ValueError: an unknown key (with the nearest known one), or a value of the wrong kind.
+        ValueError: no section, an unknown key (with the nearest known one), or a value of the wrong kind.
     """
     section = opt.get(kind.SECTION) or {}
+    if not isinstance(section, Mapping):
+        raise ValueError(f'{kind.SECTION!r} must be a section of options, got {section!r}')
     known = {field.name for field in dataclasses.fields(kind)}
     for key in section:
         if key not in known:
-            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(key, known)}")
+            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(str(key), known)}")
     return kind(**section)
 
 
@@ -124,7 +126,7 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
         raise ValueError(f"'scale' is {scale}, but 'kernelfusion.scale' is {repeated}: leave the second one out")
     section['scale'] = repeated if scale is None else scale
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
-    nested = ('prior', 'em', 'joint')
+    nested = ('prior', 'tuning', 'em', 'joint')
     return KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
                                          if value is not None or key not in nested}), glue  # an empty section is none
 
@@ -168,6 +170,23 @@ def check_metrics(opt: Mapping[str, Any]) -> None:
         check = getattr(METRIC_REGISTRY.get(kind), 'check_options', None)
         if check is not None:
             check({key: value for key, value in options.items() if key != 'type'})
+
+
+def check_names(opt: Mapping[str, Any]) -> None:
+    """Refuse two data sets of one name: results of the second would take the place of the first one's.
+
+    Raises:
+        ValueError: two of those that are restored bear it.
+    """
+    keys: dict[str, str] = {}
+    for key, dataset in (opt.get('datasets') or {}).items():
+        name = (dataset or {}).get('name')
+        if key.partition('_')[0] == 'train' or name is None:
+            continue
+        if name in keys:
+            raise ValueError(f'datasets: {keys[name]} and {key} are both named {name!r}, and their results would go '
+                             'to one folder: name one of them otherwise')
+        keys[name] = key
 
 
 def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any]) -> Factory | None:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from .. import pictures
 from .images import Entry
-from .kernels import true_kernel
+from .kernels import read_kernel
 from .options import FileOptions
-from .outputs import Restored, scores_and_files, written_files
-from .toolbox import image_metrics
+from .outputs import Restored, written_files
 from .validation import ImageByImage
 
 
@@ -115,23 +114,21 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
         data = entry.read(self.scale, self.glue.crop_gt)
-        k_true = self.kernel_for_scores(entry, self.glue.kernel_dir, self.glue.kernel_tmpl, needed=self._known is True)
+        k_true = self.true_kernel(entry, data, self.glue, needed=self._known is True)
         self.feed_data({**data, 'name': entry.name, 'kernel': k_true})
         done = self.done_before(dataset)
         if done is not None:
             return done
         self.test()
         visuals, found = self.get_current_visuals(), self.restoration
-        metrics = image_metrics(self.opt['val'].get('metrics'), visuals)
-        folder = Path(self.opt['path']['visualization']) / dataset if save_img else None
+        folder = self.folder(dataset, save_img)
         about = [str(found.settings[key]) for key in ('solver', 'preset') if key in found.settings]
         image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
                          found.method, kernels=found.kernels)
-        scores = scores_and_files(image, folder, self.suffix, self.glue.sheet)
+        seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
+        row = self.written(image, folder, self.glue, {**seconds, **found.settings})
         if folder is not None and found.history is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
-        seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
-        row = {**scores, **seconds, **found.settings, **{f'val_{name}': value for name, value in metrics.items()}}
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
         self.lq = self.gt = self.output = self.restoration = None
         return row
@@ -160,7 +157,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         """
         if self._known is False:
             return None
-        kernel = self.k_true if self._known is True else true_kernel(self._known, self.glue.kernel_tmpl, self.name)
+        kernel = self.k_true if self._known is True else read_kernel(self._known, self.glue.kernel_tmpl, self.name)
         if kernel is None:
             raise ValueError(f'known_kernel is {self._known!r}, but there is no kernel for the image {self.name!r}')
         return kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from .images import BadImage, Entry
-from .kernels import true_kernel
-from .options import check_metrics
+from .kernels import read_kernel
+from .options import FileOptions, check_metrics, check_names
+from .outputs import Restored, scores_and_files
 from .ranks import Ranks
+from .toolbox import image_metrics
 from .work import Work
 
 DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
@@ -37,7 +40,7 @@ class ImageByImage:
         """``logger``, a device that is there, empty tables and the folder for them; the metrics are checked.
 
         Raises:
-            ValueError: a metric of ``val.metrics`` is unknown.
+            ValueError: a metric of ``val.metrics`` is unknown, or two data sets would write to one folder.
         """
         self.logger = get_root_logger()
         if self.device.type == 'cuda' and not torch.cuda.is_available():
@@ -45,11 +48,12 @@ class ImageByImage:
             self.device = torch.device('cpu')
         keep_freed_memory(self.device)
         check_metrics(self.opt)
+        check_names(self.opt)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
-        self.finished = 0  # data sets; two may bear the same name
+        self.finished = 0  # data sets
         self.together = 1  # so many images, one behind the other, may be restored at the same time
         self.behind: list[Entry] = []  # that may be restored together with the one under way
         self.ranks: Ranks | None = None
@@ -167,17 +171,33 @@ class ImageByImage:
         """Shows the steps of an image; of several ranks the first alone draws a bar."""
         return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
-    def kernel_for_scores(self, entry: Entry, place: str | None, template: str, needed: bool = False) -> Tensor | None:
-        """The data set's true kernel of this image. A bad file of a kernel that only scores need is reported once.
+    def folder(self, name: str, save_img: bool) -> Path | None:
+        """Where the results of a data set, or of an image, go; None where none are written."""
+        return Path(self.opt['path']['visualization']) / name if save_img else None
+
+    def written(self, image: Restored, folder: Path | None, files: FileOptions,
+                about: Mapping[str, Any]) -> dict[str, Any]:
+        """Score an image and write its files; returns its row: scores, ``about``, ``val.metrics``."""
+        metrics = image_metrics(self.opt['val'].get('metrics'), image.visuals)
+        scores = scores_and_files(image, folder, self.suffix, files.sheet)
+        return {**scores, **about, **{f'val_{name}': value for name, value in metrics.items()}}
+
+    def true_kernel(self, entry: Entry, data: Mapping[str, Any], files: FileOptions,
+                    needed: bool = False) -> Tensor | None:
+        """The true kernel (K, K) of an image, if it is known: what its data set gives along, or a file's.
 
         Args:
-            place, template: where it is, unless the data set has ``dataroot_kernel`` and ``kernel_tmpl``.
+            data: the image as it was read; RandomBlurDataset's has ``kernel`` (1, K, K).
+            files: where the file is, unless the data set has ``dataroot_kernel`` and ``kernel_tmpl``. A bad one that
+                only scores need is reported once.
             needed: raise the error.
         """
+        if data.get('kernel') is not None:
+            return data['kernel'][0]
         options = entry.dataset.opt
         try:
-            return true_kernel(options.get('dataroot_kernel') or place, options.get('kernel_tmpl') or template,
-                               entry.name)
+            return read_kernel(options.get('dataroot_kernel') or files.kernel_dir,
+                               options.get('kernel_tmpl') or files.kernel_tmpl, entry.name)
         except ValueError as error:
             if needed:
                 raise

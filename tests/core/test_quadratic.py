@@ -371,6 +371,14 @@ def test_an_image_that_contradicts_y_leaves_the_start():
         assert torch.equal(fit_kernel(*equations, start, 1e-3, smoothness), start)
 
 
+@pytest.mark.parametrize(('size', 'torus'), [(1, (4, 5)), (3, (20, 31)), (5, (7, 6))])
+def test_the_covariance_of_two_pixels_of_a_window_is_that_of_their_distance(size, torus):
+    lags = random(*torus)
+    expected = torch.stack([lags[(i // size - j // size) % torus[0], (i % size - j % size) % torus[1]]
+                            for i in range(size ** 2) for j in range(size ** 2)])
+    assert torch.equal(window_covariance(lags, size), expected.reshape(size ** 2, size ** 2))
+
+
 def power_law(side):
     f = torch.fft.fftfreq(side, dtype=torch.float64)
     return 0.02 / (0.02 + f[:, None] ** 2 + f ** 2) ** 1.5

@@ -1,5 +1,6 @@
 """The contract of restore() and restore_steps() at toy size: neither nets nor pictures are any good here."""
 
+import contextlib
 import dataclasses
 import itertools
 
@@ -192,6 +193,39 @@ def test_the_known_kernel_is_used_and_returned_normalised(full):
     assert seen[-1].loss < 0.05 * (bicubic - image()).square().mean()  # y is explained through this kernel
 
 
+def test_a_known_kernel_of_a_grid_of_one_region():
+    config = dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, final_prior='textures'))
+    k = gaussian(8, sigmas=1.2)
+    one, grid = (restore(image(), config, name='a', kernel=kernel) for kernel in (k, 2 * k[None, None]))
+    assert same(one, grid) and grid.kernels is None
+
+
+@pytest.fixture
+def _ieee():
+    """What a user may set, TF32 by operator; torch.backends.cudnn.flags cannot read the older setting then."""
+    conv = getattr(torch.backends.cudnn, 'conv', None)  # torch 2.9
+    if conv is None:
+        yield
+        return
+    before, conv.fp32_precision = conv.fp32_precision, 'ieee'
+    yield
+    conv.fp32_precision = before
+
+
+@pytest.mark.usefixtures('_ieee')
+@pytest.mark.parametrize('fails', [False, True])
+def test_a_context_for_the_same_bits_leaves_cudnn_as_it_was(fails, monkeypatch):
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, 'benchmark', True)
+    with contextlib.suppress(KeyError), module.repeatable(torch.device('cuda')):
+        assert (cudnn.benchmark, cudnn.deterministic) == (False, True)
+        if fails:
+            raise KeyError
+    assert (cudnn.benchmark, cudnn.deterministic) == (True, False)
+    with module.repeatable(torch.device('cpu')):
+        assert cudnn.benchmark
+
+
 @pytest.mark.parametrize('border', ['valid', 'reflect'])
 @pytest.mark.parametrize(('scale', 'size', 'shape'), [(2, 7, (15, 15)), (3, 18, (15, 20)), (4, 31, (17, 16))])
 def test_sizes(scale, size, shape, border):
@@ -304,7 +338,7 @@ def test_bad_pictures_are_one_line(y, words):
 
 @pytest.mark.parametrize(('config', 'options', 'words'), [
     (TOY, {'kernel': torch.ones(9, 9)}, r'8 x 8.*\(9, 9\).*kernel_size'),
-    (TOY, {'kernel': torch.ones(1, 8, 8)}, r'8 x 8.*\(1, 8, 8\)'),
+    (TOY, {'kernel': torch.ones(8)}, r'8 x 8.*\(8,\)'), (TOY, {'kernel': torch.ones(1, 8, 8)}, r'8 x 8.*\(1, 8, 8\)'),
     (TOY, {'kernel': torch.zeros(8, 8)}, 'positive sum'), (TOY, {'kernel': -torch.ones(8, 8)}, 'positive sum'),
     (TOY, {'kernel': torch.full((8, 8), float('nan'))}, 'finite'),
     (JOINT, {'kernel': torch.ones(8, 8)}, "solver 'em'"),

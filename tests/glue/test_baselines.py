@@ -67,6 +67,26 @@ def test_a_missing_kernel_costs_its_image(data, tmp_path, monkeypatch):
     assert 'one.png' in runlog.failures[0] and 'no kernel' in runlog.failures[0]
 
 
+def test_kernels_that_a_data_set_gives_along(data, tmp_path, monkeypatch):
+    """RandomBlurDataset's; the file named in the section has no say then."""
+    opt = baseline(data, 'BackProjectionModel', baseline={'kernel_dir': str(data / 'kernels/two.npy'), 'sheet': False})
+    opt['datasets']['test_1'] = {'name': 'Toy', 'type': 'RandomBlurDataset', 'dataroot_gt': str(data / 'hr'),
+                                 'io_backend': {'type': 'disk'},
+                                 'kernels': [{'type': 'isotropic', 'sigma': [2, 3], 'size': 13}]}
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 0
+    for row in scores(tmp_path):
+        assert float(row['psnr']) > float(row['psnr_bicubic']) + 0.3 and float(row['kernel_ncc']) == 1
+        kernel = np.load(tmp_path / f'results/toy/visualization/Toy/{row["image"]}_kernel.npy')
+        assert kernel.shape == (13, 13)
+
+
+def test_two_data_sets_of_one_name_are_refused(data, tmp_path, monkeypatch):
+    opt = baseline(data, 'BicubicModel')
+    opt['datasets']['test_2'] = dict(opt['datasets']['test_1'])
+    with pytest.raises(ValueError, match="datasets: test_1 and test_2 are both named 'Toy'"):
+        run_toolbox(opt, tmp_path, monkeypatch)
+
+
 def test_identical_images_do_not_poison_the_mean(data, tmp_path, monkeypatch):
     write_pair(tmp_path / 'mixed', 'one', 1, (32, 32))
     for role, size in (('hr', 128), ('lr', 32)):

@@ -232,7 +232,7 @@ def test_grey_pictures_come_out_grey(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('section', 'message'), [
     ({'lamda': 1}, "unknown option 'blinddiff.lamda'"), ({'bach': 2}, "did you mean 'batch'"), ({'batch': 0}, 'batch'),
-    ({'kernel_oracle': 'yes'}, 'kernel_oracle must be true or false'), ({'preset': 'x'}, 'unknown preset')])
+    ({'kernel_oracle': 'yes'}, 'blinddiff.kernel_oracle must be bool'), ({'preset': 'x'}, 'unknown preset')])
 def test_wrong_key_of_the_section(section, message):
     with pytest.raises(ValueError, match=message):
         parse_section(section)
@@ -257,6 +257,20 @@ def test_weights_that_are_missing_or_of_another_network(data, tmp_path):
         load_into(build_net({'network_g': {**NET, 'dim': 16}}, 4), str(data / 'net.pth'), 'params')
     with pytest.raises(ValueError, match='there is no file .*net.pth'):
         load_into(build_net({'network_g': NET}, 4), str(tmp_path / 'net.pth'), 'params')
+
+
+@pytest.mark.parametrize(('kept', 'wanted', 'taken'), [
+    (('params', 'params_ema'), 'params_ema', 'params_ema'), (('params', 'params_ema'), 'params', 'params'),
+    (('params_ema',), 'params_ema', 'params_ema'), (('params',), 'params_ema', 'params'), ((), 'params_ema', 'params')])
+def test_which_weights_of_a_file_are_taken(kept, wanted, taken, tmp_path):
+    nets = {name: build_net({'network_g': NET}, 4) for name in ('params', 'params_ema')}
+    for number, net in enumerate(nets.values()):
+        torch.nn.init.constant_(net.output.weight, number)
+    states = {name: {f'module.{key}': value for key, value in net.state_dict().items()} for name, net in nets.items()}
+    torch.save({name: states[name] for name in kept} if kept else states['params'], tmp_path / 'net.pth')
+    net = build_net({'network_g': NET}, 4)
+    load_into(net, str(tmp_path / 'net.pth'), wanted)
+    assert torch.equal(net.output.weight, nets[taken].output.weight)
 
 
 def test_every_option_file_is_read_and_fits_the_model():

@@ -138,6 +138,18 @@ def test_unmodified_test_py_does_our_model_and_tells_of_a_bad_image(tmp_path, ba
     assert not (tmp_path / 'checkout' / 'results').exists()
 
 
+def test_unmodified_test_py_does_a_file_that_only_its_base_makes_ours(tmp_path, basicsr_folder):
+    program = tmp_path / 'checkout' / 'basicsr' / 'test.py'
+    program.parent.mkdir(parents=True)
+    shutil.copy(basicsr_folder / 'test.py', program)
+    options = toy_options(tmp_path / 'user', images=1)
+    middle = write(options.parent / 'middle.yml', f'base: {options.name}\n')
+    mine = write(options.parent / 'mine.yml', f'base: {middle.name}\nname: mine\n')
+    ran = python(program, '-opt', mine, cwd=tmp_path / 'user', path=[startup_folder(tmp_path / 'site'), ROOT])
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / 'user/results/mine/scores.csv').is_file()
+
+
 def test_full_checkout_that_imports_itself(tmp_path, basicsr_folder):
     checkout = tmp_path / 'checkout'
     shutil.copytree(basicsr_folder, checkout / 'basicsr', ignore=shutil.ignore_patterns('__pycache__'))

@@ -147,7 +147,8 @@ def test_wrong_key_of_the_section_is_refused(section, message):
 
 def test_section_maps_onto_the_configuration():
     config, glue = parse_section({'scale': 2, 'kernelfusion': {
-        'preset': 'quick', 'seed': 7, 'prior': {'lr': '1e-4', 'steps': '12'}, 'em': None, 'prior_dir': 'weights'}})
+        'preset': 'quick', 'seed': 7, 'prior': {'lr': '1e-4', 'steps': '12'}, 'em': None, 'tuning': None,
+        'prior_dir': 'weights'}})
     assert (config.scale, config.kernel_size, config.seed, config.prior.lr, config.prior.steps) == (2, 12, 7, 1e-4, 12)
     assert glue.prior_dir == 'weights' and not glue.save_prior
     with pytest.raises(ValueError, match="needs 'scale: 4'"):
