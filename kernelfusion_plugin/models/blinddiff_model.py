@@ -30,8 +30,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
     """BlindDiff (Li et al. 2024) as a model of BasicSR.
 
     Training needs a data set that gives ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers follow
-    from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights. Options, besides
-    BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
+    from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights (on a GPU but for
+    rounding). Options, besides BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
     :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.BlindDiffGlue`.
 
     Raises:
