@@ -22,15 +22,13 @@ from .core.config import KernelFusionConfig
 from .core.degradation import Degradation
 from .core.diffusion import Schedule
 from .core.em import solve_em
-from .core.joint_ablations import solve_pipeline
-from .core.kernel_models import Siren
 from .core.kernel_search import attempts, cut_piece, kernel_stages
 from .core.nets.patch_net import PatchDiffusionNet
-from .core.nets.refine_unet import RefineUNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
 from .core.regional_degradation import OVERLAP, RegionalDegradation, choose_grid
 from .core.regions import solve_regions
-from .core.restore import final_prior, phase1_images
+from .core.restore import phase1_images
+from .core.solvers import SOLVERS, Problem, final_prior, kernel_prior
 from .core.texture_prior import load_texture_net, load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels
@@ -101,7 +99,7 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)
         if config.uses_textures:
             priors['textures'] = load_texture_prior(y.device, config.prior.precision)
-        terms = (_em if config.solver == 'em' else _joint)(cut_piece(y, SIDE)[0], priors, config, kernel)
+        terms = (_em if config.solver == 'em' else _each_step_alike)(cut_piece(y, SIDE)[0], priors, config, kernel)
     return Pace(seconds, config.solver, terms)
 
 
@@ -112,8 +110,8 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
                                      for stage in ('sketch', 'coarse', 'fine')},
                               searches=1, rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
                               final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
-    search = priors.get('half') or priors.get('textures')
-    times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel, search))
+    times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel,
+                            kernel_prior(priors)))
     terms = []
     for stage, planned in zip(kernel_stages(full, few), kernel_stages(full, em)) if kernel is None else ():
         passes = [list(islice(times, em.steps)) for _ in stage.sigmas]
@@ -139,14 +137,15 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
     return [*terms, final]
 
 
-def _joint(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
+def _each_step_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig,
+                     kernel: Tensor | None) -> list[Term]:
+    """Any solver whose steps all do the same, on all of the picture: ``joint``."""
     degradation = Degradation(config.scale, config.kernel_size, config.border)
-    nets = [RefineUNet().to(cut.device) for _ in range(1 + config.joint.separate_unets)]
-    states = solve_pipeline(cut, priors.get('prior'), Schedule(config.prior.timesteps), degradation, nets[0],
-                            Siren(config.kernel_size).to(cut.device), config.joint, torch.Generator(cut.device),
-                            *nets[1:])
-    seconds = _pace(islice(states, STEPS)) * config.joint.total_steps
-    return [Term(seconds, degradation, 0, _area(cut.shape[-2:], degradation))]
+    states = list(islice(_timed(SOLVERS[config.solver].solve(
+        Problem(cut, config, degradation, priors, torch.Generator(cut.device),
+                lambda purpose, factory: factory().to(cut.device), {}, kernel))), STEPS))
+    times, total = [seconds for seconds, _ in states], states[-1][1].total
+    return [Term(median(times[1:] or times) * total, degradation, 0, _area(cut.shape[-2:], degradation))]
 
 
 def _area(size: tuple[int, int], degradation: Degradation) -> float:
@@ -154,13 +153,17 @@ def _area(size: tuple[int, int], degradation: Degradation) -> float:
     return height * width
 
 
+def _timed(states: Iterable[Any]) -> Iterator[tuple[float, Any]]:
+    """(seconds, state) of each step."""
+    start = time.perf_counter()
+    for state in states:
+        yield time.perf_counter() - start, state
+        start = time.perf_counter()
+
+
 def _times(states: Iterable[Any]) -> Iterator[float]:
     """Seconds of each step."""
-    start = time.perf_counter()
-    for _ in states:
-        now = time.perf_counter()
-        yield now - start
-        start = time.perf_counter()
+    return (seconds for seconds, _ in _timed(states))
 
 
 def _pace(states: Iterable[Any]) -> float:

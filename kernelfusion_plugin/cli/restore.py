@@ -17,11 +17,12 @@ import torch
 from click.core import ParameterSource
 
 from ..checkpoints import EVERY, Stopped
-from ..core.config import PRESETS, SOLVERS, KernelFusionConfig
+from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernels import load_kernel
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import checked, forward_model, known_kernel, phase1_phases, plan_memory
+from ..core.restore import checked, forward_model, known_kernel, plan_memory
+from ..core.solvers import SOLVERS
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -119,7 +120,7 @@ def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionCo
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
     """Whether PD is fitted to y: what the presets are about."""
-    return config.solver == 'joint' or not {'prior', 'half'}.isdisjoint(phase1_phases(config))
+    return config.solver == 'joint' or not {'prior', 'half'}.isdisjoint(SOLVERS[config.solver].training(config))
 
 
 def find_device(name: str | None) -> torch.device:
@@ -239,7 +240,7 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
     pace = measure_pace(first.to(settings.device), config, settings.kernel)
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
-    parts = ', '.join(f'{PHASES[phase]} {_round(value)}' for phase, value in phases.items())
+    parts = ', '.join(f'{PHASES.get(phase, phase)} {_round(value)}' for phase, value in phases.items())
     yield (f'about {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
            + _memory(max(sizes, key=math.prod), settings))
 

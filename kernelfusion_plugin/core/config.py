@@ -15,9 +15,8 @@ from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
 from .regional_degradation import read_grid
+from .solvers import SOLVERS
 from .texture_prior import T_MAX, TRAINING, TuningConfig
-
-SOLVERS = ('em', 'joint')
 
 # R learns faster than the paper's 1e-4 where Phase 2 has a few hundred gradient steps: at 1e-4 the kernel of an L stays
 # a blob (correlation 0.66 after 360 steps on a 64 x 64 cut), at 5e-4 it becomes one (0.80).
@@ -84,7 +83,7 @@ class KernelFusionConfig:
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
-        if read_grid(self.regions) != (1, 1) and self.solver != 'em':
+        if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_kernels:
             raise ValueError(f"regions: {self.regions} needs solver 'em': {self.solver!r} finds one kernel")
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
@@ -102,24 +101,19 @@ class KernelFusionConfig:
     @property
     def uses_textures(self) -> bool:
         """Whether the texture prior takes part, as it is or tuned to y."""
-        return self.solver == 'em' and {self.em.kernel_prior, self.em.final_prior} != {'internal'}
+        return SOLVERS[self.solver].uses_textures(self)
 
     def _check_levels(self) -> None:
         """The solver must start at a level that its prior is trained on; found here, not after hours of Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
-        limits = {f'prior.{limit}': getattr(self.prior, limit), "the texture prior's levels": T_MAX}
-        pd, textures = limits
-        if self.solver == 'em':
-            used = {'t_start': [pd if self.em.kernel_prior == 'internal' else textures],
-                    'final_t_start': {'internal': [pd], 'both': [pd, textures]}.get(self.em.final_prior, [textures])}
-        else:
-            used = {'t_start': [pd] if self.joint.uses_pd else []}
-        solver = getattr(self, self.solver)
-        for name, owners in used.items():
-            for owner in owners:
-                if getattr(solver, name) >= limits[owner]:
-                    raise ValueError(f'{self.solver}.{name} must be below {owner} = {limits[owner]}, the levels that '
-                                     f'the prior is trained on, got {getattr(solver, name)}')
+        limits = {'prior': (f'prior.{limit}', getattr(self.prior, limit)),
+                  'textures': ("the texture prior's levels", T_MAX)}
+        for name, priors in SOLVERS[self.solver].starts(self).items():
+            start = getattr(getattr(self, self.solver), name)
+            for what, levels in (limits[prior] for prior in priors):
+                if start >= levels:
+                    raise ValueError(f'{self.solver}.{name} must be below {what} = {levels}, the levels that the prior '
+                                     f'is trained on, got {start}')
         if self.uses_textures and self.prior.timesteps != TRAINING.timesteps:
             raise ValueError(f'prior.timesteps must be {TRAINING.timesteps}, as in the texture prior, got '
                              f'{self.prior.timesteps}; or set em.kernel_prior and em.final_prior to internal')
@@ -138,7 +132,7 @@ class KernelFusionConfig:
         options = dict(options)
         base = cls(preset=options.get('preset', cls.preset))
         values = {key: value for key, value in options.items()
-                  if not isinstance(getattr(base, str(key), None), _SECTIONS)}
+                  if not dataclasses.is_dataclass(getattr(base, str(key), None))}
         sections = {key: _replace(getattr(base, key), value, f'{key}.') for key, value in options.items()
                     if key not in values}
         fresh = {'kernel_size': None} if 'kernel_size' not in values else {}
@@ -147,9 +141,6 @@ class KernelFusionConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML; ``from_dict`` takes them back."""
         return dataclasses.asdict(self)
-
-
-_SECTIONS = (PriorConfig, EmConfig, JointConfig, TuningConfig)
 
 
 def _replace(config: Any, options: Any, prefix: str, **ready: Any) -> Any:

@@ -10,7 +10,7 @@ that. If memory runs out all the same, tiles are halved, see :class:`.tiles.Tile
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,18 +18,17 @@ from torch import Tensor, nn
 
 from .config import KernelFusionConfig
 from .degradation import BAND_BYTES, Degradation
-from .kernel_search import scaled
 from .memory import bytes_per_pixel, capacity
 from .patch_prior import PriorConfig, autocast
 from .quadratic import WINDOW_BYTES
-from .tiles import SIDES, Tiles
+from .solvers import SOLVERS
+from .tiles import Tiles
 
 GIGABYTE = 10 ** 9
 SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocations
 PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
 HOLES = 1.3  # the processor: times that, for freed memory that is kept but too small for what is asked for next
 IMAGES = 12  # of the canvas's size that are alive at once; measured in em's final passes: 8 to 11
-MATRICES = 8  # of em's K² x K² for the kernel that are alive at once; measured: 7
 COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
 
 
@@ -59,32 +58,29 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
 
     Args:
         size: of y, (h, w).
-        nets: on the device: the priors' networks by phase, ``textures`` among them, and ``refine`` of ``joint``; they
-            are tried on small pictures, and are of no use afterwards.
+        nets: on the device: the priors' networks by phase, ``textures`` among them, and the solver's own, such as
+            ``refine`` of ``joint``; they are tried on small pictures, and are of no use afterwards.
         training: how Phase 1 trains those of its phases.
         kernel_known: it need not be found.
 
     Raises:
         ValueError: the least that can be done needs more than there is; in one line with what to do.
     """
-    full = Degradation(config.scale, config.kernel_size, config.border)
-    canvas = full.hr_size(size)
-    cost, holes = _Cost(nets, device, config), HOLES if device.type == 'cpu' else 1.0
+    canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
+    cost, holes = Cost(nets, device, config), HOLES if device.type == 'cpu' else 1.0
     rest = (IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
-    if config.solver == 'em' and not kernel_known:
-        rest += MATRICES * 4 * scaled(full, full.scale, config.em.support).kernel_size ** 4
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
                   for phase, how in training.items()), default=0)
     limit = config.memory_limit * GIGABYTE if config.memory_limit else SHARE * capacity(device)
-    for tile, recompute, phase2 in (_em if config.solver == 'em' else _joint)(canvas, config, cost):
+    for tile, recompute, phase2 in SOLVERS[config.solver].memory(canvas, config, cost, kernel_known):
         plan = Plan(tile, recompute, int(PROCESS + holes * (rest + max(phase1, phase2))))
         if plan.need <= limit:
             return plan
     raise ValueError(_refusal(plan.need, limit, canvas, config, device))
 
 
-class _Cost:
+class Cost:
     """Bytes that networks take per pixel."""
 
     def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig) -> None:
@@ -115,28 +111,9 @@ class _Cost:
         return height * width
 
 
-def _em(canvas: tuple[int, int], config: KernelFusionConfig, cost: _Cost) -> Iterator[tuple[int, bool, float]]:
-    """(tile, recompute, bytes), the best first; of ``em``."""
-    each = {name: cost.inference(name) for name in cost.nets}
-    for tile in SIDES:
-        yield tile, False, max(each[name] * cost.on_tile(name, canvas, tile) for name in each)
-
-
-def _joint(canvas: tuple[int, int], config: KernelFusionConfig, cost: _Cost) -> Iterator[tuple[int, bool, float]]:
-    """Likewise of ``joint``: R twice and PD between, or, recomputed, R once; of its ablations, which have R once."""
-    area, refine = canvas[0] * canvas[1], cost.training('refine')
-    if config.joint.pipeline != 'kernelfusion':
-        yield SIDES[0], False, area * refine
-        return
-    pd = cost.training('prior')
-    yield SIDES[0], False, area * (2 * refine + pd)
-    for tile in SIDES:
-        yield tile, True, area * refine + cost.on_tile('prior', canvas, tile) * pd
-
-
 def _refusal(need: int, limit: float, canvas: tuple[int, int], config: KernelFusionConfig, device: torch.device) -> str:
     of = 'memory_limit' if config.memory_limit else f'{SHARE:.0%} of what {device} has'
-    other = [way for way, given in (('solver em', config.solver == 'joint'), ('device cpu', device.type != 'cpu'))
+    other = [way for way, given in (('solver em', config.solver != 'em'), ('device cpu', device.type != 'cpu'))
              if given]
     return (f'a result of {canvas[1]} x {canvas[0]} pixels needs about {need / GIGABYTE:.1f} GB of memory with solver '
             f'{config.solver}, and {of} is {limit / GIGABYTE:.1f} GB: take '

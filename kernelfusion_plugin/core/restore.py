@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,24 +18,14 @@ from torch import Tensor, nn
 from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Schedule
-from .em import solve_em
-from .em_config import EmConfig
-from .joint_ablations import solve_pipeline
 from .journal import Journal
-from .kernel_models import Siren
 from .nets.patch_net import RECEPTIVE_FIELD, PatchDiffusionNet
-from .nets.refine_unet import RefineUNet
 from .nets.texture_unet import TextureUNet
-from .patch_prior import MeanPrior, PatchPrior, PriorConfig, fit_patch_prior
+from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
 from .plan import Plan, make_plan
 from .regional_degradation import RegionalDegradation, choose_grid
-from .regions import solve_regions
-from .state import Phase2State
+from .solvers import SOLVERS, Factory, Problem
 from .texture_prior import load_texture_net, load_texture_prior
-
-Factory = Callable[[], nn.Module]
-FINAL = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
-         'internal': ('prior',)}  # of em.final_prior: the priors whose estimates are averaged
 
 
 @dataclass(frozen=True)
@@ -167,13 +157,9 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     generator = seeds.generator(config.solver)
     place, seconds = journal.begin(config.solver, generator)
     start = time.perf_counter() - seconds
-    if config.solver == 'em':
-        states = _em_states(y, priors, degradation, config, generator, kernel, place)
-    else:
-        states = _joint_states(y, priors.get('prior'), schedule, degradation, config, seeds,
-                               make_refine_net or RefineUNet, make_kernel_model or (lambda: Siren(config.kernel_size)),
-                               generator, place, plan.recompute)
-    for state in states:
+    problem = Problem(y, config, degradation, priors, generator, seeds.build,
+                      {'refine': make_refine_net, 'kernel': make_kernel_model}, kernel, place, plan.recompute)
+    for state in SOLVERS[config.solver].solve(problem):
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
         yield Progress(config.solver, state.step, state.total, loss, seconds, degradation.crop(state.x0_hat),
@@ -183,15 +169,6 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
                   {'phase1': journal.phase1, 'phase2': time.perf_counter() - start},
                   _join(nets), config, journal.trace,
                   None if state.kernels is None else state.kernels.float().cpu(), state.surprise)
-
-
-def _em_states(y: Tensor, priors: Mapping[str, PatchPrior], degradation: Degradation, config: KernelFusionConfig,
-               generator: torch.Generator, kernel: Tensor | None,
-               resume: Mapping[str, Any] | None) -> Iterator[Phase2State]:
-    """Phase 2 by diffusion EM, with one kernel or with one for each region."""
-    solve = solve_regions if isinstance(degradation, RegionalDegradation) else solve_em
-    return solve(y, final_prior(priors, config.em), degradation, config.em, generator, kernel,
-                 priors.get('half') or priors.get('textures'), resume)
 
 
 def repeatable(device: torch.device) -> AbstractContextManager[None]:
@@ -216,18 +193,6 @@ def _deterministic_cudnn() -> Iterator[None]:
         cudnn.benchmark, cudnn.deterministic = before
 
 
-def _joint_states(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
-                  config: KernelFusionConfig, seeds: _Seeds, make_refine_net: Factory, make_kernel_model: Factory,
-                  generator: torch.Generator, resume: Mapping[str, Any] | None,
-                  recompute: bool) -> Iterator[Phase2State]:
-    """Phase 2 by Algorithm 1, or by one of its ablations."""
-    refine_net = seeds.build('refine_net', make_refine_net)
-    kernel_model = seeds.build('kernel_model', make_kernel_model)
-    second = seeds.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
-    return solve_pipeline(y, prior, schedule, degradation, refine_net, kernel_model, config.joint, generator, second,
-                          resume, recompute)
-
-
 def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusionConfig, kernel_known: bool = False,
                 make_patch_net: Factory | None = None, make_refine_net: Factory | None = None) -> Plan:
     """How :func:`restore_steps` keeps within the memory of a device, for y of ``size`` (h, w).
@@ -235,13 +200,13 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     Raises:
         ValueError: it cannot; in one line.
     """
-    training = phase1_training(config, kernel_known)
+    solver = SOLVERS[config.solver]
+    training = solver.training(config, kernel_known)
     patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
     makers = {phase: TextureUNet if phase == 'tuned' else patch_net for phase in training}
     if config.uses_textures:
         makers['textures'] = TextureUNet
-    if config.solver == 'joint':
-        makers['refine'] = make_refine_net or RefineUNet
+    makers.update(solver.networks({'refine': make_refine_net}))
     with torch.random.fork_rng(devices=[]):
         nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
     return make_plan(size, config, device, nets, training, kernel_known)
@@ -259,37 +224,15 @@ def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None =
     return RegionalDegradation(degradation, size, grid) if math.prod(grid) > 1 else degradation
 
 
-def phase1_phases(config: KernelFusionConfig, kernel_known: bool = False) -> list[str]:
-    """The phases of Phase 1, in their order: one for each net that is fitted to the image."""
-    if config.solver == 'joint':
-        return ['prior'] if config.joint.uses_pd else []
-    phases = [phase for phase in ('prior', 'tuned') if phase in FINAL[config.em.final_prior]]
-    return phases + ['half'] * (config.em.kernel_prior == 'internal' and not kernel_known)
-
-
-def phase1_training(config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
-    """How Phase 1 fits each of its nets."""
-    ways = {'prior': lambda: config.prior,
-            'tuned': lambda: config.tuning.training(config.em.final_t_start + 1, config.prior.precision),
-            'half': lambda: replace(config.prior, batch=max(1, config.prior.batch // 2))}
-    return {phase: ways[phase]() for phase in phase1_phases(config, kernel_known)}
-
-
 def phase1_images(y: Tensor, config: KernelFusionConfig, kernel_known: bool) -> dict[str, tuple[Tensor, PriorConfig]]:
     """What Phase 1 fits a net to, and how: y, and y at half size where the kernel is found with that."""
     return {phase: (half_size(y) if phase == 'half' else y, how)
-            for phase, how in phase1_training(config, kernel_known).items()}
+            for phase, how in SOLVERS[config.solver].training(config, kernel_known).items()}
 
 
 def unused_weights(state: Mapping[str, Tensor], config: KernelFusionConfig) -> list[str]:
     """Phases that ``state``, a run's ``prior_state``, has weights for, but a run of ``config`` has not."""
-    return [phase for phase in _split(state) if phase not in phase1_phases(config)]
-
-
-def final_prior(priors: Mapping[str, PatchPrior], config: EmConfig) -> PatchPrior | MeanPrior:
-    """What em's final passes use of the priors at hand: ``prior`` (PD of y), ``textures``, ``tuned``."""
-    final = [priors[name] for name in FINAL[config.final_prior]]
-    return final[0] if len(final) == 1 else MeanPrior(final)
+    return [phase for phase in _split(state) if phase not in SOLVERS[config.solver].training(config)]
 
 
 def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, PriorConfig]],
@@ -364,7 +307,7 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
     """
     if kernel is None:
         return None
-    if config.solver != 'em':
+    if not SOLVERS[config.solver].takes_kernels:
         raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
     size = (config.kernel_size, config.kernel_size)
     if kernel.ndim not in (2, 4) or kernel.shape[-2:] != size:

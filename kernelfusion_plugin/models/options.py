@@ -126,7 +126,7 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
         raise ValueError(f"'scale' is {scale}, but 'kernelfusion.scale' is {repeated}: leave the second one out")
     section['scale'] = repeated if scale is None else scale
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
-    nested = ('prior', 'tuning', 'em', 'joint')
+    nested = {name for name, value in vars(KernelFusionConfig()).items() if dataclasses.is_dataclass(value)}
     return KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
                                          if value is not None or key not in nested}), glue  # an empty section is none
 

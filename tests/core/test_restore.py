@@ -10,6 +10,7 @@ from torch import nn
 
 from kernelfusion_plugin import KernelFusionConfig, Progress, Result, restore, restore_steps
 from kernelfusion_plugin.core import restore as module
+from kernelfusion_plugin.core import solvers
 from kernelfusion_plugin.core.degradation import Degradation, to_canvas
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
@@ -458,7 +459,7 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
         given.update(final=prior, search=search)
         raise StopIteration
 
-    monkeypatch.setattr(module, 'solve_em', stop)
+    monkeypatch.setattr(solvers, 'solve_em', stop)
     with pytest.raises(RuntimeError, match='StopIteration'):
         restore(image(), with_em(kernel_prior=kernel_prior, final_prior=final_prior),
                 make_patch_net=lambda: PatchDiffusionNet(4))

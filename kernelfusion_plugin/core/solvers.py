@@ -1,0 +1,190 @@
+"""The ways to do Phase 2, and what a run has to know of each.
+
+Another one is a :class:`Solver`, a line in :data:`SOLVERS`, and for its settings, a frozen dataclass, a field of
+:class:`~.config.KernelFusionConfig` of the solver's name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .degradation import Degradation
+from .diffusion import Schedule
+from .em import solve_em
+from .em_config import EmConfig
+from .joint_ablations import solve_pipeline
+from .kernel_models import Siren
+from .kernel_search import scaled
+from .nets.refine_unet import RefineUNet
+from .patch_prior import MeanPrior, PatchPrior, PriorConfig
+from .regional_degradation import RegionalDegradation
+from .regions import solve_regions
+from .state import Phase2State
+from .tiles import SIDES
+
+if TYPE_CHECKING:
+    from .config import KernelFusionConfig
+    from .plan import Cost
+
+Factory = Callable[[], nn.Module]
+FINAL = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
+         'internal': ('prior',)}  # of em.final_prior: the priors whose estimates are averaged
+MATRICES = 8  # of em's K² x K² for the kernel that are alive at once; measured: 7
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What Phase 2 begins with.
+
+    Attributes:
+        y: LR image (1, 3, h, w) in [-1, 1].
+        config: of the run.
+        degradation: the forward model.
+        priors: of Phase 1 by phase, and ``textures`` where the solver uses it.
+        generator: of all noise; on y's device.
+        build: makes a network, given what for and its factory, on y's device, with weights of a seed of its own.
+        factories: other networks than the solver's own, by name; None: its own.
+        kernel: the known kernel (K, K), or one for each region (R, C, K, K).
+        resume: a state's ``snapshot()``, to go on behind that step.
+        recompute: what a gradient needs is to be computed twice, in place of being kept.
+    """
+
+    y: Tensor
+    config: KernelFusionConfig
+    degradation: Degradation
+    priors: Mapping[str, PatchPrior]
+    generator: torch.Generator
+    build: Callable[[str, Factory], nn.Module]
+    factories: Mapping[str, Factory | None]
+    kernel: Tensor | None = None
+    resume: Mapping[str, Any] | None = None
+    recompute: bool = False
+
+
+class Solver(ABC):
+    """What a run asks of a way to do Phase 2; answers that few need have a default."""
+
+    takes_kernels = False  # known ones; and it finds one for each of several regions
+
+    @abstractmethod
+    def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
+        """How Phase 1 fits each of its networks to y, by phase, in their order.
+
+        ``prior`` is PD, ``half`` PD of y at half size, ``tuned`` the texture prior, trained on.
+        """
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> Iterator[Phase2State]:
+        """Estimate picture and kernel; yields after every step, the last state is the result."""
+
+    def uses_textures(self, config: KernelFusionConfig) -> bool:
+        """Whether the texture prior takes part, as it is or tuned to y."""
+        return False
+
+    def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
+        """The solver's settings that are levels, and the priors that must have been trained on each: ``prior``,
+        ``textures``.
+        """
+        return {}
+
+    def networks(self, factories: Mapping[str, Factory | None]) -> dict[str, Factory]:
+        """Networks besides the priors' whose memory counts, by name."""
+        return {}
+
+    def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
+               kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
+        """(side of the priors' tiles, recompute, bytes of Phase 2) on a canvas (H, W), the best first."""
+        each = {name: cost.inference(name) for name in cost.nets}
+        for tile in SIDES:
+            yield tile, False, max((each[name] * cost.on_tile(name, canvas, tile) for name in each), default=0.0)
+
+
+class DiffusionEM(Solver):
+    """:mod:`.em`, with one kernel or, by :mod:`.regions`, several."""
+
+    takes_kernels = True
+
+    def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
+        em, ways = config.em, {}
+        if 'prior' in FINAL[em.final_prior]:
+            ways['prior'] = config.prior
+        if 'tuned' in FINAL[em.final_prior]:
+            ways['tuned'] = config.tuning.training(em.final_t_start + 1, config.prior.precision)
+        if em.kernel_prior == 'internal' and not kernel_known:
+            ways['half'] = replace(config.prior, batch=max(1, config.prior.batch // 2))
+        return ways
+
+    def solve(self, problem: Problem) -> Iterator[Phase2State]:
+        p, solve = problem, solve_regions if isinstance(problem.degradation, RegionalDegradation) else solve_em
+        return solve(p.y, final_prior(p.priors, p.config.em), p.degradation, p.config.em, p.generator, p.kernel,
+                     kernel_prior(p.priors), p.resume)
+
+    def uses_textures(self, config: KernelFusionConfig) -> bool:
+        return {config.em.kernel_prior, config.em.final_prior} != {'internal'}
+
+    def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
+        final = {'internal': ['prior'], 'both': ['prior', 'textures']}.get(config.em.final_prior, ['textures'])
+        return {'t_start': ['prior' if config.em.kernel_prior == 'internal' else 'textures'], 'final_t_start': final}
+
+    def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
+               kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
+        full, matrices = Degradation(config.scale, config.kernel_size, config.border), 0
+        if not kernel_known:
+            matrices = MATRICES * 4 * scaled(full, full.scale, config.em.support).kernel_size ** 4
+        for tile, recompute, need in super().memory(canvas, config, cost, kernel_known):
+            yield tile, recompute, need + matrices
+
+
+class Joint(Solver):
+    """:mod:`.joint`, the paper's Algorithm 1, and its ablations."""
+
+    def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
+        return {'prior': config.prior} if config.joint.uses_pd else {}
+
+    def solve(self, problem: Problem) -> Iterator[Phase2State]:
+        p, config = problem, problem.config
+        make_refine_net = p.factories.get('refine') or RefineUNet
+        make_kernel_model = p.factories.get('kernel') or (lambda: Siren(config.kernel_size))
+        refine_net = p.build('refine_net', make_refine_net)
+        kernel_model = p.build('kernel_model', make_kernel_model)
+        second = p.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
+        return solve_pipeline(p.y, p.priors.get('prior'), Schedule(config.prior.timesteps), p.degradation, refine_net,
+                              kernel_model, config.joint, p.generator, second, p.resume, p.recompute)
+
+    def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
+        return {'t_start': ['prior'] if config.joint.uses_pd else []}
+
+    def networks(self, factories: Mapping[str, Factory | None]) -> dict[str, Factory]:
+        return {'refine': factories.get('refine') or RefineUNet}
+
+    def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
+               kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
+        """R twice and PD between, or, recomputed, R once; of the ablations, which have R once."""
+        area, refine = canvas[0] * canvas[1], cost.training('refine')
+        if config.joint.pipeline != 'kernelfusion':
+            yield SIDES[0], False, area * refine
+            return
+        pd = cost.training('prior')
+        yield SIDES[0], False, area * (2 * refine + pd)
+        for tile in SIDES:
+            yield tile, True, area * refine + cost.on_tile('prior', canvas, tile) * pd
+
+
+SOLVERS: dict[str, Solver] = {'em': DiffusionEM(), 'joint': Joint()}
+
+
+def final_prior(priors: Mapping[str, PatchPrior], config: EmConfig) -> PatchPrior | MeanPrior:
+    """What em's final passes use of the priors at hand: ``prior`` (PD of y), ``textures``, ``tuned``."""
+    final = [priors[name] for name in FINAL[config.final_prior]]
+    return final[0] if len(final) == 1 else MeanPrior(final)
+
+
+def kernel_prior(priors: Mapping[str, PatchPrior]) -> PatchPrior | None:
+    """What em finds the kernel with."""
+    return priors.get('half') or priors.get('textures')

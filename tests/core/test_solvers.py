@@ -1,0 +1,68 @@
+"""Another solver than ours: what README's "Extending" says is enough is enough."""
+
+import pytest
+import torch
+
+from kernelfusion_plugin import KernelFusionConfig, restore
+from kernelfusion_plugin.core import solvers
+from kernelfusion_plugin.core.degradation import to_canvas
+from kernelfusion_plugin.core.em_steps import lr_mse
+from kernelfusion_plugin.core.kernels import gaussian
+from kernelfusion_plugin.core.restore import plan_memory
+from kernelfusion_plugin.core.solvers import SOLVERS, Solver
+from kernelfusion_plugin.core.state import Phase2State
+from kernelfusion_plugin.estimate import measure_pace
+
+
+class Landweber(Solver):
+    """x := x + Aᵀ(y - Ax) under a Gaussian; nothing is trained."""
+
+    def training(self, config, kernel_known=False):
+        return {}
+
+    def solve(self, problem):
+        degradation, k = problem.degradation, gaussian(problem.config.kernel_size, sigmas=1.2)
+        x = to_canvas(problem.y, degradation)
+        for step in range(1, 6):
+            x = x + degradation.adjoint(problem.y - degradation.forward(x, k), k)
+            yield Phase2State(step, 5, 0, x, k, {'residual': lr_mse(degradation, x, k, problem.y)})
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setitem(SOLVERS, 'landweber', Landweber())
+    return KernelFusionConfig(scale=2, kernel_size=8, solver='landweber')
+
+
+def image(size=(16, 18)):
+    return torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_a_solver_of_ones_own(config):
+    seen = []
+    result = restore(image(), config, name='a', on_progress=seen.append)
+    assert result.sr.shape == (1, 3, 32, 36) and torch.equal(result.kernel, gaussian(8, sigmas=1.2))
+    assert [(p.phase, p.step, p.total) for p in seen] == [('landweber', step, 5) for step in range(1, 6)]
+    assert seen[-1].loss < seen[0].loss
+    assert KernelFusionConfig.from_dict(config.to_dict()) == config
+
+
+def test_its_memory_and_pace_are_told_without_more(config):
+    less, more = (plan_memory((side, side), torch.device('cpu'), config).need for side in (50, 100))
+    assert less < more
+    pace = measure_pace(image((40, 40))[None], config)
+    small, large = (pace.seconds((side, side)) for side in (100, 200))
+    assert set(small) == {'landweber'} and 3 < large['landweber'] / small['landweber'] < 5
+
+
+def test_what_it_does_not_offer_is_refused(config):
+    with pytest.raises(ValueError, match="a known kernel needs solver 'em': 'landweber'"):
+        restore(image(), config, kernel=gaussian(8, sigmas=1.2))
+    with pytest.raises(ValueError, match="regions: 1x2 needs solver 'em': 'landweber'"):
+        KernelFusionConfig(solver='landweber', regions='1x2')
+
+
+def test_ours_keep_their_names():
+    assert list(SOLVERS) == ['em', 'joint']
+    assert {name for name, solver in SOLVERS.items() if solver.takes_kernels} == {'em'}
+    assert all(prior in ('prior', 'tuned', 'textures') for priors in solvers.FINAL.values() for prior in priors)
