@@ -22,6 +22,7 @@ from .core.config import KernelFusionConfig
 from .core.degradation import Degradation
 from .core.diffusion import Schedule
 from .core.em import solve_em
+from .core.em_config import EmConfig
 from .core.kernel_search import attempts, cut_piece, kernel_stages
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
@@ -110,6 +111,9 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
                                      for stage in ('sketch', 'coarse', 'fine')},
                               searches=1, rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
                               final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
+    steps, area = max(1, em.final_samples) * em.final_steps, _area(size, full)
+    if kernel is not None and kernel.ndim == 4:  # one for each region: any two of them
+        return [Term(steps * _under_two(cut, priors, full, few, kernel.flatten(0, 1)[:2]), full, 0, area)]
     times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel,
                             kernel_prior(priors)))
     terms = []
@@ -119,22 +123,27 @@ def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, 
         m_step = max(0.0, passes[-1][-1] - step)
         trials = max(1, len(planned.uncertainties)) + len(attempts(em)) - 1
         count = em.searches * len(planned.sigmas) * trials  # all that may be
-        area = _area(size, stage.degradation)
-        searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
-                    Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
+        stage_area = _area(size, stage.degradation)
+        searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, stage_area),
+                    Term(count * m_step, stage.degradation, em.kernel_side, stage_area, constant=0.5)]
         terms += searches
         if config.regions != ONE and stage.degradation.scale > 1:  # regions begin behind the sketch
             terms += [dataclasses.replace(term, regions=config.regions, several=True, each=True) for term in searches]
-    area, steps = _area(size, full), max(1, em.final_samples) * em.final_steps
     final = Term(steps * median(list(times)[1:]), full, 0, area)
     if config.regions != ONE and kernel is None:  # two passes that compare kernels, and the final ones under any two
         terms.append(Term(2 * em.steps * step, full, em.kernel_side, area, 0.0, config.regions, True, each=True))
-        pair = torch.rand(1, 2, full.kernel_size, full.kernel_size, device=cut.device)
-        times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, size, (1, 2)), few,
-                                     torch.Generator(cut.device), pair / pair.sum((-2, -1), keepdim=True)))
+        pair = torch.rand(2, full.kernel_size, full.kernel_size, device=cut.device)
         final = dataclasses.replace(final, regions=config.regions, several=False)
-        terms.append(dataclasses.replace(final, seconds=steps * median(list(times)[1:]), several=True))
+        seconds = steps * _under_two(cut, priors, full, few, pair / pair.sum((-2, -1), keepdim=True))
+        terms.append(dataclasses.replace(final, seconds=seconds, several=True))
     return [*terms, final]
+
+
+def _under_two(cut: Tensor, priors: dict[str, PatchPrior], full: Degradation, em: EmConfig, pair: Tensor) -> float:
+    """Seconds of a step of the final passes where two regions have the kernels ``pair`` (2, K, K)."""
+    times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, cut.shape[-2:], (1, 2)), em,
+                                 torch.Generator(cut.device), pair[None].to(cut.device)))
+    return median(list(times)[1:])
 
 
 def _each_step_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig,

@@ -13,6 +13,7 @@ option files with a section ``kernelfusion`` or a ``model_type`` of this package
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import os
 import re
@@ -29,6 +30,9 @@ import yaml
 _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
 _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
+TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
+             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'network_g', 'network_d',
+             'network_r', 'network_k', 'kernelfusion', 'blinddiff', 'blind_sr', 'baseline')
 _every_run = False
 
 
@@ -90,9 +94,14 @@ def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
         if not beneath.is_file():
             raise FileNotFoundError(f'{path}: base: there is no option file {base} beside it')
         opt = _over(read_file(beneath, below), opt)
+    _leave_out(opt)
+    return opt
+
+
+def _leave_out(opt: dict[str, Any]) -> None:
+    """Data sets that are given as ``~``."""
     if isinstance(opt.get('datasets'), dict):
         opt['datasets'] = {key: value for key, value in opt['datasets'].items() if value is not None}
-    return opt
 
 
 def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -150,17 +159,61 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     """Fill in what BasicSR would miss with a KeyError; name what cannot be filled in.
 
     Raises:
-        ValueError: ``name``, ``model_type`` or ``datasets`` is missing.
+        ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
+            almost a known one (others may belong to other models); a seed is no number.
     """
+    for key in opt:
+        near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
+        if near and key not in TOP_LEVEL:
+            raise ValueError(f'{path}: unknown option {key!r}: did you mean {near[0]!r}?')
     missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
     if missing:
         raise ValueError(f'{path}: {", ".join(missing)} must be given')
+    if not isinstance(opt['datasets'], dict):
+        raise ValueError(f"{path}: 'datasets' must be a section of data sets, got {opt['datasets']!r}")
+    _leave_out(opt)
+    seed = opt.get('manual_seed')
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(f"{path}: 'manual_seed' must be a whole number, got {seed!r}")
     opt['name'] = str(opt['name'])
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
         opt[section] = opt.get(section) or {}
     opt['val'].setdefault('save_img', True)
     return opt
+
+
+def check_parts(opt: dict[str, Any], path: str) -> None:
+    """Refuse models and data sets that nobody has registered, and folders that are not there.
+
+    Raises:
+        ValueError: in one line that names the option.
+    """
+    from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+
+    from kernelfusion_plugin.core.sections import nearest
+    if not _registered(opt['model_type'], MODEL_REGISTRY):
+        raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
+                         f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
+    for key, dataset in opt['datasets'].items():
+        where = f'{path}: datasets:{key}'
+        if not isinstance(dataset, dict):
+            raise ValueError(f'{where} must be a section of options, got {dataset!r}')
+        missing = [name for name in ('name', 'type') if not dataset.get(name)]
+        if missing:
+            raise ValueError(f'{where}: {", ".join(missing)} must be given')
+        if not _registered(dataset['type'], DATASET_REGISTRY):
+            raise ValueError(f'{where}: unknown type {dataset["type"]!r}'
+                             f'{nearest(str(dataset["type"]), DATASET_REGISTRY.keys())}')
+        for name in ('dataroot_gt', 'dataroot_lq'):
+            place = dataset.get(name)
+            if isinstance(place, str) and '://' not in place and not Path(place).expanduser().exists():
+                raise ValueError(f'{where}:{name}: there is no {place} here; "make demo" and "kernelfusion '
+                                 f'make-dataset" make data sets, --force_yml datasets:{key}:{name}=… names your own')
+
+
+def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
+    return name in registry or f'{name}_basicsr' in registry  # as Registry.get looks it up
 
 
 def claim_every_run() -> None:
@@ -195,6 +248,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
+    check_parts(opt, arguments.opt)
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     suffix = '' if is_train else _shard_suffix(opt)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .report import kernel_picture, region_kernels_picture, write_atomically
+from .report import kernel_picture, region_kernels_picture, shared_grid, write_atomically
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
@@ -34,7 +36,11 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
                  kernel_title: str = 'kernel', kernels: np.ndarray | None = None) -> list[Panel]:
     """bicubic | ``method``, unless it is that | truth | kernel | the regions' kernels | true kernel, what there is;
     with the known scores.
+
+    The kernels are at one scale. One whose ``kernel_title`` is another than 'kernel' is not of the HR picture, so that
+    its entries are no HR pixels, and is drawn by itself.
     """
+    grid = shared_grid([kernel, k_true]) if kernel_title == 'kernel' else None
     panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
     if method != 'bicubic':
         panels.append(Panel(method, _quality(scores, ''), sr))
@@ -42,13 +48,13 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
         panels.append(Panel('ground truth', _size(gt), gt))
     if kernel is not None:
         note = f'correlation {scores["kernel_ncc"]:.3f}' if 'kernel_ncc' in scores else _size(kernel)
-        panels.append(Panel(kernel_title, note, kernel_picture(kernel), whole=False))
+        panels.append(Panel(kernel_title, note, kernel_picture(kernel, grid=grid), whole=False))
     if kernels is not None:
         own = sum(not np.array_equal(k, kernel) for row in kernels for k in row)
         panels.append(Panel('regions', f'{own} of {kernels.shape[0]} x {kernels.shape[1]} have their own',
-                            region_kernels_picture(kernels), whole=False))
+                            region_kernels_picture(kernels, grid=grid), whole=False))
     if k_true is not None:
-        panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true), whole=False))
+        panels.append(Panel('true kernel', _size(k_true), kernel_picture(k_true, grid=grid), whole=False))
     return panels
 
 
@@ -76,11 +82,11 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
     sheet = Image.new('RGB', (2 * PAD + sum(widths) + GAP * (len(panels) - 1), total), PAPER)
     pen = ImageDraw.Draw(sheet)
     if title:
-        pen.text((PAD, PAD - 4), title, FAINT, ImageFont.load_default(NOTE))
+        pen.text((PAD, PAD - 4), fitted(title, NOTE, sheet.width - 2 * PAD), FAINT, font(NOTE))
     x = PAD
     for panel, column, column_width in zip(panels, columns, widths, strict=True):
-        pen.text((x, header), panel.title, INK, ImageFont.load_default(TITLE))
-        pen.text((x, header + TITLE + 4), panel.note, FAINT, ImageFont.load_default(NOTE))
+        pen.text((x, header), panel.title, INK, font(TITLE))
+        pen.text((x, header + TITLE + 4), panel.note, FAINT, font(NOTE))
         y = header + captions
         for picture in column:
             sheet.paste(Image.fromarray(picture), (x, y))
@@ -95,15 +101,17 @@ def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
 
 
 def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
-    """Kernels by name as one PNG, each scaled to its own maximum, ``columns`` in a row."""
-    cell = max(kernel_picture(k, side).shape[0] for k in kernels.values()) + GAP
+    """Kernels by name as one PNG, all on one grid, each scaled to its own maximum, ``columns`` in a row."""
+    grid = shared_grid(kernels.values())
+    drawn = {name: kernel_picture(k, side, grid) for name, k in kernels.items()}
+    cell = max(picture.shape[0] for picture in drawn.values()) + GAP
     rows = -(-len(kernels) // columns)
     sheet = Image.new('RGB', (PAD + cell * min(columns, len(kernels)), PAD + rows * (cell + NOTE)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for number, (name, k) in enumerate(kernels.items()):
+    for number, (name, picture) in enumerate(drawn.items()):
         x, y = PAD + number % columns * cell, PAD + number // columns * (cell + NOTE)
-        sheet.paste(Image.fromarray(kernel_picture(k, side)), (x, y))
-        pen.text((x, y + cell - GAP), name, FAINT, ImageFont.load_default(NOTE))
+        sheet.paste(Image.fromarray(picture), (x, y))
+        pen.text((x, y + cell - GAP), fitted(name, NOTE, cell - GAP), FAINT, font(NOTE))
     write_atomically(path, lambda file: sheet.save(file, format='PNG'))
 
 
@@ -132,6 +140,25 @@ def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str
     figure.suptitle(title, fontsize=11)
     canvas = FigureCanvasAgg(figure)
     write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
+
+
+@functools.cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib; without it PIL's own, which has little more than ASCII."""
+    try:
+        import matplotlib  # only where something is drawn
+        return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
+    except (ImportError, OSError):  # not installed; or packed without its fonts
+        return ImageFont.load_default(size)
+
+
+def fitted(text: str, size: int, width: int) -> str:
+    """The text, or as much of its beginning and end as fits into ``width`` pixels: names often differ in either."""
+    shown, keep = text, len(text)
+    while keep > 1 and font(size).getlength(shown) > width:
+        keep -= 1
+        shown = f'{text[:keep - keep // 2]}…{text[len(text) - keep // 2:]}'
+    return shown
 
 
 def _losses(axes: Any, points: list[Mapping[str, Any]], title: str) -> None:
@@ -188,5 +215,4 @@ def heaviest_square(weights: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def _text_width(panel: Panel) -> int:
-    return math.ceil(max(ImageFont.load_default(TITLE).getlength(panel.title),
-                         ImageFont.load_default(NOTE).getlength(panel.note)))
+    return math.ceil(max(font(TITLE).getlength(panel.title), font(NOTE).getlength(panel.note)))

@@ -71,12 +71,26 @@ def save_kernel(folder: PathLike, name: str, kernel: np.ndarray) -> None:
     save_picture(folder / f'{name}_kernel.png', kernel_picture(kernel))
 
 
-def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE) -> np.ndarray:
-    """Kernel as grey picture: 0 black, its maximum white, each entry a square of whole pixels, about ``side`` wide."""
-    zoom = max(1, round(side / kernel.shape[0]))
+def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE, grid: int | None = None) -> np.ndarray:
+    """Kernel as grey picture: 0 black, its maximum white, each entry a square of whole pixels, about ``side`` wide.
+
+    Args:
+        grid: for kernels that stand beside each other, see :func:`shared_grid`: the picture is as wide as that many
+            entries, with the kernel's centre at its own, so that all of them are at one scale. The centre is kept to
+            the pixel of the picture, as the scores keep it, also where an odd size meets an even one; where the black
+            around the kernel cannot be halved, the smaller half is above and to the left.
+    """
+    grid = max(grid or 0, len(kernel))
+    zoom = max(1, round(side / grid))
     values = np.clip(kernel, 0, None)
     values = np.round(255 * values / max(float(values.max()), 1e-12)).astype(np.uint8)
-    return values.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    around = (grid - len(kernel)) * zoom
+    return np.pad(values.repeat(zoom, axis=0).repeat(zoom, axis=1), (around // 2, around - around // 2))
+
+
+def shared_grid(kernels: Iterable[np.ndarray | None]) -> int | None:
+    """Size of the largest kernel, on whose grid those beside it are drawn; None without any."""
+    return max((len(kernel) for kernel in kernels if kernel is not None), default=None)
 
 
 def cut_warning(kernel: Tensor, option: str) -> str | None:
@@ -98,10 +112,10 @@ def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> Non
     save_picture(folder / f'{name}_kernels.png', region_kernels_picture(kernels))
 
 
-def region_kernels_picture(kernels: np.ndarray, side: int = KERNEL_PICTURE) -> np.ndarray:
+def region_kernels_picture(kernels: np.ndarray, side: int = KERNEL_PICTURE, grid: int | None = None) -> np.ndarray:
     """Kernels (R, C, K, K) as one grey picture, as the regions lie, with lines between; each as in kernel_picture."""
     each = side // min(max(kernels.shape[:2]), 3)
-    rows = [np.concatenate([np.pad(kernel_picture(k, each), 1, constant_values=128) for k in row], axis=1)
+    rows = [np.concatenate([np.pad(kernel_picture(k, each, grid), 1, constant_values=128) for k in row], axis=1)
             for row in kernels]
     return np.concatenate(rows)
 

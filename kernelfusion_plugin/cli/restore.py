@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,7 @@ from click.core import ParameterSource
 
 from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, KernelFusionConfig
-from ..core.kernels import load_kernel
+from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
 from ..core.restore import checked, forward_model, known_kernel, plan_memory
@@ -64,7 +66,8 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
               help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
-              help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy), .mat, .txt or a picture.')
+              help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
+                   '.txt or a picture.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
@@ -78,9 +81,9 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
             changes: tuple[str, ...], save_run: bool, fresh: bool, checkpoint_every: float,
             **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
-    kernel = None if kernel_file is None else load_kernel(kernel_file)
+    kernel = None if kernel_file is None else load_kernels(kernel_file)
     if kernel is not None:
-        options['kernel_size'] = options['kernel_size'] or len(kernel)
+        options['kernel_size'] = options['kernel_size'] or kernel.shape[-1]
     try:
         config = configure(options, changes)
         known_kernel(kernel, config)
@@ -160,10 +163,12 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
         clash = next((path for path in one.results if path.resolve() in sources), None)
         if clash is not None:
             raise ValueError(f'{clash} is to be restored, and would be written over: choose another place with -o')
+    folder = todo[0].out.parent
     try:
-        todo[0].out.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f'-o {out}: cannot be made: {error.strerror}') from error
+        raise ValueError(f'-o {out}: cannot be made, or written to: {error.strerror}') from error
     return todo
 
 
@@ -205,7 +210,8 @@ def reason(one: Restoration, error: Exception) -> str:
         return first_line(error).removeprefix(f'{one.path}: ')
     if isinstance(error, OSError):
         where = f'{error.filename}: ' if error.filename else ''
-        return f'{where}{error.strerror or first_line(error)}; the same command goes on where it was left'
+        later = '; the same command goes on where it was left' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
+        return f'{where}{error.strerror or first_line(error)}{later}'
     if is_out_of_memory(error):
         return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':

@@ -32,6 +32,23 @@ def load_kernel(path: str | Path) -> Tensor:
             array with a positive sum. (Negative values of less than 1 % of the maximum become 0.)
     """
     path = Path(path)
+    return _checked(_read(path), path)
+
+
+def load_kernels(path: str | Path) -> Tensor:
+    """:func:`load_kernel`; from a ``.npy`` of four axes one for each of R x C regions, (R, C, K, K), as restored with
+    ``regions``.
+    """
+    path = Path(path)
+    values = _read(path)
+    if values.ndim != 4 or not values.size:
+        return _checked(values, path)
+    kernels = [_checked(kernel, path) for row in values for kernel in row]
+    return torch.stack(kernels).unflatten(0, values.shape[:2])
+
+
+def _read(path: Path) -> np.ndarray:
+    """What is in a file of :func:`load_kernel`, float64, whatever its shape."""
     if not path.is_file():
         raise ValueError(f'{path}: no such kernel file')
     suffix = path.suffix.lower()
@@ -40,10 +57,9 @@ def load_kernel(path: str | Path) -> Tensor:
     if reader is None:
         raise ValueError(f'{path}: a kernel file must end in .npy, .mat, .txt, .csv or {", ".join(PICTURES)}')
     try:
-        values = np.asarray(reader(path), dtype=np.float64)
+        return np.asarray(reader(path), dtype=np.float64)
     except Exception as error:  # the readers of broken files raise whatever they like
         raise ValueError(f'{path}: cannot be read as a kernel: {_first_line(error)}') from error
-    return _checked(values, path)
 
 
 def load_levin(path: str | Path) -> list[Tensor]:

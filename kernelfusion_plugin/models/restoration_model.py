@@ -68,6 +68,9 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
                              'there is nothing to train')
         self.start()
         self.scale, self.glue = scale, glue
+        if isinstance(self._known, str) and not Path(self._known).expanduser().exists():
+            raise ValueError(f'{glue.SECTION}.known_kernel must be true, false, or the place of kernels, and there is '
+                             f'none at {self._known!r}')
 
     @abstractmethod
     def restore(self, y: Tensor) -> Restoration:

@@ -80,6 +80,11 @@ def test_kernels_that_a_data_set_gives_along(data, tmp_path, monkeypatch):
         assert kernel.shape == (13, 13)
 
 
+def test_a_place_of_known_kernels_that_is_not_there_is_refused_at_the_start(data, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="baseline.known_kernel must be true, .* there is none at 'yes'"):
+        run_toolbox(baseline(data, 'BackProjectionModel', baseline={'known_kernel': 'yes'}), tmp_path, monkeypatch)
+
+
 def test_two_data_sets_of_one_name_are_refused(data, tmp_path, monkeypatch):
     opt = baseline(data, 'BicubicModel')
     opt['datasets']['test_2'] = dict(opt['datasets']['test_1'])

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import os
+import re
 import sys
 
 import pytest
@@ -139,3 +140,26 @@ def test_missing_file(parse, monkeypatch):
     monkeypatch.setattr(options, '_every_run', True)
     with pytest.raises(FileNotFoundError, match='no option file nowhere.yml'):
         parse('-opt', 'nowhere.yml')
+
+
+@pytest.mark.parametrize(('entry', 'said'), [
+    ('kernelfusoin:seed=1', "unknown option 'kernelfusoin': did you mean 'kernelfusion'?"),
+    ('scael=4', "unknown option 'scael': did you mean 'scale'?"),
+    ('model_type=KernelFusonModel', "unknown model_type 'KernelFusonModel': did you mean 'KernelFusionModel'?"),
+    ('manual_seed=abc', "'manual_seed' must be a whole number, got 'abc'"),
+    ('datasets=3', "'datasets' must be a section of data sets"), ('datasets:test=5', 'datasets:test must be a section'),
+    ('datasets:test:type=SingelImageDataset', "datasets:test: unknown type 'SingelImageDataset': did you mean 'Single"),
+    ('datasets:test_2:dataroot_lq=.', 'datasets:test_2: name, type must be given'),
+    ('datasets:test:dataroot_lq=nowhere', 'datasets:test:dataroot_lq: there is no nowhere here; "make demo"')])
+def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, entry, said):
+    file = toy_options(tmp_path)
+    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        parse('-opt', file, '--force_yml', entry, original=unread)
+    assert str(error.value).startswith(str(file)) and '\n' not in str(error.value)
+
+
+def test_options_of_other_models_and_data_sets_left_out_later_are_let_through(parse, tmp_path):
+    opt, _ = parse('-opt', toy_options(tmp_path), '--force_yml', 'datasets:test_2:name=gone', 'datasets:test_2=~',
+                   'high_order_degradation=true', 'list=[1]')
+    assert list(opt['datasets']) == ['test'] and opt['high_order_degradation'] is True

@@ -345,6 +345,19 @@ def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_
     assert answer.exit_code == 2 and said in answer.output and not (tmp_path / 'restored').exists()
 
 
+def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
+    """As a run with --regions has written them."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('kernelfusion_plugin.core.regional_degradation.SMALLEST', 8)
+    write(tmp_path / 'a.png', size=(20, 40))
+    kernels = torch.stack([gaussian(12, sigmas=1.2), gaussian(12, sigmas=2.0)])[None]
+    np.save(tmp_path / 'a_kernels.npy', kernels.numpy())
+    answer = call('restore', *OPTIONS, 'a.png', '--kernel', 'a_kernels.npy')
+    assert answer.exit_code == 0 and 'by a few steps timed here' in caplog.text
+    assert np.allclose(np.load(tmp_path / 'restored/a_kernels.npy'), kernels, atol=1e-7)
+
+
 def test_a_known_kernel(run, tmp_path):
     write(tmp_path / 'a.png')
     np.save(tmp_path / 'k.npy', gaussian(9, sigmas=1.5).numpy())

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from ... import report
-from ...core import metrics
+from ...core import metrics, shift_metrics
 from ...core.kernels import load_kernel
 from ...models.images import BadImage
 from . import runs
@@ -31,7 +31,8 @@ class Outcome:
     Attributes:
         picture: its file; None if there is none, or none that can be scored.
         kernel: what the method saved as NAME_kernel.npy.
-        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``; what is unknown is missing.
+        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``, ``kernel_ncc_best_shift``, and
+            ``psnr_best_shift`` where any of the methods is blind; what is unknown is missing.
         seconds: the method's own, of its scores.csv; None: not known for single images.
         fault: why there is no picture, or no score; '' if all is well.
     """
@@ -88,6 +89,7 @@ def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root
     """
     seconds = {method.label: _own_seconds(root / method.slug / 'scores.csv') for method in methods}
     outcomes: dict[tuple[str, Key], Outcome] = {}
+    blind = any(_estimates(root / method.slug) for method in methods)
     for key, case in data.cases.items():
         try:
             lq, gt = case.read()
@@ -100,7 +102,7 @@ def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root
             if folder is None:
                 outcomes[method.label, key] = Outcome(fault="not in this method's data")
                 continue
-            outcome = _outcome(method, case, root, folder, gt, size)
+            outcome = _outcome(method, case, root, folder, gt, size, blind)
             if outcome.picture is None and not outcome.fault:
                 outcome = Outcome(fault=_why(method, case, done[method.label], root))
             own = seconds[method.label].get((folder, key[1]))
@@ -118,8 +120,8 @@ def read_picture(path: Path) -> np.ndarray:
         return np.array(image.convert('RGB'))
 
 
-def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray | None, size: tuple[int, ...]
-             ) -> Outcome:
+def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray | None, size: tuple[int, ...],
+             blind: bool) -> Outcome:
     place, name = root / method.slug / 'visualization' / folder, case.key[1]
     path, kernel_path = place / f'{name}_{method.suffix}.png', place / f'{name}_kernel.npy'
     if not path.is_file():
@@ -136,15 +138,22 @@ def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray
     if picture.shape[:2] != size:
         return Outcome(fault=f'{path.name} has {_text(picture.shape)} pixels (width x height), and {case.scale} times '
                              f'the LR image is {_text(size)}')
-    scores = {**_picture_scores(picture, gt), **_kernel_scores(kernel, case.kernel)}
+    scores = {**_picture_scores(picture, gt, blind), **_kernel_scores(kernel, case.kernel)}
     return Outcome(path, kernel, scores, fault=fault)
 
 
-def _picture_scores(picture: np.ndarray, gt: np.ndarray | None) -> dict[str, float]:
+def _estimates(folder: Path) -> bool:
+    """Whether a method saved kernels, of the HR picture or of the LR image (NAME_lr_kernel.npy): it is a blind one."""
+    return next(folder.glob('visualization/**/*_kernel.npy'), None) is not None
+
+
+def _picture_scores(picture: np.ndarray, gt: np.ndarray | None, blind: bool) -> dict[str, float]:
     if gt is None:
         return {}
     x, truth = report.to_tensor(picture), report.to_tensor(gt)
     scores = {'psnr': metrics.psnr_y(x, truth)}
+    if blind:
+        scores['psnr_best_shift'] = shift_metrics.psnr_best_shift(x, truth).psnr
     if min(metrics.crop_border(x, metrics.PAPER_BORDER).shape[-2:]) >= SSIM_WINDOW:
         scores['ssim'] = metrics.ssim_y(x, truth)
     return scores
@@ -153,7 +162,9 @@ def _picture_scores(picture: np.ndarray, gt: np.ndarray | None) -> dict[str, flo
 def _kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[str, float]:
     if kernel is None or truth is None:
         return {}
-    return {'kernel_ncc': metrics.kernel_ncc(torch.from_numpy(kernel), torch.from_numpy(truth))}
+    k, k_true = torch.from_numpy(kernel), torch.from_numpy(truth)
+    return {'kernel_ncc': metrics.kernel_ncc(k, k_true),
+            'kernel_ncc_best_shift': metrics.kernel_ncc_best_shift(k, k_true)[0]}
 
 
 def _why(method: Method, case: Case, done: Run, root: Path) -> str:

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from ...pictures import FAINT, GAP, INK, NOTE, PAD, PAPER, TITLE, Panel, draw_sheet
-from ...report import kernel_picture, write_atomically
+from ...pictures import FAINT, GAP, INK, NOTE, PAD, PAPER, TITLE, Panel, draw_sheet, fitted, font
+from ...report import kernel_picture, shared_grid, write_atomically
 from .cases import Key
-from .collect import Comparison
-from .statistics import METRICS, groups
-from .table import image_name, score_text, scores_line, shown_metrics
+from .collect import Comparison, Outcome
+from .statistics import METRICS, kernel_groups
+from .table import as_text, image_name, score_text, scores_line, shown_metrics
 from .views import Crop, View
 
 PANEL = 384  # pixels: side of an enlarged crop, about
 COLUMNS = 4  # panels in a row of a contact sheet
 TILE, MOST_KERNELS = 96, 16  # pixels of a kernel's side; more columns than that: one per kernel
-HEADS = 2 * NOTE + 8  # above the kernels: image and true kernel
+LINE, NAMES, LABELS = NOTE + 4, 200, 240  # pixels: a line of a head; a column's, a row's names at most
 FRAME = (235, 64, 52)
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#7f7f7f', '#b8a800')  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class _KernelRow:
+    """A row of the kernels' matrix: title, and per column a kernel, if there is one, with the note below it."""
+
+    title: str
+    tiles: Sequence[tuple[np.ndarray | None, str]]
 
 
 def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
@@ -34,7 +43,7 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
     panels = [overview]
     for title, picture in view.pictures.items():
         enlarged = view.crop.of(picture).repeat(zoom, axis=0).repeat(zoom, axis=1)
-        panels.append(Panel(_fit(title, TITLE), scores_line(comparison, title, view.key), enlarged, whole=False))
+        panels.append(Panel(fitted(title, TITLE, PANEL), scores_line(comparison, title, view.key), enlarged, whole=False))
     rows = [draw_sheet(panels[start:start + COLUMNS], image_name(comparison, view.key) if start == 0 else '')
             for start in range(0, len(panels), COLUMNS)]
     save_image(path, _stacked(rows))
@@ -43,7 +52,8 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
 def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
     """Rows: the true kernels and each method's; columns: images, or with many of them one per true kernel.
 
-    Each kernel is white at its own maximum, its correlation with the truth below it. If no method saved any, there is
+    All are at one scale, each is white at its own maximum; below it its correlation with the truth, at zero shift and
+    at the best one. If no method saved any, there is
     no such file afterwards, and None is returned.
     """
     estimating = [method.label for method in comparison.methods
@@ -57,25 +67,48 @@ def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
 
 def _kernel_matrix(comparison: Comparison, estimating: Sequence[str]) -> Image.Image:
     keys = kernel_columns(comparison)
-    truth = any(comparison.cases[key].kernel is not None for key in keys)
-    rows = ['true', *estimating] if truth else estimating
-    margin = 2 * PAD + math.ceil(max(ImageFont.load_default(TITLE).getlength(_fit(row, TITLE, 240)) for row in rows))
-    step, height = TILE + GAP, TILE + NOTE + GAP + 4
-    sheet = Image.new('RGB', (margin + step * len(keys) + PAD, 2 * PAD + HEADS + height * len(rows)), PAPER)
+    rows = _kernel_rows(comparison, keys, estimating)
+    grid = shared_grid(kernel for row in rows for kernel, _ in row.tiles)
+    tile = max(1, round(TILE / grid)) * grid if grid else TILE  # as kernel_picture draws them
+    heads = [_head(comparison, key) for key in keys]
+    margin = 2 * PAD + math.ceil(max(font(TITLE).getlength(row.title) for row in rows))
+    widths = [max(tile, *(math.ceil(font(NOTE).getlength(line)) for line in head)) for head in heads]
+    above, height = PAD + LINE * len(heads[0]), tile + NOTE + GAP + 4
+    sheet = Image.new('RGB', (margin + sum(widths) + GAP * len(keys) + PAD, above + height * len(rows) + PAD), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for column, key in enumerate(keys):
-        x, case = margin + column * step, comparison.cases[key]
-        pen.text((x, PAD - 6), _fit(image_name(comparison, key), NOTE, TILE), INK, ImageFont.load_default(NOTE))
-        pen.text((x, PAD + NOTE - 2), _fit(case.kernel_name, NOTE, TILE), FAINT, ImageFont.load_default(NOTE))
-        for row, label in enumerate(rows):
-            outcome = None if truth and row == 0 else comparison.outcome(label, key)
-            kernel = outcome.kernel if outcome else case.kernel
-            note = score_text(METRICS[2], outcome.scores.get('kernel_ncc')) if outcome else ''
-            _tile(sheet, pen, (x, PAD + HEADS + row * height), kernel, note)
-    for row, label in enumerate(rows):
-        pen.text((PAD, PAD + HEADS + row * height + TILE // 2 - TITLE), _fit(label, TITLE, 240), INK,
-                 ImageFont.load_default(TITLE))
+    for number, row in enumerate(rows):
+        pen.text((PAD, above + number * height + tile // 2 - TITLE), row.title, INK, font(TITLE))
+    for column, head in enumerate(heads):
+        x = margin + sum(widths[:column]) + GAP * column
+        for number, line in enumerate(head):
+            pen.text((x, PAD - 6 + LINE * number), line, FAINT if number == len(head) - 1 else INK, font(NOTE))
+        for number, row in enumerate(rows):
+            _tile(sheet, pen, (x, above + number * height), tile, grid, *row.tiles[column])
     return sheet
+
+
+def _kernel_rows(comparison: Comparison, keys: Sequence[Key], estimating: Sequence[str]) -> list[_KernelRow]:
+    """The true kernels, if any is known, and each method's."""
+    true = [(comparison.cases[key].kernel, '') for key in keys]
+    rows = [_KernelRow('true', true)] if any(kernel is not None for kernel, _ in true) else []
+    for label in estimating:
+        outcomes = [comparison.outcome(label, key) for key in keys]
+        tiles = [(outcome.kernel, _correlations(outcome)) for outcome in outcomes]
+        rows.append(_KernelRow(fitted(label, TITLE, LABELS), tiles))
+    return rows
+
+
+def _correlations(outcome: Outcome) -> str:
+    """``0.912 / 0.987``: at zero shift, and at the best one."""
+    return ' / '.join(score_text(metric, outcome.scores[metric.key]) for metric in METRICS
+                      if metric.key in ('kernel_ncc', 'kernel_ncc_best_shift') and metric.key in outcome.scores)
+
+
+def _head(comparison: Comparison, key: Key) -> list[str]:
+    """What stands above a column of kernels: data set (where there are several), image, true kernel."""
+    several = len({dataset for dataset, _ in comparison.cases}) > 1
+    names = [*([key[0]] if several else []), key[1], comparison.cases[key].kernel_name]
+    return [fitted(as_text(name), NOTE, NAMES) for name in names]
 
 
 def kernel_columns(comparison: Comparison) -> list[Key]:
@@ -113,7 +146,7 @@ def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
                 value := comparison.outcome(label, key).scores.get(metric.key, math.nan))] for keys in parts.values()]
             _boxes(axes, values, number, len(labels))
         axes.set_ylabel(f'{metric.title} ({metric.unit})' if metric.unit else metric.title)
-        axes.set_xticks(range(len(parts)), [_plain(_fit(part, NOTE, 120)) for part in parts])
+        axes.set_xticks(range(len(parts)), [_plain(fitted(part, NOTE, 120)) for part in parts])
         axes.set_xlim(-0.6, len(parts) - 0.4)
         axes.grid(axis='y', alpha=0.25)
         axes.spines[['top', 'right']].set_visible(False)
@@ -131,9 +164,8 @@ def save_image(path: Path, image: Image.Image) -> None:
 
 def _parts(comparison: Comparison) -> dict[str, list[Key]]:
     """The kernels' groups; all images where kernels are unknown."""
-    found = groups(comparison)
-    kernels = {name.removeprefix('kernel '): keys for name, keys in found.items() if name.startswith('kernel ')}
-    return kernels or {'all images': found['all images']}
+    kernels = {name.removeprefix('kernel '): keys for name, keys in kernel_groups(comparison).items()}
+    return kernels or {'all images': list(comparison.cases)}
 
 
 def _boxes(axes: Any, values: Sequence[Sequence[float]], number: int, methods: int) -> None:  # noqa: ANN401
@@ -162,17 +194,15 @@ def _plain(text: str) -> str:
     return text.replace('$', r'\$')
 
 
-def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], kernel: np.ndarray | None, note: str
-          ) -> None:
+def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], side: int, grid: int | None,
+          kernel: np.ndarray | None, note: str) -> None:
     x, y = at
     if kernel is None:
-        pen.rectangle((x, y, x + TILE - 1, y + TILE - 1), outline=FAINT)
+        pen.rectangle((x, y, x + side - 1, y + side - 1), outline=FAINT)
         note = 'none'
     else:
-        side = len(kernel)
-        picture = kernel_picture(kernel, TILE // side * side)[:TILE, :TILE]  # whole pixels; beyond 96, its corner
-        sheet.paste(Image.fromarray(picture), at)
-    pen.text((x, y + TILE + 2), note, FAINT, ImageFont.load_default(NOTE))
+        sheet.paste(Image.fromarray(kernel_picture(kernel, TILE, grid)), at)
+    pen.text((x, y + side + 2), note, FAINT, font(NOTE))
 
 
 def _framed(picture: np.ndarray, crop: Crop) -> np.ndarray:
@@ -194,11 +224,3 @@ def _stacked(rows: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(row, (0, y))
         y += row.height
     return sheet
-
-
-def _fit(text: str, size: int, width: int = PANEL) -> str:
-    """The text, or as much of its beginning as fits into ``width`` pixels."""
-    font = ImageFont.load_default(size)
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2] + '…'
-    return text

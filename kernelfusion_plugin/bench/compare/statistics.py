@@ -14,6 +14,7 @@ from .collect import Comparison
 LEVEL = 0.95
 RESAMPLES = 9999
 SEED = 0
+LEAST = 5  # images: a bootstrap of fewer gives intervals that are far too short
 BLOCK = 1 << 20  # numbers drawn at a time: memory
 
 
@@ -27,14 +28,15 @@ class Metric:
     digits: int
 
 
-METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('ssim', 'SSIM', '', 4),
-           Metric('kernel_ncc', 'kernel correlation', '', 3))
+METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('psnr_best_shift', 'PSNR at best shift', 'dB', 2),
+           Metric('ssim', 'SSIM', '', 4), Metric('kernel_ncc', 'kernel correlation', '', 3),
+           Metric('kernel_ncc_best_shift', 'kernel correlation at best shift', '', 3))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of method - reference over the images, its 95 % interval (None with fewer than two images), and on how
-    many images the method is the better one.
+    """Mean of method - reference over the images, its 95 % interval (None with fewer than :data:`LEAST` images), and
+    on how many images the method is the better one.
     """
 
     mean: float
@@ -104,24 +106,30 @@ def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -
     if label != comparison.reference and comparison.reference in labels:
         theirs = [comparison.outcome(comparison.reference, key).scores[metric] for key in shared]
         paired = [a - b for a, b in zip(mine, theirs)]
-        difference = Difference(float(np.mean(paired)), bootstrap_interval(paired), sum(d > 0 for d in paired))
+        interval = bootstrap_interval(paired) if len(paired) >= LEAST else None
+        difference = Difference(float(np.mean(paired)), interval, sum(d > 0 for d in paired))
     return Mean(float(np.mean(mine)), len(shared), difference)
 
 
 def groups(comparison: Comparison) -> dict[str, list[Key]]:
-    """What means are taken over: all images, those of each data set if there are several, and of each kernel
-    (unless every image has a kernel of its own).
+    """What means are taken over: all images, those of each data set, and of each kernel (unless every image has a
+    kernel of its own). The same images stand there once, under the first of these names.
     """
     keys = list(comparison.cases)
     found = {'all images': keys}
-    datasets = dict.fromkeys(key[0] for key in keys)
-    if len(datasets) > 1:
-        found |= {f'data set {name}': [key for key in keys if key[0] == name] for name in datasets}
-    names = [case.kernel_name for case in comparison.cases.values() if case.kernel_name]
-    for name in dict.fromkeys(names if len(set(names)) < len(names) else []):
-        found[f'kernel {name.removeprefix("kernel ")}'] = [key for key in keys
-                                                           if comparison.cases[key].kernel_name == name]
+    parts = {f'data set {name}': [key for key in keys if key[0] == name] for name in dict.fromkeys(k[0] for k in keys)}
+    for name, part in {**parts, **kernel_groups(comparison)}.items():
+        if part not in found.values():
+            found[name] = part
     return found
+
+
+def kernel_groups(comparison: Comparison) -> dict[str, list[Key]]:
+    """The images under each kernel, by its name; {} if every image has a kernel of its own."""
+    names = [case.kernel_name for case in comparison.cases.values() if case.kernel_name]
+    return {f'kernel {name.removeprefix("kernel ")}': [key for key, case in comparison.cases.items()
+                                                       if case.kernel_name == name]
+            for name in dict.fromkeys(names if len(set(names)) < len(names) else [])}
 
 
 def remarks(comparison: Comparison) -> list[str]:
@@ -135,11 +143,10 @@ def remarks(comparison: Comparison) -> list[str]:
         said = ['No method has a picture of any image.']
     if having(comparison, 'kernel_ncc'):
         said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
-    said += _what_is_left_out(comparison)
-    if len(comparison.cases) > 1 and pictures:
-        said.append('Intervals: 95 %, percentile bootstrap of the paired differences over images '
-                    f'({RESAMPLES} resamples, seed {SEED}); images are taken as independent, also where one scene '
-                    'comes under several kernels.')
+    if having(comparison, 'psnr_best_shift') or having(comparison, 'kernel_ncc_best_shift'):
+        said.append('At best shift: the highest over shifts by whole pixels, up to 4. A shift between picture and '
+                    'kernel cannot be seen in the LR image, so the result of a blind method may lie beside its place.')
+    said += _what_is_left_out(comparison) + _about_intervals(comparison)
     wall = [method.label for method in comparison.methods if comparison.seconds(method.label)[0] is not None
             and not comparison.seconds(method.label)[1]]
     if wall:
@@ -157,6 +164,19 @@ def _what_is_left_out(comparison: Comparison) -> list[str]:
                  f'{_those(labels, comparison)} gave a finite value.' for (shared, labels), titles in said.items()]
     same = sum(math.isinf(outcome.scores.get('psnr', 0.0)) for outcome in comparison.outcomes.values())
     return sentences + ([f'Pictures that are identical to the truth, of infinite PSNR: {same}.'] if same else [])
+
+
+def _about_intervals(comparison: Comparison) -> list[str]:
+    counts = {len(common(comparison, metric.key, keys)) for metric in METRICS if differing(comparison, metric.key)
+              for keys in groups(comparison).values()} - {0}
+    said = []
+    if any(count >= LEAST for count in counts):
+        said.append('Intervals: 95 %, percentile bootstrap of the paired differences over n images '
+                    f'({RESAMPLES} resamples, seed {SEED}); images are taken as independent, also where one scene '
+                    'comes under several kernels.')
+    if any(count < LEAST for count in counts):
+        said.append(f'Differences over fewer than {LEAST} images have no interval: it would seem surer than it is.')
+    return said
 
 
 def _those(labels: Sequence[str], comparison: Comparison) -> str:

@@ -128,7 +128,7 @@ def _means(comparison: Comparison, group: str) -> str:
     metrics, keys = shown_metrics(comparison), groups(comparison)[group]
     head = ['method']
     for metric in metrics:
-        head += [_title(metric), *(['difference [95 %], better on'] if differing(comparison, metric.key) else [])]
+        head += [_title(metric), *(['difference [95 %] (n), better on'] if differing(comparison, metric.key) else [])]
     rows = []
     for method in comparison.methods:
         row = [titled(comparison, method.label)]
@@ -148,7 +148,7 @@ def cells(metric: Metric, found: Mean | None) -> tuple[str, str]:
         return value, NONE
     d, sign = found.difference, f'+.{metric.digits}f'
     interval = f' [{d.interval[0]:{sign}}, {d.interval[1]:{sign}}]' if d.interval else ''
-    return value, f'{d.mean:{sign}}{interval}, {d.wins} of {found.images}'
+    return value, f'{d.mean:{sign}}{interval} (n = {found.images}), {d.wins} of {found.images}'
 
 
 def score_text(metric: Metric, value: float | None) -> str:
@@ -162,7 +162,7 @@ def scores_line(comparison: Comparison, title: str, key: Key) -> str:
     scores = outcome.scores if outcome else {}
     parts = {'psnr': '{} dB', 'ssim': 'SSIM {}', 'kernel_ncc': 'kernel {}'}
     return ', '.join(parts[metric.key].format(score_text(metric, scores[metric.key]))
-                     for metric in METRICS if metric.key in scores)
+                     for metric in METRICS if metric.key in parts and metric.key in scores)
 
 
 def _seconds(comparison: Comparison, label: str) -> str:
@@ -182,7 +182,12 @@ def _images(comparison: Comparison, metric: Metric) -> str:
 def image_name(comparison: Comparison, key: Key) -> str:
     """An image's name, with its data set's before it where there are several; what is no text in it, as "?"."""
     several = len({key[0] for key in comparison.cases}) > 1
-    return (f'{key[0]}: {key[1]}' if several else key[1]).encode(errors='replace').decode()
+    return as_text(f'{key[0]}: {key[1]}' if several else key[1])
+
+
+def as_text(name: str) -> str:
+    """A name whose bytes may be no text, with "?" for those."""
+    return name.encode(errors='replace').decode()
 
 
 def _score(comparison: Comparison, metric: Metric, label: str, key: Key) -> str:
