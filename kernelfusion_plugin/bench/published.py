@@ -12,12 +12,10 @@ them as PSNR does.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import time
 import zlib
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import Progress, Result, restore
 from ..pictures import Panel, save_sheet
 from ..report import kernel_picture, to_picture
+from .seeds import by_case, ranked
 
 CROPS = ('0813_k07', '0814_k10', '0827_k07')
 KERNELS = ('0802_k00', '0802_k01', '0802_k02', '0802_k05', '0802_k07')
@@ -172,15 +171,12 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
 def over_seeds(rows: list[dict[str, Any]]) -> str:
     """How far a case's seeds lie apart, and of the pairs that differ clearly how many surprise ranks rightly."""
     spreads, pairs, right = [], 0, 0
-    for case, group in itertools.groupby(sorted(rows, key=itemgetter('case')), itemgetter('case')):
-        same = list(group)
+    for case, same in by_case(rows).items():
         name = next(name for name in CLEAR if name in same[0])
         values = [row[name] for row in same]
         spreads.append(f'{case} {max(values) - min(values):.3f} ({name})')
-        for one, other in itertools.combinations(same, 2):
-            if abs(one[name] - other[name]) > CLEAR[name] and one['surprise'] is not None:
-                pairs += 1
-                right += (one[name] > other[name]) == (one['surprise'] < other['surprise'])
+        told, clear = ranked(same, name, CLEAR[name])
+        right, pairs = right + told, pairs + clear
     clear = ', '.join(f'{value} ({name})' for name, value in CLEAR.items())
     return (f'largest less smallest: {", ".join(spreads)}; surprise ranks {right} of {pairs} pairs rightly that differ '
             f'by more than {clear}')

@@ -8,6 +8,8 @@
     tiles   a large picture through the priors in tiles and whole: seconds and largest difference
     memory  on a processor: a large picture through the texture prior in a process that keeps freed memory, and in one
             that gives it back to the system
+    seeds   not speed: four pictures of scikit-image under two camera shakes, with three seeds: how far PSNR spreads,
+            and whether the score without ground truth tells the better run; some half an hour on a CPU
 
 Ratios hold for the machine they were measured on; run it with nothing else going on.
 """
@@ -43,6 +45,7 @@ from ..core.patch_prior import PatchPrior, fit_patch_prior
 from ..core.restore import restore
 from ..core.texture_prior import load_texture_prior
 from ..demo import load_photo
+from . import seeds
 
 MEMORY = """
 import sys, time, torch
@@ -216,4 +219,5 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
     return result, time.perf_counter() - start
 
 
-PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles, 'memory': memory}
+PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles, 'memory': memory,
+         'seeds': lambda setting: seeds.measure(setting.preset, setting.device)}

@@ -1,0 +1,85 @@
+"""What another seed changes, and whether ``surprise``, which needs no ground truth, tells the better of two runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import Any
+
+import torch
+
+from ..core.config import KernelFusionConfig
+from ..core.degradation import upscale_bicubic
+from ..core.kernels import motion
+from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
+from ..core.restore import restore
+from ..core.shift_metrics import psnr_best_subpixel_shift
+from ..demo import degrade, load_photo
+from ..report import to_tensor
+
+PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # of scikit-image
+SHAKES = (1, 2)  # seeds of camera shakes
+SEEDS = (0, 1, 2)
+SIDE = 128  # LR pixels: of the middle that is restored
+CLEAR = 0.3  # dB: pairs that differ by less are not asked for
+
+log = logging.getLogger(__name__)
+
+
+def measure(preset: str, device: torch.device, photos: Iterable[str] = PHOTOS, shakes: Iterable[int] = SHAKES,
+            seeds: Iterable[int] = SEEDS) -> dict[str, Any]:
+    """Restore the middle of each photograph under each shake with every seed.
+
+    Returns:
+        ``rows``; and, of PSNR where the picture lies and where it fits best: the largest spread of a case's seeds, of
+        how many clear pairs ``surprise`` told the better one, and the mean of all runs and of those that it would
+        choose.
+    """
+    rows = []
+    for photo, shake in itertools.product(photos, shakes):
+        k = motion(24, shake)
+        hr, lr = degrade(load_photo(photo), k, max_lr=SIDE)
+        x, y = to_tensor(hr).float(), to_tensor(lr).float()
+        for seed in seeds:
+            result = restore(y.to(device), KernelFusionConfig(preset=preset, seed=seed), name=photo)
+            sr = result.sr.cpu()
+            rows.append({'case': f'{photo}, motion {shake}', 'seed': seed,
+                         'bicubic': round(psnr_y(upscale_bicubic(y, 4).clamp(-1, 1), x), 2),
+                         'psnr': round(psnr_y(sr, x), 2),
+                         'psnr_best_shift': round(psnr_best_subpixel_shift(sr, x).psnr, 2),
+                         'kernel_ncc': round(kernel_ncc(result.kernel, k), 3),
+                         'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k)[0], 3),
+                         'surprise': result.surprise})
+            log.info(f'  {json.dumps(rows[-1])}')
+    return {'rows': rows, **{name: summary(rows, name) for name in ('psnr', 'psnr_best_shift')}}
+
+
+def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """See :func:`measure`."""
+    groups = by_case(rows).values()
+    right, pairs = ranked(rows, name, CLEAR)
+    chosen = [min(group, key=itemgetter('surprise'))[name] for group in groups]
+    return {'spread': round(max(max(row[name] for row in group) - min(row[name] for row in group)
+                                for group in groups), 2),
+            'right': right, 'pairs': pairs, 'mean': round(sum(row[name] for row in rows) / len(rows), 2),
+            'mean_of_chosen': round(sum(chosen) / len(chosen), 2)}
+
+
+def ranked(rows: list[dict[str, Any]], name: str, clear: float) -> tuple[int, int]:
+    """Of pairs of runs of one case that differ in the score ``name`` by more than ``clear``: how many ``surprise``
+    ranks rightly, and how many there are. Runs without that score (``joint``) make no pair.
+    """
+    pairs = [(one, other) for group in by_case(rows).values() for one, other in itertools.combinations(group, 2)
+             if abs(one[name] - other[name]) > clear and one['surprise'] is not None]
+    return sum((one[name] > other[name]) == (one['surprise'] < other['surprise']) for one, other in pairs), len(pairs)
+
+
+def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The runs of each case."""
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault(row['case'], []).append(row)
+    return cases

@@ -1,0 +1,37 @@
+"""Seeds against each other, on toy settings."""
+
+import pytest
+import torch
+
+from kernelfusion_plugin.bench import seeds
+from kernelfusion_plugin.core.config import PRESETS
+from kernelfusion_plugin.core.em_config import EmConfig
+
+
+def row(case, psnr, surprise):
+    return {'case': case, 'psnr': psnr, 'surprise': surprise}
+
+
+ROWS = [row('a', 20, -1.0), row('a', 21, -2.0), row('a', 21.1, -1.5), row('b', 30, -9.0), row('b', 28, -9.5)]
+
+
+def test_clear_pairs_of_one_case_are_ranked():
+    assert seeds.ranked(ROWS, 'psnr', 0.3) == (2, 3)  # a: 21 and 21.1 differ too little; b: wrong
+    assert seeds.ranked(ROWS, 'psnr', 0.05) == (2, 4) and seeds.ranked(ROWS, 'psnr', 1.5) == (0, 1)
+    assert seeds.ranked([row('a', 20, None), row('a', 25, None)], 'psnr', 0.3) == (0, 0)
+
+
+def test_the_summary_says_what_choosing_is_worth():
+    assert seeds.summary(ROWS, 'psnr') == {'spread': 2, 'right': 2, 'pairs': 3, 'mean': 24.02, 'mean_of_chosen': 24.5}
+
+
+def test_the_measure_runs(monkeypatch):
+    em = EmConfig(sketch_passes=1, coarse_passes=1, fine_passes=1, uncertainty=0, steps=2, kernel_levels=1,
+                  final_steps=2, final_prior='textures', cg_iterations=2)
+    monkeypatch.setitem(PRESETS, 'quick', {**PRESETS['quick'], 'em': em})
+    monkeypatch.setattr(seeds, 'SIDE', 24)
+    pytest.importorskip('skimage')
+    found = seeds.measure('quick', torch.device('cpu'), ['coffee'], [1], [0, 1])
+    assert [(one['case'], one['seed']) for one in found['rows']] == [('coffee, motion 1', 0), ('coffee, motion 1', 1)]
+    assert all(one['psnr_best_shift'] >= one['psnr'] > 5 and one['surprise'] is not None for one in found['rows'])
+    assert found['rows'][0]['surprise'] != found['rows'][1]['surprise']
