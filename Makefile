@@ -1,6 +1,6 @@
 # make demo   restore a real photograph            make test   the test suite
 # make lint   ruff                                 make clean  remove the environment and what the demo wrote
-# make benchmark   speed: each fast path beside the slow one (some 20 minutes without a GPU)
+# make benchmark   speed: each fast path beside the slow one (some 50 minutes without a GPU)
 # make test JOBS=0 TESTFLAGS='-m slow -s'   what is measured or slow, one test after the other; likewise -m gpu
 #
 # All use an environment of their own, .venv, made at the first call with the first Python 3.10 to 3.12 that is found;
