@@ -14,6 +14,7 @@ from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from ..core.memory import is_out_of_memory
 from ..core.sections import nearest
 from ..core.tiles import tiled
 from .adapters import Estimate
@@ -118,7 +119,7 @@ class Sizes:
 def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> tuple[Estimate, int]:
     """``estimate(y)`` for y (B, C, h, w) of any size, in tiles if it must be; of their kernels the mean by area.
 
-    Where the GPU's memory is short, smaller tiles are tried.
+    Where memory is short, smaller tiles are tried.
 
     Returns:
         The estimate, and the side of the tiles it was made of (0: one piece).
@@ -127,11 +128,11 @@ def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> 
     while True:
         try:
             return _in_tiles(estimate, y, side, sizes), side
-        except torch.cuda.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
             side = min(side or 2 * TILE, max(y.shape[-2:])) // 2
-            if side < SMALLEST_TILE:
+            if side < SMALLEST_TILE or not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # behind the handler: the error's traceback holds what there was
 
 
 def _in_tiles(estimate: Callable[[Tensor], Estimate], y: Tensor, side: int, sizes: Sizes) -> Estimate:
