@@ -153,7 +153,11 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def fitted(text: str, size: int, width: int) -> str:
-    """The text, or as much of its beginning and end as fits into ``width`` pixels: names often differ in either."""
+    """The text, or as much of its beginning and end as fits into ``width`` pixels: names often differ in either.
+
+    In one line, with "?" for what cannot be printed: line ends, and bytes of a file's name that are no text.
+    """
+    text = ''.join(c if c.isprintable() else '?' for c in text)
     shown, keep = text, len(text)
     while keep > 1 and font(size).getlength(shown) > width:
         keep -= 1

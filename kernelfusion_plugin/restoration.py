@@ -124,6 +124,8 @@ class Restoration:
             Stopped: Ctrl-C or SIGTERM; likewise.
         """
         picture = read_picture(self.path)
+        if picture.pages > 1:
+            log.warning(f'{title}: has {picture.pages} pages, the first is done')
         with locked(self.folder / LOCK):
             self._clear()
             bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)

@@ -32,7 +32,7 @@ from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import Progress, Result, restore
 from ..pictures import Panel, save_sheet
-from ..report import kernel_picture, to_picture
+from ..report import kernel_picture, shared_grid, to_picture
 from .seeds import by_case, ranked
 
 CROPS = ('0813_k07', '0814_k10', '0827_k07')
@@ -215,7 +215,8 @@ def _sheet(path: Path, y: Tensor, x: Tensor, result: Result, k_true: Tensor, cas
                     to_picture(picture))
               for name, picture in pictures.items()]
     kernels = {f'kernel, {kernel_ncc(result.kernel, k_true):.3f}': result.kernel, 'true kernel': k_true}
-    panels += [Panel(name, '', kernel_picture(k.numpy()), whole=False) for name, k in kernels.items()]
+    grid = shared_grid(kernels.values())
+    panels += [Panel(name, '', kernel_picture(k.numpy(), grid=grid), whole=False) for name, k in kernels.items()]
     save_sheet(path, panels, case)
 
 

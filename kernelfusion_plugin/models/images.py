@@ -135,8 +135,8 @@ def _lq_path(dataset: Any, index: int) -> str:
 def _fault(raw: bytes) -> str | None:
     try:
         files.load(raw)  # OpenCV fills up a file that was cut off, and says nothing
-    except files.UnknownFormat:
-        pass  # perhaps a format that only OpenCV knows
+    except files.UnknownFormat as error:  # perhaps a format that only OpenCV knows
+        return None if _decode(raw) is not None else str(error)
     except files.BadPicture as error:
         return str(error)
     return None if _decode(raw) is not None else 'not an image'

@@ -2,21 +2,24 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import scipy.stats
+import yaml
 from comparing import EM, Methods, compare, noise, option_file, page_data, rows, write_images
 from glue_helpers import make_lmdb
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from starting import ROOT
 
-from kernelfusion_plugin.bench.compare import cases, methods, views
-from kernelfusion_plugin.bench.compare.statistics import bootstrap_interval
-from kernelfusion_plugin.core.kernels import motion
-from kernelfusion_plugin.report import kernel_picture
+from kernelfusion_plugin.bench.compare import cases, methods
+from kernelfusion_plugin.bench.compare.collect import Comparison
+from kernelfusion_plugin.bench.compare.statistics import bootstrap_interval, groups
+
+SCORES = ('psnr', 'psnr_best_shift', 'ssim', 'kernel_ncc', 'kernel_ncc_best_shift')  # as in a scores.csv of ours
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +58,7 @@ def test_real_models_are_run_and_scored_alike(tmp_path, data, monkeypatch):
     with open(out / 'runs' / 'em' / 'scores.csv', newline='') as file:
         for own in csv.DictReader(file):
             row = scored['em', own['image']]
-            assert (row['psnr'], row['kernel_ncc']) == (own['psnr'], own['kernel_ncc'])
+            assert all(row[score] == own[score] for score in SCORES)
             seconds = float(own['seconds_phase1']) + float(own['seconds_phase2'])
             assert float(row['seconds']) == pytest.approx(seconds, abs=1e-5)
     assert scored['swinir', 'ape_k1']['seconds'] == scored['swinir', 'ape_k1']['kernel_ncc'] == ''
@@ -178,17 +181,89 @@ def test_bootstrap_in_blocks_covers_the_mean():
     assert 0.90 < np.mean(hits) < 0.98
 
 
-def test_differences_are_paired_and_to_the_reference(tmp_path, two, monkeypatch):
+def test_differences_are_paired_to_the_reference_and_have_intervals_from_five_images_on(tmp_path, monkeypatch):
+    names = ('ape_k1', 'bee_k2', 'cow_k1', 'dog_k1', 'elk_k1', 'fox_k1')
     Methods(monkeypatch, a=noise(3), b=noise(9))
-    assert compare('-opt', *two, '--out', tmp_path / 'out', '--reference', 'b').exit_code == 0
-    found = {(row['method'], row['image']): float(row['psnr']) for row in rows(tmp_path / 'out')}
-    paired = [found['a', image] - found['b', image] for image in ('ape_k1', 'bee_k2', 'cow_k1')]
-    row = next(row for row in rows(tmp_path / 'out', 'means.csv') if row['method'] == 'a')
-    expected = [np.mean(paired), *bootstrap_interval(paired), 3]
-    assert [float(row[f'psnr_{key}']) for key in ('difference', 'low', 'high', 'better_on')] == pytest.approx(expected,
-                                                                                                          abs=2e-6)
-    groups = dict.fromkeys(row['group'] for row in rows(tmp_path / 'out', 'means.csv'))
-    assert list(groups) == ['all images', 'kernel k1', 'kernel k2']
+    data, out = write_images(tmp_path / 'data', names), tmp_path / 'out'
+    files = [option_file(tmp_path / f'{name}.yml', data) for name in 'ab']
+    assert compare('-opt', *files, '--out', out, '--reference', 'b').exit_code == 0
+    found = {(row['method'], row['image']): float(row['psnr']) for row in rows(out)}
+    means = {row['group']: row for row in rows(out, 'means.csv') if row['method'] == 'a'}
+    assert list(means) == ['all images', 'kernel k1', 'kernel k2']
+    for group, images in (('all images', names), ('kernel k1', [name for name in names if name != 'bee_k2'])):
+        paired, row = [found['a', image] - found['b', image] for image in images], means[group]
+        expected = [np.mean(paired), *bootstrap_interval(paired), len(images), len(images)]
+        columns = ('difference', 'low', 'high', 'better_on', 'images')
+        assert [float(row[f'psnr_{key}']) for key in columns] == pytest.approx(expected, abs=2e-6)
+    alone = means['kernel k2']
+    assert (alone['psnr_images'], alone['psnr_low'], alone['psnr_high']) == ('1', '', '') and alone['psnr_difference']
+    text, page = (out / 'comparison.md').read_text(), page_data(out)
+    assert len(re.findall(r'\] \(n = 6\), 6 of 6 ', text)) == len(re.findall(r'\] \(n = 5\), 5 of 5 ', text)) == 2
+    assert re.search(r'\| \+[\d.]+ \(n = 1\), 1 of 1 ', text) and 'fewer than 5 images have no interval' in text
+    interval, better = page['means']['rows'][0][2]['under']
+    assert interval[0] + interval[-1] == '[]' and better == 'n = 6, better on 6'
+    assert page['groups'][0]['rows'][2][2]['under'] == [f'+{float(alone["psnr_difference"]):.2f} (n = 1)']
+
+
+def test_few_images_are_said_to_have_no_intervals(tmp_path, two, monkeypatch):
+    Methods(monkeypatch, a=noise(3), b=noise(9))
+    assert compare('-opt', *two, '--out', tmp_path / 'out').exit_code == 0
+    text = (tmp_path / 'out' / 'comparison.md').read_text()
+    assert '(n = 3), 0 of 3' in text and 'bootstrap' not in text and text.count('have no interval') == 1
+    assert compare('-opt', two[0], '--out', tmp_path / 'out').exit_code == 0  # no other method, no differences
+    assert 'interval' not in (tmp_path / 'out' / 'comparison.md').read_text().partition('## Means')[2]
+
+
+def test_groups_that_are_the_whole_or_one_another_stand_there_once(tmp_path, monkeypatch):
+    one = write_images(tmp_path / 'one', ('ape_k1', 'bee_k1'))
+    other = write_images(tmp_path / 'other', ('cow_k2', 'dog_k2', 'elk_k3'))
+    for file in (other / 'kernels').iterdir():
+        np.save(file, np.load(file).T)  # not those of the first set
+    Methods(monkeypatch, a=noise(3))
+    assert compare('-opt', option_file(tmp_path / 'a.yml', one), '--out', tmp_path / 'out').exit_code == 0
+    assert [row['group'] for row in rows(tmp_path / 'out', 'means.csv')] == ['all images']
+    text = (tmp_path / 'out' / 'comparison.md').read_text()
+    assert text.count('| method | PSNR (dB)') == 1 and '### kernel' not in text
+    files = option_file(tmp_path / 'a.yml', one), option_file(tmp_path / 'b.yml', other)
+    datasets = [section for file in files for section in yaml.safe_load(file.read_text())['datasets'].values()]
+    both = option_file(tmp_path / 'c.yml', one, datasets={
+        f'test_{number}': {**section, 'name': name} for number, (name, section) in enumerate(zip('xy', datasets))})
+    data = cases.gather(methods.load_methods([both]))
+    found = groups(Comparison([], '', {}, data.cases, {}, {}))
+    assert {name: [key[1] for key in keys] for name, keys in found.items()} == {
+        'all images': ['ape_k1', 'bee_k1', 'cow_k2', 'dog_k2', 'elk_k3'], 'data set x': ['ape_k1', 'bee_k1'],
+        'data set y': ['cow_k2', 'dog_k2', 'elk_k3'], 'kernel k2': ['cow_k2', 'dog_k2'], 'kernel k3': ['elk_k3']}
+
+
+def test_scores_at_the_best_shift_where_a_blind_method_takes_part(tmp_path, two, data, monkeypatch):
+    """Method b is two pixels out of place, picture and kernel; a has no kernel."""
+    def with_kernels(method, root):
+        status = ran.start(method, root)
+        for name in ('ape_k1', 'bee_k2', 'cow_k1') if method.label == 'b' else ():
+            kernel = np.roll(np.pad(np.load(data / 'kernels' / f'{name}.npy'), 4), (2, -1), (0, 1))
+            np.save(root / 'b' / 'visualization' / 'Toy' / f'{name}_kernel.npy', kernel)
+        return status
+    ran = Methods(monkeypatch, a=noise(3), b=lambda hr, name: np.roll(noise(5)(hr, name), (-2, 1), (0, 1)))
+    out = tmp_path / 'out'
+    assert compare('-opt', *two, '--out', out).exit_code == 0
+    assert all(row['psnr_best_shift'] == row['kernel_ncc_best_shift'] == '' for row in rows(out))
+    assert 'best shift' not in (out / 'comparison.md').read_text()
+    monkeypatch.setattr('kernelfusion_plugin.bench.compare.runs._start', with_kernels)
+    assert compare('-opt', *two, '--out', out, '--fresh').exit_code == 0
+    for row in rows(out):
+        plain, best = float(row['psnr']), float(row['psnr_best_shift'])
+        assert (best > plain + 3 and best > 33) if row['method'] == 'b' else best == plain
+        assert (row['kernel_ncc_best_shift'] == '1.0' and float(row['kernel_ncc']) < 0.95) == (row['method'] == 'b')
+    mean = {row['method']: row for row in rows(out, 'means.csv') if row['group'] == 'all images'}
+    theirs = [float(row['psnr_best_shift']) for row in rows(out) if row['method'] == 'b']
+    assert float(mean['b']['psnr_best_shift']) == pytest.approx(np.mean(theirs), abs=1e-6)
+    assert mean['b']['kernel_ncc_best_shift'] == '1.0' and mean['b']['psnr_best_shift_difference']
+    text, page = (out / 'comparison.md').read_text(), page_data(out)
+    titles = ['PSNR', 'PSNR at best shift', 'SSIM', 'kernel correlation', 'kernel correlation at best shift']
+    assert [one['metric'].partition(',')[0] for one in page['scores']] == titles
+    assert [title for title in page['means']['columns'] if 'shift' in title] == ['PSNR at best shift, dB', titles[4]]
+    assert f'| {titles[4]} |' in text and '### PSNR at best shift (dB)' in text
+    assert any('may lie beside its place' in line for line in page['remarks'])
 
 
 def test_methods_of_one_name_stay_apart(tmp_path, data, monkeypatch):
@@ -255,59 +330,9 @@ def test_faults_in_what_was_given_are_one_line_before_anything_is_run(tmp_path, 
     assert not ran.started and not (tmp_path / 'out').exists()
 
 
-def test_the_crop_is_where_methods_differ_and_shown_at_whole_pixels(tmp_path, two, monkeypatch):
-    def patched(hr, name):
-        hr = noise(2)(hr, name)
-        hr[40:52, 60:72] = 255 - hr[40:52, 60:72]
-        return hr
-    Methods(monkeypatch, a=noise(2, seed=1), b=patched)
-    hr = np.full((96, 96, 3), 90, np.uint8)
-    crop = views.choose_crop([hr, patched(hr, 'x')], None, side=12)
-    assert (crop.row, crop.col, crop.size) == (40, 60, 12)
-    assert compare('-opt', *two, '--out', tmp_path / 'out', '--crop', 'ape_k1:8,16,24').exit_code == 0
-    sheet = np.array(Image.open(tmp_path / 'out' / 'sheets' / 'ape_k1.png'))
-    for method in 'ab':
-        picture = np.array(Image.open(next((tmp_path / 'out' / 'runs').rglob(f'ape_k1_{method}.png'))))
-        assert holds(sheet, picture[8:32, 16:40].repeat(16, axis=0).repeat(16, axis=1))
-    assert not holds(sheet, picture[9:33, 16:40].repeat(16, axis=0).repeat(16, axis=1))
-
-
-def test_matrix_shows_true_and_saved_kernels(tmp_path, data, monkeypatch):
-    wide = motion(21, 8)
-
-    def with_kernels(method, root):
-        status = ran.start(method, root)
-        folder = root / method.slug / 'visualization' / 'Toy'
-        np.save(folder / 'ape_k1_kernel.npy', np.load(data / 'kernels' / 'ape_k1.npy'))
-        np.save(folder / 'bee_k2_kernel.npy', wide.numpy())  # a wrong one
-        (folder / 'cow_k1_kernel.npy').write_bytes(b'nonsense')
-        return status
-    ran = Methods(monkeypatch, a=noise(3))
-    monkeypatch.setattr('kernelfusion_plugin.bench.compare.runs._start', with_kernels)
-    assert compare('-opt', option_file(tmp_path / 'a.yml', data), '--out', tmp_path / 'out').exit_code == 0
-    found = {row['image']: row for row in rows(tmp_path / 'out')}
-    assert float(found['ape_k1']['kernel_ncc']) == 1 and float(found['bee_k2']['kernel_ncc']) < 0.9
-    assert found['cow_k1']['psnr'] and 'cow_k1_kernel.npy' in found['cow_k1']['fault']
-    matrix = np.array(Image.open(tmp_path / 'out' / 'kernels.png').convert('L'))
-    tiles = [kernel_picture(np.load(data / 'kernels' / f'{name}.npy'), 96) for name in ('ape_k1', 'bee_k2')]
-    tiles.append(kernel_picture(wide.numpy(), 84))
-    assert [holds(matrix, tile, count=True) for tile in tiles] == [3, 1, 1]  # true: 2, 1, 0; saved: 1, 0, 1
-
-
 def test_images_are_in_the_order_of_their_names(tmp_path, monkeypatch):
     data = write_images(tmp_path / 'data', ('im_10', 'im_9', 'im_1'))
     Methods(monkeypatch, a=noise(3))
     assert compare('-opt', option_file(tmp_path / 'a.yml', data), '--out', tmp_path / 'out').exit_code == 0
     assert [row['image'] for row in rows(tmp_path / 'out')] == ['im_1', 'im_9', 'im_10']
     assert json.loads((tmp_path / 'out' / 'runs' / 'a.json').read_text())['status'] == 0
-
-
-def holds(sheet, part, count=False):
-    """Whether (how often) a picture holds another, to the last pixel."""
-    height, width = part.shape[:2]
-    corners = np.ones(tuple(np.array(sheet.shape[:2]) - (height, width) + 1), bool)
-    for row, col in ((0, 0), (height - 1, width - 1), (height // 2, width // 3), (height // 3, width // 2)):
-        there = sheet[row:row + corners.shape[0], col:col + corners.shape[1]] == part[row, col]
-        corners &= there if there.ndim == 2 else there.all(-1)
-    found = sum(np.array_equal(sheet[row:row + height, col:col + width], part) for row, col in np.argwhere(corners))
-    return found if count else found > 0

@@ -3,17 +3,19 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from kernelfusion_plugin import files
 from kernelfusion_plugin.core.degradation import upscale_bicubic
-from kernelfusion_plugin.files import BadPicture, distinct_names, find_pictures, read_picture, write_picture
+from kernelfusion_plugin.files import WRITABLE, BadPicture, distinct_names, find_pictures, read_picture, write_picture
+from kernelfusion_plugin.files.exif import EXIF_IFD, GPS_IFD, ORIENTATION
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 TURNS = range(1, 9)
@@ -33,6 +35,11 @@ def as_read(picture):
     return y if picture.alpha is None else np.dstack([y, (picture.alpha[0, 0].double() * top).round().numpy()])
 
 
+def seen(values):
+    """The same with alpha nowhere 0."""
+    return np.dstack([values[..., :-1], np.maximum(values[..., -1], 1)]) if values.shape[2:] in ((2,), (4,)) else values
+
+
 def with_chunk(png, kind, content):
     body = kind + content
     return png[:33] + struct.pack('>I', len(content)) + body + struct.pack('>I', zlib.crc32(body)) + png[33:]
@@ -40,7 +47,7 @@ def with_chunk(png, kind, content):
 
 def exif(orientation):
     data = Image.Exif()
-    data[files.ORIENTATION] = orientation
+    data[ORIENTATION] = orientation
     return data
 
 
@@ -50,7 +57,7 @@ def exif(orientation):
 def test_pil_writes_we_read(shape, mode, bits, kind, tmp_path):
     if kind == 'WEBP' and mode != 'RGB' and mode != 'RGBA':
         pytest.skip('WebP has colour only')
-    given = values(shape, np.uint16 if bits == 16 else np.uint8)
+    given = seen(values(shape, np.uint16 if bits == 16 else np.uint8))
     options = {'lossless': True, 'exact': True} if kind == 'WEBP' else {}
     Image.fromarray(given).save(tmp_path / 'a', kind, icc_profile=PROFILE, **options)
     picture = read_picture(tmp_path / 'a')
@@ -128,7 +135,8 @@ def test_what_is_written_is_like_what_was_read(channels, bits, ending, tmp_path)
     one = grey and (bits, see_through) != (16, True)  # there, grey goes into three equal channels
     assert (again.bits, again.grey, again.profile) == (bits, one, PROFILE)
     assert again.y.shape[-2:] == (12, 16)
-    assert (again.y - x).abs().max() <= 1.01 / (2 ** bits - 1)
+    shown = again.alpha > 0 if see_through else torch.ones(1, 1, 12, 16, dtype=torch.bool)
+    assert ((again.y - x).abs() * shown).max() <= 1.01 / (2 ** bits - 1) and shown.float().mean() > 0.7
     if see_through:
         alpha = upscale_bicubic(like.alpha, 2).clamp(0, 1)
         assert (again.alpha - alpha).abs().max() <= 0.51 / (2 ** bits - 1)
@@ -194,3 +202,257 @@ def test_places(tmp_path):
 def test_names(tmp_path):
     paths = [tmp_path / name for name in ('a/x.png', 'a/x.jpg', 'b/x.png', 'a/y.png', 'c/a/x.png')]
     assert distinct_names(paths) == ['a_x_png', 'x_jpg', 'b_x_png', 'y', 'a_x_png_2']
+
+
+def cut_out(channels, bits, beneath):
+    """Soft textures of all sizes, of which a disc with stripes is to be seen; (h, w, channels)."""
+    rng, size = np.random.default_rng(1), (150, 200, channels - 1)
+    soft = sum(cv2.GaussianBlur(rng.random(size).astype(np.float32), (0, 0), sigma).reshape(size) * sigma
+               for sigma in (1.5, 4, 12, 30))
+    rows, columns = np.mgrid[:150, :200]
+    shown = ((rows - 70) ** 2 + (columns - 100) ** 2 < 3600) & ((rows // 20 + columns // 20) % 5 > 0)
+    colour = np.where(shown[..., None], (soft - soft.min()) / np.ptp(soft) * 0.8 + 0.1, beneath)
+    top = 2 ** bits - 1
+    return np.round(np.dstack([colour, shown]) * top).astype(np.uint16 if bits == 16 else np.uint8), shown
+
+
+def png_of(given):
+    """Any depth and channels, which neither PIL nor OpenCV writes; lines unfiltered."""
+    height, width, channels = given.shape
+    lines = b''.join(b'\0' + line.astype(given.dtype.newbyteorder('>')).tobytes() for line in given)
+    header = struct.pack('>IIBBBBB', width, height, 8 * given.dtype.itemsize, {2: 4, 4: 6}[channels], 0, 0, 0)
+    head = b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + b'IHDR' + header
+    head += struct.pack('>I', zlib.crc32(b'IHDR' + header))
+    return with_chunk(with_chunk(head, b'IEND', b''), b'IDAT', zlib.compress(lines))
+
+
+def edge_energy(y, shown):
+    """Mean squared difference of neighbours: (of a hidden and a visible one, of two visible ones)."""
+    steps = [np.diff(y, axis=axis) ** 2 for axis in (0, 1)]
+    beside = [np.diff(shown.astype(int), axis=axis) != 0 for axis in (0, 1)]
+    both = [shown[1:] & shown[:-1], shown[:, 1:] & shown[:, :-1]]
+    return [np.mean(np.concatenate([step[where].ravel() for step, where in zip(steps, places, strict=True)]))
+            for places in (beside, both)]
+
+
+@pytest.mark.parametrize('beneath', [0, 1])
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('channels', [2, 4])
+def test_what_alpha_hides_has_no_edge_of_its_own(channels, bits, beneath, tmp_path):
+    given, shown = cut_out(channels, bits, beneath)
+    (tmp_path / 'a.png').write_bytes(png_of(given))
+    picture = read_picture(tmp_path / 'a.png')
+    found = as_read(picture)
+    assert (picture.bits, picture.grey) == (bits, channels == 2)
+    assert np.array_equal(found[shown], given[shown]) and np.array_equal(found[..., -1], given[..., -1])
+    before, usual = edge_energy(given[..., :-1].astype(float), shown)
+    after, _ = edge_energy(found[..., :-1].astype(float), shown)
+    assert before > 10 * usual and after < 1.2 * usual
+    inside = found[~shown][..., :-1] / (2 ** bits - 1)
+    assert 0.1 <= inside.min() and inside.max() <= 0.9  # between the visible ones, not beyond
+
+
+def test_alpha_that_hides_nothing_or_all_changes_no_value(tmp_path):
+    given, _ = cut_out(4, 8, 0)
+    for alpha in (1, 255, 0):
+        given[..., -1] = alpha
+        (tmp_path / 'a.png').write_bytes(png_of(given))
+        assert np.array_equal(as_read(read_picture(tmp_path / 'a.png')), given)
+
+
+def test_one_visible_pixel_gives_its_colour_to_all(tmp_path):
+    given = np.zeros((37, 50, 4), np.uint8)
+    given[36, 0] = 10, 200, 90, 3
+    (tmp_path / 'a.png').write_bytes(png_of(given))
+    assert (as_read(read_picture(tmp_path / 'a.png'))[..., :3] == [10, 200, 90]).all()
+
+
+THUMBNAIL = b'\xff\xd8 a small picture of the old size \xff\xd9'
+TAKEN, CAMERA, AUTHOR = '2021:05:06 07:08:09', 'Leica', 'Jürgen'
+
+
+def camera_exif(turn=6, size=(24, 16), with_thumbnail=True):
+    """A camera's EXIF as it stands in a file; PIL does not write the second table, which has the thumbnail."""
+    data = exif(turn)
+    data[0x010F], data[0x0132], data[0x013B] = CAMERA, TAKEN, AUTHOR.encode()
+    data[EXIF_IFD] = {0x9003: TAKEN, 0xA002: size[0], 0xA003: size[1], 0x927C: b'notes of the maker' * 4}
+    data[GPS_IFD] = {1: 'N', 2: (48.0, 8.0, 30.0)}
+    raw = bytearray(data.tobytes()[6:])
+    if with_thumbnail:
+        order = '<' if raw[:2] == b'II' else '>'
+        first, = struct.unpack_from(order + 'I', raw, 4)
+        count, = struct.unpack_from(order + 'H', raw, first)
+        struct.pack_into(order + 'I', raw, first + 2 + 12 * count, len(raw))
+        places = [(0x0201, len(raw) + 30), (0x0202, len(THUMBNAIL))]
+        raw += struct.pack(order + 'H', 2) + b''.join(struct.pack(order + 'HHII', tag, 4, 1, value)
+                                                      for tag, value in places) + bytes(4) + THUMBNAIL
+    return b'Exif\0\0' + bytes(raw)
+
+
+def saved(kind, data, shape=(16, 24, 3)):
+    """A file with that EXIF, in a TIFF, too, where PIL writes ? for what is not ASCII."""
+    content = io.BytesIO()
+    Image.fromarray(values(shape)).save(content, kind, exif=data)
+    return content.getvalue().replace(AUTHOR.encode('ascii', 'replace').replace(b'?', b'??'), AUTHOR.encode())
+
+
+@pytest.mark.parametrize('ending', ['.jpg', '.png', '.webp', 'deep.png'])
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+def test_exif_is_that_of_the_result(kind, ending, tmp_path):
+    raw = saved(kind, camera_exif(with_thumbnail=kind != 'TIFF'))
+    assert kind == 'TIFF' or THUMBNAIL in raw
+    like = files.decode(raw)
+    assert like.y.shape[-2:] == (24, 16)
+    like = replace(like, bits=16) if ending == 'deep.png' else like
+    path = tmp_path / f'a{ending}'
+    write_picture(path, like.y.repeat_interleave(2, -1).repeat_interleave(2, -2), like)
+    with Image.open(path) as image:
+        assert image.size == (32, 48)
+        found = image.getexif()
+        inner = found.get_ifd(EXIF_IFD)
+        assert found[ORIENTATION] == 1 and (found[0x010F], found[0x0132]) == (CAMERA, TAKEN)
+        assert found[0x013B].encode('latin-1').decode() == AUTHOR
+        assert inner == {0x9003: TAKEN, 0xA002: 32, 0xA003: 48}
+        assert found.get_ifd(GPS_IFD) == {1: 'N', 2: (48.0, 8.0, 30.0)}
+        assert not found.get_ifd(ExifTags.IFD.IFD1)
+    assert THUMBNAIL not in path.read_bytes() and b'eXIfExif' not in path.read_bytes()  # a PNG has it without its name
+    assert read_picture(path).y.shape[-2:] == (48, 32)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'TIFF'])
+def test_a_tiff_keeps_the_texts_of_exif(kind, tmp_path):
+    like = files.decode(saved(kind, camera_exif(with_thumbnail=kind != 'TIFF')))
+    write_picture(tmp_path / 'a.tif', like.y, like)
+    with Image.open(tmp_path / 'a.tif') as image:
+        tags = image.tag_v2
+        assert (tags[0x010F], tags[0x0132], tags[0x013B].encode('latin-1').decode()) == (CAMERA, TAKEN, AUTHOR)
+        assert tags[ORIENTATION] == 1 and image.size == (16, 24)
+    write_picture(tmp_path / 'deep.tif', like.y, replace(like, bits=16))
+    assert read_picture(tmp_path / 'deep.tif').bits == 16
+
+
+def test_no_exif_where_there_was_none(tmp_path):
+    like = files.decode(saved('JPEG', b''))
+    assert not like.exif
+    for ending in WRITABLE:
+        write_picture(tmp_path / f'a{ending}', like.y, like)
+        with Image.open(tmp_path / f'a{ending}') as image:
+            assert 'exif' not in image.info and 0x010F not in image.getexif()
+
+
+def test_broken_exif_costs_neither_the_picture_nor_the_result(tmp_path):
+    """Spoilt EXIF of every kind; a text that is a number, which libtiff would take for an address; the other way."""
+    sound, rng, kept = camera_exif(1, with_thumbnail=False), np.random.default_rng(0), 0
+    expected = files.decode(saved('PNG', b'')).y
+    make, north = b'\x01\x0f\0\x02', b'\0\x01\0\x02\0\0\0\x02N'  # tags and their types; then how many, and what
+    assert make in sound and north in sound
+    blocks = [b'Exif\0\0', b'Exif\0\0no table', sound[:40], sound.replace(make, b'\x01\x0f\0\x04'),
+              sound.replace(north, b'\0\x04' + north[2:])]
+    for _ in range(150):
+        block = bytearray(sound)
+        for place in rng.integers(6, len(sound), rng.integers(1, 9)):
+            block[place] = rng.integers(256)
+        blocks.append(bytes(block))
+    for number, block in enumerate(blocks):
+        like = files.decode(saved('PNG', block))
+        assert like.y.shape == expected.shape or like.y.mT.shape == expected.shape, number
+        assert torch.isclose(like.y.mean(), expected.mean()), number
+        kept += bool(like.exif)
+        for ending in ('.jpg', '.png', '.webp', '.tif'):
+            write_picture(tmp_path / f'a{ending}', like.y, like)
+            assert read_picture(tmp_path / f'a{ending}').y.shape == like.y.shape, number
+    assert kept > 100  # what is sound in them stays
+
+
+def test_exif_that_no_jpeg_holds_is_left_out(tmp_path):
+    data = exif(1)
+    data[0x010E] = 'long story ' * 6000
+    like = files.decode(saved('PNG', data))
+    write_picture(tmp_path / 'a.jpg', like.y, like)
+    assert like.exif and read_picture(tmp_path / 'a.jpg').exif == {}
+
+
+def test_pages_are_counted(tmp_path):
+    pages = [Image.fromarray(values((8, 9, 3), seed=seed)) for seed in range(3)]
+    for kind, options in (('TIFF', {}), ('GIF', {}), ('WEBP', {'lossless': True}), ('PNG', {})):
+        for count in (1, 3):
+            pages[0].save(tmp_path / 'a', kind, save_all=True, append_images=pages[1:count], **options)
+            picture = read_picture(tmp_path / 'a')
+            assert picture.pages == count, kind
+        if kind != 'GIF':
+            assert np.array_equal(as_read(picture)[..., :3], np.asarray(pages[0])), kind
+    pages[0].save(tmp_path / 'a', 'MPO', save_all=True, append_images=pages[1:])  # a phone's JPEG and its previews
+    assert read_picture(tmp_path / 'a').pages == 1
+    with tifffile.TiffWriter(tmp_path / 'b.tif') as file:
+        file.write(values((16, 18, 3)), photometric='rgb')
+        file.write(values((8, 9, 3)), photometric='rgb', subfiletype=1)
+        file.write(values((16, 18, 3)), photometric='rgb')
+    assert read_picture(tmp_path / 'b.tif').pages == 2
+
+
+@pytest.mark.parametrize(('head', 'name'), [
+    (b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'HEIC'), (b'\0\0\0\x18ftypmif1\0\0\0\0', 'HEIC'),
+    (b'\0\0\0\x18ftypavif\0\0\0\0', 'AVIF'), (b'\0\0\0\x18ftypcrx \0\0\0\0', 'camera raw'),
+    (b'FUJIFILMCCD-RAW 0201', 'camera raw'), (b'\xff\x0a\xfa\x1f', 'JPEG XL'), (b'%PDF-1.4', 'PDF'),
+    (b'II*\0\x08\0\0\0', 'TIFF')])
+def test_formats_that_are_not_read_are_named(head, name, tmp_path):
+    (tmp_path / 'a.png').write_bytes(head + bytes(40))
+    with pytest.raises(BadPicture, match=f'a.png: .*{name}.* is not read here.*: save it as PNG, JPEG') as error:
+        read_picture(tmp_path / 'a.png')
+    assert '\n' not in str(error.value)
+    with pytest.raises(BadPicture, match='not an image'):  # such a beginning alone is a film
+        files.decode(b'\0\0\0\x18ftypmp42' + bytes(40))
+
+
+def test_a_preview_is_not_taken_for_camera_raw(tmp_path):
+    """A DNG, NEF or ARW begins with a small copy of itself, which PIL would read."""
+    with tifffile.TiffWriter(tmp_path / 'a.dng') as file:
+        file.write(values((8, 9, 3)), photometric='rgb', subfiletype=1, subifds=1)
+        file.write(values((16, 18), np.uint16), photometric='cfa', extratags=[(33421, 3, 2, (2, 2), True)])
+    assert Image.open(tmp_path / 'a.dng').size == (9, 8)
+    tifffile.imwrite(tmp_path / 'b.dng', values((16, 18), np.uint16), photometric='cfa')
+    for name in ('a.dng', 'b.dng'):
+        with pytest.raises(BadPicture, match='camera raw is not read here: save it as'):
+            read_picture(tmp_path / name)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64, np.uint32])
+@pytest.mark.parametrize('channels', [1, 2, 3, 4])
+def test_tiffs_that_pil_does_not_know(dtype, channels, tmp_path):
+    given = values((6, 8, channels), np.uint16)
+    given[..., -1] = np.maximum(given[..., -1], 40)
+    stored = given.astype(dtype) if dtype == np.uint32 else (given / 65535).astype(dtype)
+    for planar in ('contig', 'separate'):
+        array = np.moveaxis(stored, -1, 0) if planar == 'separate' else stored
+        tifffile.imwrite(tmp_path / 'a.tif', array if channels > 1 else stored[..., 0], iccprofile=PROFILE,
+                         photometric='rgb' if channels > 2 else 'minisblack', extratags=[(274, 3, 1, 3, True)],
+                         extrasamples=[2] if channels in (2, 4) else None,
+                         planarconfig=planar if channels > 1 else None)
+        picture = read_picture(tmp_path / 'a.tif')
+        assert (picture.bits, picture.grey, picture.profile) == (16, channels < 3, PROFILE)
+        difference = as_read(picture).reshape(given.shape) - given[::-1, ::-1].astype(int)
+        assert np.abs(difference).max() <= (20 if dtype == np.float16 else 0), planar
+
+
+def test_lzw_is_read_without_another_package(tmp_path):
+    for dtype, top in ((np.uint16, 1), (np.float32, 65535)):
+        given = values((6, 8, 3), np.uint16)
+        cv2.imwrite(str(tmp_path / 'a.tif'), (given[..., ::-1] / top).astype(dtype), [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+        with tifffile.TiffFile(tmp_path / 'a.tif') as file:
+            assert file.pages[0].compression == 5
+        assert np.array_equal(as_read(read_picture(tmp_path / 'a.tif')), given), dtype
+
+
+def test_floats_in_colour_of_unknown_range(tmp_path):
+    tifffile.imwrite(tmp_path / 'f.tif', np.full((5, 7, 3), 300.0, np.float32), photometric='rgb')
+    with pytest.raises(BadPicture, match=r'f\.tif: its values \(float32\).*8 or 16 bits'):
+        read_picture(tmp_path / 'f.tif')
+
+
+def test_lab_is_opaque(tmp_path):
+    """Its second band is called A."""
+    given = np.full((5, 7, 3), (128, 0, 0), np.uint8)
+    Image.fromarray(given, 'LAB').save(tmp_path / 'a.tif')
+    picture = read_picture(tmp_path / 'a.tif')
+    assert picture.alpha is None and not picture.grey
+    assert np.ptp(as_read(picture)) <= 1 and abs(as_read(picture).mean() - 119) < 2  # L of 50 in sRGB

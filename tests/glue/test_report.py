@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from glue_helpers import texture
 from PIL import Image
 
 from kernelfusion_plugin import pictures, report
-from kernelfusion_plugin.core.kernels import motion
+from kernelfusion_plugin.core.kernels import gaussian, motion
 from kernelfusion_plugin.core.restore import Progress
 from kernelfusion_plugin.models.history import History
 from kernelfusion_plugin.progress import ProgressLog
@@ -107,6 +108,71 @@ def test_sheet_shows_every_panel(tmp_path, size, truth):
     assert (tmp_path / 'one.png').read_bytes() == (tmp_path / 'two.png').read_bytes()
     width, height = Image.open(tmp_path / 'one.png').size
     assert width <= 5 * 500 and height <= 1100
+
+
+@pytest.mark.parametrize('size', [15, 16, 23, 24, 31])
+@pytest.mark.parametrize('side', [96, 240])
+def test_kernels_beside_each_other_are_at_one_scale_with_their_centres_in_one_place(size, side):
+    kernels = [np.pad(np.ones((n, n), np.float32), (size - n + 4) // 2) for n in (size, size - 2)]
+    kernels.append(gaussian(24, sigmas=2.0).numpy())
+    grid = report.shared_grid([*kernels, None])
+    drawn = [report.kernel_picture(kernel, side, grid) for kernel in kernels]
+    assert {picture.shape for picture in drawn} == {drawn[0].shape} and len(drawn[0]) % grid == 0
+    zoom = len(drawn[0]) // grid
+    assert [int(picture[:, picture.any(0)].any(1).sum()) for picture in drawn[:2]] == [size * zoom, (size - 2) * zoom]
+    for picture in drawn:
+        weights = picture.astype(float) / picture.sum()
+        centre = np.arange(len(picture)) @ weights.sum(1), np.arange(len(picture)) @ weights.sum(0)
+        assert all((len(picture) - 1) / 2 - each in (pytest.approx(0), pytest.approx(0.5)) for each in centre)
+
+
+def test_sheet_has_kernels_at_one_scale_but_for_those_of_another_space():
+    k, k_true = gaussian(24, sigmas=2.0).numpy(), gaussian(15, sigmas=2.0).numpy()
+    picture = texture(20, 20, 1)
+
+    def kernels(title, regions=None):
+        panels = pictures.sheet_panels(picture, picture, None, k, k_true, {}, 'm', title, regions)
+        return [panel.picture for panel in panels if not panel.whole]
+    found, true = kernels('kernel')
+    assert found.shape == true.shape == (240, 240)
+    assert np.array_equal(true[45:195, 45:195], report.kernel_picture(k_true, 150)) and not true[:45].any()
+    k, k_true = k_true, k
+    assert np.array_equal(kernels('kernel', k[None, None])[1][1:-1, 1:-1], true)
+    assert np.array_equal(kernels('LR-space kernel')[0], report.kernel_picture(k))
+
+
+def test_kernel_grid_is_at_one_scale(tmp_path):
+    kernels = {'small': gaussian(15, sigmas=2.0).numpy(), 'large': gaussian(24, sigmas=2.0).numpy()}
+    pictures.save_kernel_grid(tmp_path / 'kernels.png', kernels)
+    grid = np.asarray(Image.open(tmp_path / 'kernels.png').convert('L'))
+    for number, kernel in enumerate(kernels.values()):
+        left = pictures.PAD + number * (96 + pictures.GAP)
+        cell = grid[pictures.PAD:pictures.PAD + 96, left:left + 96]
+        assert np.array_equal(cell, report.kernel_picture(kernel, 96, 24))
+
+
+def test_letters_beyond_ascii_are_drawn(monkeypatch):
+    def drawn(text):
+        return bytes(pictures.font(pictures.NOTE).getmask(text))
+    assert len({drawn(letter) for letter in 'üéßñŁЖ−\U0010fffe'}) == 8  # the last one's is the box of what is missing
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    pictures.font.cache_clear()
+    assert len({drawn(letter) for letter in 'abü'}) == 3  # what PIL has
+    pictures.font.cache_clear()
+
+
+def test_a_long_title_stays_on_the_sheet():
+    panel = pictures.Panel('one', '', texture(20, 20, 1))
+    title = f'{"ü" * 300}: 128 x 128'
+    sheet = np.asarray(pictures.draw_sheet([panel], title).convert('L'))
+    band = sheet[:pictures.PAD + pictures.NOTE + 4]
+    assert (band < 240).any() and (band[:, -pictures.PAD:] > 240).all()
+    assert sheet.shape == np.asarray(pictures.draw_sheet([panel], 'x')).shape[:2]
+    shown = pictures.fitted(title, pictures.NOTE, 200)
+    assert shown.startswith('ü') and shown.endswith('128 x 128') and '…' in shown
+    assert pictures.font(pictures.NOTE).getlength(shown) <= 200
+    assert pictures.fitted('a\nb\udcff', pictures.NOTE, 200) == 'a?b?'
+    assert pictures.fitted('short', pictures.NOTE, 200) == 'short' and pictures.fitted('wide', pictures.NOTE, 1) == 'w…'
 
 
 def test_history_and_plot(tmp_path):

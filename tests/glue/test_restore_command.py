@@ -498,3 +498,48 @@ def test_the_seed_name_is_the_files_own(tmp_path):
     """Neither the folder, the place of the result nor the picture's neighbours decide the random numbers."""
     one = Restoration(tmp_path / 'in/a.png', tmp_path / 'out/in_a_png_x4.png', None)
     assert one.name == 'a'
+
+
+def test_exif_goes_along_and_finished_pictures_are_still_recognised(run, tmp_path):
+    exif = _turned()
+    exif[0x010F], exif[0x8769] = 'Leica', {0x9003: '2021:05:06 07:08:09', 0xA002: 20, 0xA003: 18}
+    write(tmp_path / 'photo.jpg', exif=exif)
+    for options, out in (([], 'restored/photo_x2.png'), (['-o', 'sharp.jpg'], 'sharp.jpg')):
+        assert run('photo.jpg', *options)[0] == 0
+        found = Image.open(tmp_path / out).getexif()
+        assert (found[0x010F], found[0x0112]) == ('Leica', 1)
+        assert found.get_ifd(0x8769) == {0x9003: '2021:05:06 07:08:09', 0xA002: 36, 0xA003: 40}
+        assert 'is kept' in run('photo.jpg', *options)[1]
+    before = (tmp_path / 'sharp.jpg').read_bytes()
+    assert run('photo.jpg', '-o', 'sharp.jpg', '--fresh')[0] == 0 and (tmp_path / 'sharp.jpg').read_bytes() == before
+
+
+def test_further_pages_are_spoken_of_once(run, tmp_path):
+    pages = [Image.open(write(tmp_path / f'{seed}.png', seed)) for seed in range(3)]
+    pages[0].save(tmp_path / 'scan.tif', save_all=True, append_images=pages[1:])
+    status, said = run('scan.tif', '0.png')
+    assert status == 0 and said.count(' pages, the first is done') == 1
+    assert '[1/2] scan.tif: has 3 pages, the first is done' in said
+    with Image.open(tmp_path / 'restored/scan_x2.tif') as image:
+        assert image.size == (40, 36) and image.n_frames == 1
+
+
+def test_what_alpha_hides_decides_nothing(run, tmp_path):
+    """Black or white beneath: the same kernel, and the same where it can be seen."""
+    soft = np.asarray(Image.open(write(tmp_path / 'x.png')))
+    hidden = np.zeros(soft.shape[:2], bool)
+    hidden[4:12, 5:14] = True
+    for name, beneath in (('black', 0), ('white', 255)):
+        colour = np.where(hidden[..., None], beneath, soft).astype(np.uint8)
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.dstack([colour, ~hidden * np.uint8(255)])).save(tmp_path / name / 'cut.png')
+        assert run(tmp_path / name / 'cut.png', '-o', f'{name}-out')[0] == 0
+    assert contents(tmp_path / 'black-out') == contents(tmp_path / 'white-out')
+
+
+def test_a_format_that_is_not_read_is_named(run, tmp_path):
+    (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(60))
+    write(tmp_path / 'b.png')
+    status, said = run('a.heic', 'b.png')
+    assert status == 1 and 'a.heic: HEIC (HEIF) is not read here: save it as PNG, JPEG or TIFF' in said
+    assert '1 done, 1 failed' in said

@@ -143,7 +143,7 @@ def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray
 
 
 def _estimates(folder: Path) -> bool:
-    """Whether a method saved kernels, of the HR picture or of the LR image (NAME_lr_kernel.npy): it is a blind one."""
+    """Whether a method saved kernels, on the HR grid or on the LR image's (NAME_lr_kernel.npy): blind ones do."""
     return next(folder.glob('visualization/**/*_kernel.npy'), None) is not None
 
 

@@ -16,7 +16,7 @@ from ...report import kernel_picture, shared_grid, write_atomically
 from .cases import Key
 from .collect import Comparison, Outcome
 from .statistics import METRICS, kernel_groups
-from .table import as_text, image_name, score_text, scores_line, shown_metrics
+from .table import image_name, score_text, scores_line, shown_metrics
 from .views import Crop, View
 
 PANEL = 384  # pixels: side of an enlarged crop, about
@@ -43,7 +43,8 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
     panels = [overview]
     for title, picture in view.pictures.items():
         enlarged = view.crop.of(picture).repeat(zoom, axis=0).repeat(zoom, axis=1)
-        panels.append(Panel(fitted(title, TITLE, PANEL), scores_line(comparison, title, view.key), enlarged, whole=False))
+        note = scores_line(comparison, title, view.key)
+        panels.append(Panel(fitted(title, TITLE, PANEL), note, enlarged, whole=False))
     rows = [draw_sheet(panels[start:start + COLUMNS], image_name(comparison, view.key) if start == 0 else '')
             for start in range(0, len(panels), COLUMNS)]
     save_image(path, _stacked(rows))
@@ -72,7 +73,9 @@ def _kernel_matrix(comparison: Comparison, estimating: Sequence[str]) -> Image.I
     tile = max(1, round(TILE / grid)) * grid if grid else TILE  # as kernel_picture draws them
     heads = [_head(comparison, key) for key in keys]
     margin = 2 * PAD + math.ceil(max(font(TITLE).getlength(row.title) for row in rows))
-    widths = [max(tile, *(math.ceil(font(NOTE).getlength(line)) for line in head)) for head in heads]
+    under = [[row.tiles[column][1] for row in rows] for column in range(len(keys))]
+    widths = [max(tile, *(math.ceil(font(NOTE).getlength(line)) for line in [*head, *notes]))
+              for head, notes in zip(heads, under)]
     above, height = PAD + LINE * len(heads[0]), tile + NOTE + GAP + 4
     sheet = Image.new('RGB', (margin + sum(widths) + GAP * len(keys) + PAD, above + height * len(rows) + PAD), PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -108,7 +111,7 @@ def _head(comparison: Comparison, key: Key) -> list[str]:
     """What stands above a column of kernels: data set (where there are several), image, true kernel."""
     several = len({dataset for dataset, _ in comparison.cases}) > 1
     names = [*([key[0]] if several else []), key[1], comparison.cases[key].kernel_name]
-    return [fitted(as_text(name), NOTE, NAMES) for name in names]
+    return [fitted(name, NOTE, NAMES) for name in names]
 
 
 def kernel_columns(comparison: Comparison) -> list[Key]:

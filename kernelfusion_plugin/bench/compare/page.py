@@ -157,12 +157,11 @@ def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
 
 
 def _difference_cell(text: str, found: Mean | None) -> dict[str, Any]:
-    """``+0.08 [-0.32, +0.49], 2 of 4`` in three lines."""
+    """``+0.08 [-0.32, +0.49] (n = 6), 2 of 6`` in three lines."""
     if found is None or found.difference is None:
         return _cell(text)
-    difference, _, better = text.rpartition(', ')
-    value, _, interval = difference.partition(' ')
-    return _cell(value, found.difference.mean, interval, f'better on {better}')
+    value, *interval = text.partition(' (n')[0].split(' ', 1)
+    return _cell(value, found.difference.mean, *interval, f'n = {found.images}, better on {found.difference.wins}')
 
 
 def _cell(text: str, value: float | None = None, *under: str) -> dict[str, Any]:

@@ -182,12 +182,7 @@ def _images(comparison: Comparison, metric: Metric) -> str:
 def image_name(comparison: Comparison, key: Key) -> str:
     """An image's name, with its data set's before it where there are several; what is no text in it, as "?"."""
     several = len({key[0] for key in comparison.cases}) > 1
-    return as_text(f'{key[0]}: {key[1]}' if several else key[1])
-
-
-def as_text(name: str) -> str:
-    """A name whose bytes may be no text, with "?" for those."""
-    return name.encode(errors='replace').decode()
+    return (f'{key[0]}: {key[1]}' if several else key[1]).encode(errors='replace').decode()
 
 
 def _score(comparison: Comparison, metric: Metric, label: str, key: Key) -> str:

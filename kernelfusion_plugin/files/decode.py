@@ -1,0 +1,218 @@
+"""Pictures as people have them: grey, 16 bits, alpha, EXIF, colour profile; PNG, JPEG, TIFF, WebP and more.
+
+PIL reads, but for 16 bits in colour, which it would cut to 8, and TIFFs that it does not know: OpenCV and tifffile read
+those. A picture is turned as its EXIF orientation says; what is written is upright. Values are taken as they are, but
+where alpha hides them: see :mod:`.hidden`. Colour profile and EXIF are handed on. Whatever is wrong with a file
+is a :class:`BadPicture`, in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .channels import channels, from_floats, split, tiff_values
+from .exif import read_exif
+from .faults import BadPicture, UnknownFormat, first_line
+from .hidden import fill_hidden
+
+MAX_PIXELS = 100_000_000  # a file that claims more is not unpacked
+TIFF = re.compile(rb'II[*+]\0|MM\0[*+]')
+CAMERA_RAW = (32803, 34892)  # TIFF's PhotometricInterpretation: colour filter array, linear raw
+SAVE_AS = 'save it as PNG, JPEG or TIFF, with 8 or 16 bits'
+UNREAD = (  # what people have and PIL does not read, or not every PIL: how the file begins, and its name
+    (re.compile(rb'.{4}ftyp(hei|hev|mif1|msf1)', re.DOTALL), 'HEIC (HEIF)'),
+    (re.compile(rb'.{4}ftypavi', re.DOTALL), 'AVIF'),
+    (re.compile(rb'.{4}ftypcrx |FUJIFILMCCD-RAW|II(RO|RS|U\0)|MMOR|FOVb|\0MRM|.{6}HEAPCCDR', re.DOTALL), 'camera raw'),
+    (re.compile(rb'\xff\x0a|\0\0\0\x0cJXL '), 'JPEG XL'),
+    (re.compile(rb'II\xbc\x01'), 'JPEG XR'),
+    (re.compile(rb'\x76\x2f\x31\x01'), 'OpenEXR'),
+    (re.compile(rb'#\?(RADIANCE|RGBE)'), 'Radiance HDR'),
+    (re.compile(rb'%PDF'), 'PDF'),
+    (TIFF, 'this kind of TIFF, or a damaged one,'))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what it takes to write another one like it.
+
+    Attributes:
+        y: (1, 3, h, w) float32 RGB in [-1, 1], upright.
+        grey: it had one channel; the three of ``y`` are equal.
+        bits: 8 or 16 per channel.
+        alpha: (1, 1, h, w) in [0, 1], None: opaque.
+        profile: ICC colour profile, None: none.
+        format: PIL's name of the file's format.
+        exif: tags of EXIF that hold for another picture, too; its sub-tables are dicts. Empty: none.
+        pages: how many pictures the file holds; this is the first.
+    """
+
+    y: Tensor
+    grey: bool
+    bits: int
+    alpha: Tensor | None
+    profile: bytes | None
+    format: str
+    exif: Mapping[int, Any] = field(default_factory=dict)
+    pages: int = 1
+
+
+class _Content(NamedTuple):
+    """What a file holds: values and alpha as of :func:`~.channels.channels`, the others as of :class:`Picture`."""
+
+    values: np.ndarray
+    alpha: np.ndarray | None
+    profile: bytes | None
+    format: str
+    exif: Mapping[int, Any]
+
+
+def read_picture(path: Path) -> Picture:
+    """The picture in a file; the first, where there are several.
+
+    Raises:
+        BadPicture: it is no file, not an image, damaged, too large, or of values whose range is not known.
+    """
+    if not path.is_file():  # a device or a pipe might never end
+        raise BadPicture(f'{path}: {"no such file" if not path.exists() else "not a file"}')
+    try:
+        return decode(path.read_bytes())
+    except OSError as error:
+        raise BadPicture(f'{path}: cannot be read: {error.strerror or first_line(error)}') from error
+    except BadPicture as error:
+        raise BadPicture(f'{path}: {error}') from error
+
+
+def decode(raw: bytes) -> Picture:
+    """:func:`read_picture` of a file's content."""
+    try:
+        image = load(raw)
+    except UnknownFormat:
+        if not TIFF.match(raw):
+            raise
+        image = None
+    try:
+        with _silence():
+            values, alpha, profile, kind, exif = _by_tifffile(raw) if image is None else _by_pil(raw, image)
+    except BadPicture:
+        raise
+    except Exception as error:  # noqa: BLE001  (decoders of broken files raise whatever they like)
+        raise BadPicture(f'the image is damaged: {first_line(error)}') from error
+    grey, bits = values.ndim == 2, 16 if values.dtype != np.uint8 else 8
+    top = np.iinfo(values.dtype).max if values.dtype.kind == 'u' else 1.0
+    if alpha is not None:
+        values = fill_hidden(values, alpha > 0)
+        alpha = torch.from_numpy(alpha.astype(np.float64) / np.iinfo(alpha.dtype).max).float()[None, None]
+    y = torch.from_numpy(np.ascontiguousarray(values.astype(np.float64) / top * 2 - 1)).float()
+    y = y.expand(3, -1, -1) if grey else y.permute(2, 0, 1)
+    return Picture(y[None].contiguous(), grey, bits, alpha, profile, kind, exif, _pages(raw, kind))
+
+
+def load(raw: bytes) -> Image.Image:
+    """Open and unpack an image file.
+
+    Raises:
+        UnknownFormat, BadPicture: as it says; without the file's name, which is not known here.
+    """
+    if not raw:
+        raise BadPicture('the file is empty')
+    if TIFF.match(raw) and _is_camera_raw(raw):
+        raise BadPicture(f'camera raw is not read here: {SAVE_AS}')
+    try:
+        with _silence():
+            image = Image.open(io.BytesIO(raw))
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f'{image.width} x {image.height} pixels')
+            image.load()
+    except UnidentifiedImageError as error:
+        name = next((name for beginning, name in UNREAD if beginning.match(raw)), None)
+        raise UnknownFormat(f'{name} is not read here: {SAVE_AS}' if name else 'not an image') from error
+    except Image.DecompressionBombError as error:
+        raise BadPicture(f'the image is too large to be unpacked: {first_line(error)}') from error
+    except Exception as error:  # noqa: BLE001  (as in decode)
+        raise BadPicture(f'the image is damaged: {first_line(error)}') from error
+    return image
+
+
+def _is_camera_raw(raw: bytes) -> bool:
+    """Whether a TIFF is a DNG, NEF, ARW or CR2: PIL would take the preview that stands first in them."""
+    with contextlib.suppress(Exception), _silence(), tifffile.TiffFile(io.BytesIO(raw)) as file:
+        page = file.pages[0]
+        preview = bool(page.is_reduced) and 330 in page.tags  # SubIFDs: there is the picture
+        return raw[8:12] == b'CR\2\0' or page.photometric in CAMERA_RAW or preview
+    return False
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without the remarks of PIL and tifffile on what is odd in a file."""
+    loggers = {name: logging.getLogger(name) for name in ('PIL', 'tifffile')}
+    levels = {name: logger.level for name, logger in loggers.items()}
+    for logger in loggers.values():
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(levels[name])
+
+
+def _by_pil(raw: bytes, image: Image.Image) -> _Content:
+    """The content of a file that PIL has opened."""
+    values, alpha = channels(raw, image)
+    profile = image.info.get('icc_profile')
+    if image.mode in ('CMYK', 'LAB'):
+        profile = None  # it was that of the inks; see channels._plain
+    return _Content(values, alpha, profile or None, image.format or '', read_exif(raw, image))
+
+
+def _by_tifffile(raw: bytes) -> _Content:
+    """The content of a TIFF that PIL does not know: floats or 32 bits in colour, half floats, 16-bit grey with alpha.
+
+    Raises:
+        UnknownFormat, BadPicture: tifffile does not know it either; without the file's name, as in load.
+    """
+    try:
+        with tifffile.TiffFile(io.BytesIO(raw)) as file:
+            page = file.pages[0]
+            if page.size > 8 * MAX_PIXELS or page.imagewidth * page.imagelength > MAX_PIXELS:
+                raise BadPicture(f'the image is too large to be unpacked: {page.shape}')
+            colours = {1: 1, 2: 3}[page.photometric]  # dark to light, RGB; others are not known here
+            see_through = page.extrasamples[:1] in ((1,), (2,))
+            profile = page.tags.get(34675)
+        values = tiff_values(raw)
+        values = values[..., None] if values.ndim == 2 else values[..., :colours + see_through]
+    except BadPicture:
+        raise
+    except Exception as error:
+        raise UnknownFormat(f'{UNREAD[-1][1]} is not read here ({first_line(error)}): {SAVE_AS}') from error
+    colour, alpha = split(from_floats(values))
+    found = getattr(profile, 'value', None)
+    return _Content(colour, alpha, found if isinstance(found, bytes) else None, 'TIFF', {})
+
+
+def _pages(raw: bytes, kind: str) -> int:
+    """How many pictures are in a file, as pages or frames; 1 where that cannot be told."""
+    with contextlib.suppress(Exception), _silence():  # a damaged second page is not that of the first
+        if kind == 'TIFF':
+            with tifffile.TiffFile(io.BytesIO(raw)) as file:
+                return max(1, sum(not page.subfiletype & 5 for page in file.pages))  # 1: a smaller copy, 4: a mask
+        if kind in ('GIF', 'PNG', 'WEBP', 'AVIF'):  # in others they are something else, as previews in JPEG
+            with Image.open(io.BytesIO(raw)) as image:
+                return image.n_frames
+    return 1

@@ -1,0 +1,51 @@
+"""Which files are meant, and what they are called in results and messages."""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.pnm', '.jp2', '.avif',
+           '.heic', '.heif')  # these two are named as what is not read, in place of being passed over
+
+
+def find_pictures(places: Sequence[str]) -> list[Path]:
+    """Files of each place, in order, none twice: a file, a folder (its pictures, by name) or a pattern (``*.jpg``).
+
+    Raises:
+        ValueError: there is nothing at a place.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith('.'))
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(Path(p) for p in glob.glob(str(path)) if not Path(p).is_dir())
+        if not files:
+            raise ValueError(f'{place}: {"no pictures in this folder" if path.is_dir() else "no such file"}')
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def distinct_names(paths: Iterable[Path]) -> list[str]:
+    """A name for each file: without its ending where that is enough, then with it, then with its folder's, a number."""
+    paths = list(paths)
+    names = [path.stem for path in paths]
+    for longer in (lambda p: f'{p.stem}_{p.suffix[1:]}', lambda p: f'{p.parent.name}_{p.stem}_{p.suffix[1:]}'):
+        often = Counter(names)
+        names = [longer(path) if often[name] > 1 else name for name, path in zip(names, paths, strict=True)]
+    seen: Counter[str] = Counter()
+    for index, name in enumerate(names):
+        seen[name] += 1
+        names[index] = f'{name}_{seen[name]}' if seen[name] > 1 else name
+    return names
+
+
+def printable(path: Path) -> str:
+    """A file's name for a message or a title: line ends, control characters and bytes that are no text become ?."""
+    return ''.join(c if c.isprintable() else '?' for c in path.name)
