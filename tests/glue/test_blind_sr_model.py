@@ -274,7 +274,7 @@ def test_missing_weights_say_where_to_get_them(file, parts, data):
     ({'network_g': {**SMALL['DAN'], 'upscale': 2}}, "'network_g.upscale' is 2, but 'scale' is 4"),
     ({'network_g': {**SMALL['DAN'], 'nf': 'many'}}, r"'network_g' \(DAN\)"),
     ({'blind_sr': {'tiles': 3}}, "'blind_sr.tiles': did you mean 'tile'"),
-    ({'blind_sr': {'tile': -1}}, "blind_sr.tile must be a whole number"),
+    ({'blind_sr': {'tile': -1}}, 'blind_sr.tile must be a whole number'),
     ({'scale': None}, "needs 'scale: 4'"),
 ])
 def test_bad_options(changes, message, data):
