@@ -75,11 +75,12 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
 @click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
 @click.option('--fresh', is_flag=True, help='Begin anew, whatever is there.')
+@click.option('--dry-run', is_flag=True, help='Say what would be done, how long it would take and how much memory.')
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
 @click.pass_context
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
-            changes: tuple[str, ...], save_run: bool, fresh: bool, checkpoint_every: float,
+            changes: tuple[str, ...], save_run: bool, fresh: bool, dry_run: bool, checkpoint_every: float,
             **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     kernel = None if kernel_file is None else load_kernels(kernel_file)
     if kernel is not None:
@@ -99,7 +100,11 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)
-    ctx.exit(restore_all(todo))
+    if not dry_run:
+        make_folder(out, todo[0].out.parent)
+    for line in announcement(todo):
+        log.info(line)
+    ctx.exit(0 if dry_run else restore_all(todo))
 
 
 def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
@@ -163,19 +168,24 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
         clash = next((path for path in one.results if path.resolve() in sources), None)
         if clash is not None:
             raise ValueError(f'{clash} is to be restored, and would be written over: choose another place with -o')
-    folder = todo[0].out.parent
+    return todo
+
+
+def make_folder(out: Path, folder: Path) -> None:
+    """The folder that ``-o`` stands for.
+
+    Raises:
+        ValueError: it cannot be made, or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f'-o {out}: cannot be made, or written to: {error.strerror}') from error
-    return todo
 
 
 def restore_all(todo: list[Restoration]) -> int:
-    """Say what is to come, do it picture by picture, say what came out; returns the exit status."""
-    for line in announcement(todo):
-        log.info(line)
+    """Do it picture by picture, say what came out; returns the exit status."""
     kept, failed, start = 0, 0, time.monotonic()
     for number, one in enumerate(todo, 1):
         title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path)

@@ -543,3 +543,10 @@ def test_a_format_that_is_not_read_is_named(run, tmp_path):
     status, said = run('a.heic', 'b.png')
     assert status == 1 and 'a.heic: HEIC (HEIF) is not read here: save it as PNG, JPEG or TIFF' in said
     assert '1 done, 1 failed' in said
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
+    write(tmp_path / 'a.png')
+    status, said = run('a.png', '--dry-run')
+    assert status == 0 and 'a.png, 20 x 18 to 40 x 36' in said and 'about 1.7 min' in said and 'GB of memory' in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png']
