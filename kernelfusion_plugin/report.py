@@ -37,6 +37,7 @@ COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', '
            'kernel_lr_psnr', 'lr_consistency', 'surprise', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver',
            'preset')
 CUT = 0.05  # part of a kernel's mass on its grid's edge from which it seems cut
+FLAT = 8 / 255  # difference of neighbouring pixels, range [-1, 1], below which there is nothing but noise
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
 
 PathLike = str | os.PathLike[str]
@@ -93,11 +94,14 @@ def shared_grid(kernels: Iterable[np.ndarray | None]) -> int | None:
     return max((len(kernel) for kernel in kernels if kernel is not None), default=None)
 
 
-def cut_warning(kernel: Tensor, option: str) -> str | None:
-    """What to say of a kernel (K, K) that was found, where its grid seems to have cut it; ``option`` sets its size.
+def kernel_warning(y: Tensor, kernel: Tensor, option: str) -> str | None:
+    """What to say of a kernel (K, K) that was found in y (1, 3, h, w), [-1, 1]: y has no edges, or its grid seems to
+    have cut it; ``option`` sets its size.
 
     Of the paper's kernels, on their grids of 24, at most 3 % of the mass lie on the edge.
     """
+    if max(float(y.diff(dim=dim).abs().max()) for dim in (-2, -1)) < FLAT:
+        return 'there are no edges in the picture by which a kernel can be found: the one given means nothing'
     share, size = edge_share(kernel), len(kernel)
     if share < CUT:
         return None

@@ -137,7 +137,8 @@ class Restoration:
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._write(result, picture)
-            if self.settings.kernel is None and (warning := report.cut_warning(result.kernel, '--kernel-size')):
+            if self.settings.kernel is None and (
+                    warning := report.kernel_warning(picture.y, result.kernel, '--kernel-size')):
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
                 trace = [row for row in result.trace if row['phase'] != 'half']

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints import Stopped, drain, fingerprint
 from ..core.restore import repeatable, restore_steps, unused_weights
-from ..report import cut_warning
+from ..report import kernel_warning
 from .history import History
 from .options import network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
@@ -82,7 +82,7 @@ class KernelFusionModel(RestorationModel):
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
-        if kernel is None and (warning := cut_warning(result.kernel, 'kernelfusion: kernel_size:')):
+        if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
             self.logger.warning(f'{self.title or self.name}: {warning}')
         if self.glue.save_prior and prior_state is None and result.prior_state:
             self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]
