@@ -150,10 +150,11 @@ def _each_step_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelF
                      kernel: Tensor | None) -> list[Term]:
     """Any solver whose steps all do the same, on all of the picture: ``joint``."""
     degradation = Degradation(config.scale, config.kernel_size, config.border)
-    states = list(islice(_timed(SOLVERS[config.solver].solve(
+    states = SOLVERS[config.solver].solve(
         Problem(cut, config, degradation, priors, torch.Generator(cut.device),
-                lambda purpose, factory: factory().to(cut.device), {}, kernel))), STEPS))
-    times, total = [seconds for seconds, _ in states], states[-1][1].total
+                lambda purpose, factory: factory().to(cut.device), {}, kernel))
+    steps = [(seconds, state.total) for seconds, state in islice(_timed(states), STEPS)]
+    times, total = [seconds for seconds, _ in steps], steps[-1][1]
     return [Term(median(times[1:] or times) * total, degradation, 0, _area(cut.shape[-2:], degradation))]
 
 

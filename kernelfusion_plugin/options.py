@@ -31,8 +31,8 @@ _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
 _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
-             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'network_g', 'network_d',
-             'network_r', 'network_k', 'kernelfusion', 'blinddiff', 'blind_sr', 'baseline')
+             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'kernelfusion',
+             'blinddiff', 'blind_sr', 'baseline')
 _every_run = False
 
 
@@ -164,7 +164,7 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     """
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
-        if near and key not in TOP_LEVEL:
+        if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # of which models have what they like
             raise ValueError(f'{path}: unknown option {key!r}: did you mean {near[0]!r}?')
     missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
     if missing:

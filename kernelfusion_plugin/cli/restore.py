@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import os
+import re
 import tempfile
 import time
 import traceback
@@ -89,7 +90,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         config = configure(options, changes)
         known_kernel(kernel, config)
     except ValueError as error:
-        if kernel is None:
+        if kernel is None or not re.search('kernel_size|known kernel', str(error)):
             raise
         hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if kernel_file.suffix == '.png' else ''
         raise ValueError(f'--kernel {kernel_file}: {error}{hint}') from error
@@ -104,7 +105,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         make_folder(out, todo[0].out.parent)
     for line in announcement(todo):
         log.info(line)
-    ctx.exit(0 if dry_run else restore_all(todo))
+    ctx.exit(refused(todo) if dry_run else restore_all(todo))
 
 
 def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
@@ -212,6 +213,22 @@ def restore_all(todo: list[Restoration]) -> int:
         took = timedelta(seconds=round(time.monotonic() - start))
         log.info(', '.join(f'{count} {what}' for what, count in counts.items() if count) + f', {took}')
     return 1 if failed else 0
+
+
+def refused(todo: list[Restoration]) -> int:
+    """Say which pictures cannot be done; returns the exit status that restoring them would have."""
+    failed = 0
+    for one in todo:
+        try:
+            if not one.finished():
+                config, kernel = one.settings.config, one.settings.kernel
+                y = checked(read_picture(one.path).y)
+                forward_model(y, config, kernel)
+                plan_memory(tuple(y.shape[-2:]), one.settings.device, config, kernel is not None)
+        except (ValueError, OSError) as error:
+            failed = 1
+            log.error(f'{printable(one.path)}: {reason(one, error)}')
+    return failed
 
 
 def reason(one: Restoration, error: Exception) -> str:

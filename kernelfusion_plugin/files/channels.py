@@ -61,10 +61,12 @@ def _deep_colour(raw: bytes, image: Image.Image) -> np.ndarray:
 
 
 def tiff_values(raw: bytes) -> np.ndarray:
-    """Values of a TIFF's first page, (h, w) or (h, w, channels), upright."""
+    """Values of a TIFF's first page, (h, w) or (h, w, channels), upright; grey or colours, and alpha if one says so."""
     with tifffile.TiffFile(io.BytesIO(raw)) as file:
         page = file.pages[0]
         turn = page.tags.get(ORIENTATION)
+        see_through = page.extrasamples[:1] in ((1,), (2,))  # others may be anything, such as a selection
+        known = (1 if page.photometric in (0, 1) else 3) + see_through
         try:
             values = page.asarray()
             values = np.moveaxis(values, 0, -1) if page.axes == 'SYX' else values  # plane by plane
@@ -72,7 +74,7 @@ def tiff_values(raw: bytes) -> np.ndarray:
             if 'imagecodecs' not in str(error):  # without that package tifffile knows few compressions, not LZW
                 raise
             values = _by_opencv(raw)
-    return _upright(values, turn.value if turn else 1)
+    return _upright(values if values.ndim == 2 else values[..., :known], turn.value if turn else 1)
 
 
 def _by_opencv(raw: bytes) -> np.ndarray:

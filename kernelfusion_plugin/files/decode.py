@@ -192,11 +192,10 @@ def _by_tifffile(raw: bytes) -> _Content:
             page = file.pages[0]
             if page.size > 8 * MAX_PIXELS or page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise BadPicture(f'the image is too large to be unpacked: {page.shape}')
-            colours = {1: 1, 2: 3}[page.photometric]  # dark to light, RGB; others are not known here
-            see_through = page.extrasamples[:1] in ((1,), (2,))
+            if page.photometric not in (1, 2):  # dark to light, RGB
+                raise ValueError(page.photometric)
             profile = page.tags.get(34675)
         values = tiff_values(raw)
-        values = values[..., None] if values.ndim == 2 else values[..., :colours + see_through]
     except BadPicture:
         raise
     except Exception as error:

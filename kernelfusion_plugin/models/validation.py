@@ -187,12 +187,13 @@ class ImageByImage:
         """The true kernel (K, K) of an image, if it is known: what its data set gives along, or a file's.
 
         Args:
-            data: the image as it was read; RandomBlurDataset's has ``kernel`` (1, K, K).
+            data: the image as it was read; RandomBlurDataset's has ``kernel`` (1, K, K). What others call so may be
+                anything, and is passed over if it is no kernel.
             files: where the file is, unless the data set has ``dataroot_kernel`` and ``kernel_tmpl``. A bad one that
                 only scores need is reported once.
             needed: raise the error.
         """
-        if data.get('kernel') is not None:
+        if _is_kernel(data.get('kernel')):
             return data['kernel'][0]
         options = entry.dataset.opt
         try:
@@ -246,3 +247,9 @@ class ImageByImage:
         shares = {'ranks': self.ranks.shares()} if self.ranks else {}
         return {'name': self.opt['name'], **report.environment(self.device), **shares, **self.about_run(),
                 'datasets': self.datasets, 'options': options}
+
+
+def _is_kernel(value: object) -> bool:
+    """Whether it is one kernel (1, K, K) that sums to 1."""
+    return (isinstance(value, Tensor) and value.ndim == 3 and value.shape[-1] == value.shape[-2]
+            and abs(float(value.sum()) - 1) < 1e-3)

@@ -1,6 +1,7 @@
 """The baselines through the real toolbox: same files, same scores, same failures as our model."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 from kernelfusion_plugin import runlog
 from kernelfusion_plugin.core.degradation import upscale_bicubic
 from kernelfusion_plugin.core.metrics import psnr_y
+from kernelfusion_plugin.models.options import FileOptions
+from kernelfusion_plugin.models.validation import ImageByImage
 from kernelfusion_plugin.report import to_picture, to_tensor
 
 
@@ -78,6 +81,15 @@ def test_kernels_that_a_data_set_gives_along(data, tmp_path, monkeypatch):
         assert float(row['psnr']) > float(row['psnr_bicubic']) + 0.3 and float(row['kernel_ncc']) == 1
         kernel = np.load(tmp_path / f'results/toy/visualization/Toy/{row["image"]}_kernel.npy')
         assert kernel.shape == (13, 13)
+
+
+@pytest.mark.parametrize(('given', 'taken'), [
+    (torch.full((1, 3, 3), 1 / 9), True), (torch.full((1, 3, 3), 1.0), False), (torch.full((1, 9), 1 / 9), False),
+    (torch.full((1, 1, 3, 3), 1 / 9), False), (torch.full((1, 3, 4), 1 / 12), False), (['k.mat'], False), (None, False)])
+def test_what_a_data_set_calls_kernel_may_be_something_else(given, taken):
+    entry = SimpleNamespace(name='a', dataset=SimpleNamespace(opt={}))
+    found = ImageByImage().true_kernel(entry, {'kernel': given}, FileOptions())
+    assert torch.equal(found, given[0]) if taken else found is None
 
 
 def test_a_place_of_known_kernels_that_is_not_there_is_refused_at_the_start(data, tmp_path, monkeypatch):

@@ -456,3 +456,16 @@ def test_lab_is_opaque(tmp_path):
     picture = read_picture(tmp_path / 'a.tif')
     assert picture.alpha is None and not picture.grey
     assert np.ptp(as_read(picture)) <= 1 and abs(as_read(picture).mean() - 119) < 2  # L of 50 in sRGB
+
+
+@pytest.mark.parametrize('depth', [np.uint8, np.uint16])
+@pytest.mark.parametrize('colours', [1, 3])
+def test_a_tiffs_channel_of_no_stated_meaning_is_not_transparency(tmp_path, colours, depth):
+    """A selection, say: it hides nothing."""
+    pixels = values((20, 24, colours + 1), depth)
+    pixels[..., -1] = 0
+    tifffile.imwrite(tmp_path / 'a.tif', pixels, photometric='rgb' if colours == 3 else 'minisblack', extrasamples=[0],
+                     planarconfig='contig')
+    picture = read_picture(tmp_path / 'a.tif')
+    assert picture.alpha is None and picture.grey == (colours == 1)
+    assert np.array_equal(as_read(picture), pixels[..., :-1] if colours == 3 else pixels[..., 0])

@@ -161,5 +161,5 @@ def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, 
 
 def test_options_of_other_models_and_data_sets_left_out_later_are_let_through(parse, tmp_path):
     opt, _ = parse('-opt', toy_options(tmp_path), '--force_yml', 'datasets:test_2:name=gone', 'datasets:test_2=~',
-                   'high_order_degradation=true', 'list=[1]')
+                   'high_order_degradation=true', 'list=[1]', 'network_t:type=Teacher')
     assert list(opt['datasets']) == ['test'] and opt['high_order_degradation'] is True

@@ -550,3 +550,20 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     status, said = run('a.png', '--dry-run')
     assert status == 0 and 'a.png, 20 x 18 to 40 x 36' in said and 'about 1.7 min' in said and 'GB of memory' in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png']
+
+
+def test_a_dry_run_names_what_cannot_be_done(run, tmp_path):
+    write(tmp_path / 'a.png')
+    (tmp_path / 'bad.jpg').write_text('no picture')
+    status, said = run('a.png', 'bad.jpg', '--dry-run')
+    assert status == 1 and 'bad.jpg: not an image' in said and 'about 1.7 min' in said
+    status, said = run('a.png', '--dry-run', '--set', 'memory_limit=0.01')
+    assert status == 1 and 'a.png: a result of' in said and 'memory_limit is 0.0 GB' in said
+    assert not (tmp_path / 'restored').exists()
+
+
+def test_faults_of_other_options_are_not_the_kernels(run, tmp_path):
+    write(tmp_path / 'a.png')
+    np.save(tmp_path / 'k.npy', np.full((12, 12), 1 / 144, np.float32))
+    status, said = run('a.png', '--kernel', 'k.npy', '--set', 'em.bogus=1')
+    assert status == 2 and "unknown option 'em.bogus'" in said and 'k.npy' not in said
