@@ -85,7 +85,8 @@ def test_kernels_that_a_data_set_gives_along(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('given', 'taken'), [
     (torch.full((1, 3, 3), 1 / 9), True), (torch.full((1, 3, 3), 1.0), False), (torch.full((1, 9), 1 / 9), False),
-    (torch.full((1, 1, 3, 3), 1 / 9), False), (torch.full((1, 3, 4), 1 / 12), False), (['k.mat'], False), (None, False)])
+    (torch.full((1, 1, 3, 3), 1 / 9), False), (torch.full((1, 3, 4), 1 / 12), False), (['k.mat'], False),
+    (None, False)])
 def test_what_a_data_set_calls_kernel_may_be_something_else(given, taken):
     entry = SimpleNamespace(name='a', dataset=SimpleNamespace(opt={}))
     found = ImageByImage().true_kernel(entry, {'kernel': given}, FileOptions())
