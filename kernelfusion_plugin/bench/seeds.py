@@ -49,12 +49,12 @@ def measure(preset: str, device: torch.device, photos: Iterable[str] = PHOTOS, s
             rows.append({'case': f'{photo}, motion {shake}', 'seed': seed,
                          'bicubic': round(psnr_y(upscale_bicubic(y, 4).clamp(-1, 1), x), 2),
                          'psnr': round(psnr_y(sr, x), 2),
-                         'psnr_best_shift': round(psnr_best_subpixel_shift(sr, x).psnr, 2),
+                         'psnr_best_subpixel_shift': round(psnr_best_subpixel_shift(sr, x).psnr, 2),
                          'kernel_ncc': round(kernel_ncc(result.kernel, k), 3),
                          'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k)[0], 3),
                          'surprise': result.surprise})
             log.info(f'  {json.dumps(rows[-1])}')
-    return {'rows': rows, **{name: summary(rows, name) for name in ('psnr', 'psnr_best_shift')}}
+    return {'rows': rows, **{name: summary(rows, name) for name in ('psnr', 'psnr_best_subpixel_shift')}}
 
 
 def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
