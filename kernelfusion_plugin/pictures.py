@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .files import printable
 from .report import kernel_picture, region_kernels_picture, shared_grid, write_atomically
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
@@ -157,7 +158,7 @@ def fitted(text: str, size: int, width: int) -> str:
 
     In one line, with "?" for what cannot be printed: line ends, and bytes of a file's name that are no text.
     """
-    text = ''.join(c if c.isprintable() else '?' for c in text)
+    text = printable(text)
     shown, keep = text, len(text)
     while keep > 1 and font(size).getlength(shown) > width:
         keep -= 1

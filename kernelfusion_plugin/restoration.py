@@ -129,7 +129,7 @@ class Restoration:
         with locked(self.folder / LOCK):
             self._clear()
             bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)
-            live = LiveView(self.folder, printable(self.path), bicubic, self.settings.save_run)
+            live = LiveView(self.folder, printable(self.path.name), bicubic, self.settings.save_run)
             try:
                 result = self._compute(picture.y, title, live)
             except ValueError:
@@ -142,7 +142,7 @@ class Restoration:
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
                 trace = [row for row in result.trace if row['phase'] != 'half']
-                pictures.save_plot(self.folder / 'plot.png', trace, printable(self.path))
+                pictures.save_plot(self.folder / 'plot.png', trace, printable(self.path.name))
                 live.say(state='finished', result=self.out.name)
                 for name in (FILE, LOCK):
                     (self.folder / name).unlink(missing_ok=True)
@@ -185,8 +185,8 @@ class Restoration:
         if kernels is not None:
             report.save_region_kernels(self.out.parent, self.stem, kernels)
         bicubic, sr = report.bicubic_picture(like.y, scale), report.to_picture(result.sr)
-        title = (f'{printable(self.path)}: {like.y.shape[-1]} x {like.y.shape[-2]}, x{scale}, {result.config.solver}, '
-                 f'{result.config.preset}')
+        title = (f'{printable(self.path.name)}: {like.y.shape[-1]} x {like.y.shape[-2]}, x{scale}, '
+                 f'{result.config.solver}, {result.config.preset}')
         pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
         written = [path for path in self.results if kernels is not None or path not in self.region_kernels]

@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import click
 import torch
 from click.core import ParameterSource
+from torch import Tensor
 
 from ..checkpoints import EVERY, Stopped
 from ..core.config import PRESETS, KernelFusionConfig
@@ -103,9 +105,10 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     todo = plan(find_pictures(places), out, settings)
     if not dry_run:
         make_folder(out, todo[0].out.parent)
-    for line in announcement(todo):
+    found = survey(todo)
+    for line in announcement(todo, found):
         log.info(line)
-    ctx.exit(refused(todo) if dry_run else restore_all(todo))
+    ctx.exit(refused(found) if dry_run else restore_all(todo))
 
 
 def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
@@ -189,7 +192,7 @@ def restore_all(todo: list[Restoration]) -> int:
     """Do it picture by picture, say what came out; returns the exit status."""
     kept, failed, start = 0, 0, time.monotonic()
     for number, one in enumerate(todo, 1):
-        title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path)
+        title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path.name)
         try:
             if one.finished():
                 late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
@@ -215,20 +218,17 @@ def restore_all(todo: list[Restoration]) -> int:
     return 1 if failed else 0
 
 
-def refused(todo: list[Restoration]) -> int:
+def refused(found: Survey) -> int:
     """Say which pictures cannot be done; returns the exit status that restoring them would have."""
-    failed = 0
-    for one in todo:
+    faults = list(found.faults)
+    for one, size in found.sizes:
         try:
-            if not one.finished():
-                config, kernel = one.settings.config, one.settings.kernel
-                y = checked(read_picture(one.path).y)
-                forward_model(y, config, kernel)
-                plan_memory(tuple(y.shape[-2:]), one.settings.device, config, kernel is not None)
-        except (ValueError, OSError) as error:
-            failed = 1
-            log.error(f'{printable(one.path)}: {reason(one, error)}')
-    return failed
+            plan_memory(size, one.settings.device, one.settings.config, one.settings.kernel is not None)
+        except ValueError as error:
+            faults.append((one, error))
+    for one, error in faults:
+        log.error(f'{printable(one.path.name)}: {reason(one, error)}')
+    return 1 if faults else 0
 
 
 def reason(one: Restoration, error: Exception) -> str:
@@ -246,21 +246,43 @@ def reason(one: Restoration, error: Exception) -> str:
     return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
 
 
-def announcement(todo: list[Restoration]) -> Iterator[str]:
-    """What will be done, and with what; then, from a few timed steps, about how long it takes."""
-    settings = todo[0].settings
-    config, first, sizes = settings.config, None, []
+@dataclass
+class Survey:
+    """What is known of the pictures before the work begins; those that are finished are left out.
+
+    Attributes:
+        first: y of the first that can be done, if there is one.
+        sizes: (h, w) of each that can be done.
+        faults: why others cannot.
+    """
+
+    first: Tensor | None = None
+    sizes: list[tuple[Restoration, tuple[int, int]]] = field(default_factory=list)
+    faults: list[tuple[Restoration, Exception]] = field(default_factory=list)
+
+
+def survey(todo: list[Restoration]) -> Survey:
+    """Read every picture once."""
+    found = Survey()
     for one in todo:
         try:
             if one.finished():
                 continue
             y = checked(read_picture(one.path).y)
-            forward_model(y, config, settings.kernel)  # refuses regions that are too small
-        except (ValueError, OSError):
-            continue  # said when it is its turn
-        first = y if first is None else first
-        sizes.append(tuple(y.shape[-2:]))
-    what = f'{len(todo)} pictures' if len(todo) > 1 else printable(todo[0].path)
+            forward_model(y, one.settings.config, one.settings.kernel)  # refuses regions that are too small
+        except (ValueError, OSError) as error:
+            found.faults.append((one, error))  # said when it is its turn
+            continue
+        found.first = y if found.first is None else found.first
+        found.sizes.append((one, tuple(y.shape[-2:])))
+    return found
+
+
+def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
+    """What will be done, and with what; then, from a few timed steps, about how long it takes."""
+    settings, sizes = todo[0].settings, [size for _, size in found.sizes]
+    config = settings.config
+    what = f'{len(todo)} pictures' if len(todo) > 1 else printable(todo[0].path.name)
     if len(sizes) == 1:
         height, width = sizes[0]
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
@@ -268,9 +290,9 @@ def announcement(todo: list[Restoration]) -> Iterator[str]:
             what += ', {} x {} regions'.format(*choose_grid(AUTO, sizes[0]))
     yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
            f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
-    if first is None:
+    if found.first is None:
         return
-    pace = measure_pace(first.to(settings.device), config, settings.kernel)
+    pace = measure_pace(found.first.to(settings.device), config, settings.kernel)
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
     parts = ', '.join(f'{PHASES.get(phase, phase)} {_round(value)}' for phase, value in phases.items())

@@ -46,6 +46,6 @@ def distinct_names(paths: Iterable[Path]) -> list[str]:
     return names
 
 
-def printable(path: Path) -> str:
+def printable(name: str) -> str:
     """A file's name for a message or a title: line ends, control characters and bytes that are no text become ?."""
-    return ''.join(c if c.isprintable() else '?' for c in path.name)
+    return ''.join(c if c.isprintable() else '?' for c in name)

@@ -54,8 +54,7 @@ def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
     """Rows: the true kernels and each method's; columns: images, or with many of them one per true kernel.
 
     All are at one scale, each is white at its own maximum; below it its correlation with the truth, at zero shift and
-    at the best one. If no method saved any, there is
-    no such file afterwards, and None is returned.
+    at the best one. If no method saved any, there is no such file afterwards, and None is returned.
     """
     estimating = [method.label for method in comparison.methods
                   if any(comparison.outcome(method.label, key).kernel is not None for key in comparison.cases)]
