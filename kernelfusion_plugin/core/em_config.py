@@ -56,8 +56,9 @@ class EmConfig:
         centre_error: how far that centre is from the kernel's true place, in LR pixels. Against it stands what y's
             frame tells, where y was made with black beyond (:mod:`~.frame`). 0: the frame is not asked.
         kernel_floor: what is below this share of the kernel's maximum is not believed (Cho & Lee 2009): it does not
-            count for the centre, and at the full scale it is set to zero. Faint wings would sharpen the picture too
-            much.
+            count for the centre, and at the end of the search it is set to zero. Faint wings would sharpen the picture
+            too much. Not earlier: a faint part that is cut leaves a ghost in the picture, the next fit explains the
+            ghost and makes what is left of that part fainter still, until the kernel is a dot.
         final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.

@@ -39,7 +39,7 @@ class Stage:
     uncertainties: tuple[float | None, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
     memory: float = 0.0
-    kernel_floor: float = 0.0
+    kernel_floor: float = 0.0  # of the kernel that the stage ends with
     frame: Frame | None = None  # of y, where it fades to black
     whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
 
@@ -67,12 +67,13 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
                                         earlier)
-                fitted = _believed(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage)
+                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.rim)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
-                    kernel = fitted
+                    kernel = above_floor(fitted, stage.kernel_floor)
                 else:
                     further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel, way = find_place(_believed(normalise(further), stage), degradation, config, stage.frame)
+                    kernel, way = find_place(without_haze(normalise(further), stage.rim), degradation, config,
+                                             stage.frame)
                     if stage.whole_shifts:
                         way = round(way[0]), round(way[1])
                     if any(way):
@@ -196,11 +197,6 @@ def above_floor(kernel: Tensor, floor: float) -> Tensor:
 def _strong(kernel: Tensor, floor: float) -> Tensor:
     """The kernel's values above ``floor`` times its maximum, 0 elsewhere."""
     return torch.where(kernel > floor * kernel.max(), kernel, 0)
-
-
-def _believed(kernel: Tensor, stage: Stage) -> Tensor:
-    """What is kept of a kernel that was fitted."""
-    return above_floor(without_haze(kernel, stage.rim), stage.kernel_floor)
 
 
 def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
