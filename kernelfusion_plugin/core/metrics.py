@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .colour import LUMA
 from .degradation import Degradation
 from .kernel_align import check_square, normalise, resize
 
@@ -22,7 +23,7 @@ PAPER_BORDER = 0.05  # KernelFusion, Table 2: "after excluding an image boundary
 def rgb_to_y(x: Tensor) -> Tensor:
     """Luma of ITU-R BT.601 in studio range, as MATLAB's rgb2ycbcr and BasicSR compute it.
 
-    Y = 16 + 65.481 R + 128.553 G + 24.966 B with R, G, B in [0, 1]: 16 for black to 235 for white, not rounded.
+    Y = 16 + 219 (0.299 R + 0.587 G + 0.114 B) with R, G, B in [0, 1]: 16 for black to 235 for white, not rounded.
 
     Args:
         x: (..., 3, H, W), RGB in [-1, 1].
@@ -37,7 +38,7 @@ def rgb_to_y(x: Tensor) -> Tensor:
         raise ValueError(f'Y needs an RGB image (..., 3, H, W), got the shape {tuple(x.shape)}')
     if not x.is_floating_point():
         raise ValueError(f'Y needs floats in [-1, 1], got {x.dtype}: convert uint8 by x / 127.5 - 1')
-    weights = x.new_tensor([65.481, 128.553, 24.966]).reshape(3, 1, 1)
+    weights = x.new_tensor([219 * share for share in LUMA]).reshape(3, 1, 1)
     return 16 + ((x + 1) / 2 * weights).sum(-3, keepdim=True)
 
 
