@@ -21,15 +21,16 @@ from torch import Tensor
 from .core.config import KernelFusionConfig
 from .core.degradation import Degradation
 from .core.diffusion import Schedule
-from .core.em import solve_em
+from .core.em import assumed_noise
 from .core.em_config import EmConfig
-from .core.kernel_search import attempts, cut_piece, kernel_stages
+from .core.em_steps import Stage, em_passes
+from .core.kernel_search import cut_piece, kernel_stages, most_passes
+from .core.kernels import gaussian
 from .core.nets.patch_net import PatchDiffusionNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
-from .core.regional_degradation import OVERLAP, RegionalDegradation, choose_grid
-from .core.regions import solve_regions
-from .core.restore import phase1_images
-from .core.solvers import SOLVERS, Problem, final_prior, kernel_prior
+from .core.regional_degradation import OVERLAP, choose_grid
+from .core.restore import forward_model, phase1_images
+from .core.solvers import SOLVERS, Problem, kernel_prior
 from .core.texture_prior import load_texture_net, load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels
@@ -95,72 +96,85 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
         for phase, (image, prior) in phase1_images(y, config, kernel is not None).items():
             net = load_texture_net() if phase == 'tuned' else PatchDiffusionNet(config.prior.channels)
             net.to(y.device)
-            states = fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device))
-            seconds[phase] = _pace(islice(states, STEPS)) * prior.steps
+            seconds[phase] = _seconds(fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device)))
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)
         if config.uses_textures:
             priors['textures'] = load_texture_prior(y.device, config.prior.precision)
-        terms = (_em if config.solver == 'em' else _each_step_alike)(cut_piece(y, SIDE)[0], priors, config, kernel)
+        cut = cut_piece(y, SIDE)[0]
+        if config.solver == 'em' and kernel is None:
+            terms = [*_search(cut, priors, config), *_final_passes(cut, priors, config)]
+        else:
+            terms = [_steps_alike(cut, priors, config, kernel)]
     return Pace(seconds, config.solver, terms)
 
 
-def _em(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> list[Term]:
-    """Each stage's steps, the M steps that end its passes, and the final passes."""
-    full, em, size = Degradation(config.scale, config.kernel_size, config.border), config.em, cut.shape[-2:]
-    few = dataclasses.replace(em, **{f'{stage}_passes': min(2, getattr(em, f'{stage}_passes'))
-                                     for stage in ('sketch', 'coarse', 'fine')},
-                              searches=1, rim=0, uncertainty=1.0 if em.uncertainty is None else em.uncertainty,
-                              final_samples=min(1, em.final_samples), final_steps=max(2, min(STEPS, em.final_steps)))
-    steps, area = max(1, em.final_samples) * em.final_steps, _area(size, full)
-    if kernel is not None and kernel.ndim == 4:  # one for each region: any two of them
-        return [Term(steps * _under_two(cut, priors, full, few, kernel.flatten(0, 1)[:2]), full, 0, area)]
-    times = _times(solve_em(cut, final_prior(priors, em), full, few, torch.Generator(cut.device), kernel,
-                            kernel_prior(priors)))
-    terms = []
-    for stage, planned in zip(kernel_stages(full, few), kernel_stages(full, em)) if kernel is None else ():
-        passes = [list(islice(times, em.steps)) for _ in stage.sigmas]
-        step = median([seconds for one in passes for seconds in one[:-1] or one][1:] or passes[0])
-        m_step = max(0.0, passes[-1][-1] - step)
-        trials = max(1, len(planned.uncertainties)) + len(attempts(em)) - 1
-        count = em.searches * len(planned.sigmas) * trials  # all that may be
-        stage_area = _area(size, stage.degradation)
-        searches = [Term(count * em.steps * step, stage.degradation, em.kernel_side, stage_area),
-                    Term(count * m_step, stage.degradation, em.kernel_side, stage_area, constant=0.5)]
-        terms += searches
-        if config.regions != ONE and stage.degradation.scale > 1:  # regions begin behind the sketch
-            terms += [dataclasses.replace(term, regions=config.regions, several=True, each=True) for term in searches]
-    final = Term(steps * median(list(times)[1:]), full, 0, area)
-    if config.regions != ONE and kernel is None:  # two passes that compare kernels, and the final ones under any two
-        terms.append(Term(2 * em.steps * step, full, em.kernel_side, area, 0.0, config.regions, True, each=True))
-        pair = torch.rand(2, full.kernel_size, full.kernel_size, device=cut.device)
-        final = dataclasses.replace(final, regions=config.regions, several=False)
-        seconds = steps * _under_two(cut, priors, full, few, pair / pair.sum((-2, -1), keepdim=True))
-        terms.append(dataclasses.replace(final, seconds=seconds, several=True))
-    return [*terms, final]
+def _search(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig) -> list[Term]:
+    """em's search for the kernel: each stage's steps, and the M steps that end its passes."""
+    full, em, terms = Degradation(config.scale, config.kernel_size, config.border), config.em, []
+    in_regions = {'regions': config.regions, 'several': True, 'each': True}
+    passes, passes_there = most_passes(em), most_passes(em, sketch=False)
+    for stage, name in zip(kernel_stages(full, em, assumed_noise(cut, em)), passes):
+        step, m_step = _stage_seconds(cut, kernel_prior(priors), stage, em)
+        area, count = _area(cut.shape[-2:], stage.degradation), em.searches * passes[name]
+        stage_terms = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
+                       Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
+        terms += stage_terms
+        if config.regions != ONE and name in passes_there:
+            terms += [dataclasses.replace(term, **in_regions) for term in stage_terms]
+    if config.regions != ONE:  # two passes that compare a region's kernel with the picture's
+        terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(cut.shape[-2:], full), **in_regions))
+    return terms
 
 
-def _under_two(cut: Tensor, priors: dict[str, PatchPrior], full: Degradation, em: EmConfig, pair: Tensor) -> float:
-    """Seconds of a step of the final passes where two regions have the kernels ``pair`` (2, K, K)."""
-    times = _times(solve_regions(cut, final_prior(priors, em), RegionalDegradation(full, cut.shape[-2:], (1, 2)), em,
-                                 torch.Generator(cut.device), pair[None].to(cut.device)))
-    return median(list(times)[1:])
+def _stage_seconds(cut: Tensor, prior: PatchPrior, stage: Stage, em: EmConfig) -> tuple[float, float]:
+    """Seconds of a step of the stage, and of the M step that ends a pass."""
+    uncertainty = 1.0 if em.uncertainty is None else em.uncertainty
+    two = dataclasses.replace(stage, sigmas=stage.sigmas[:2], uncertainty=uncertainty)
+    kernel = _wide(em.start_width, stage.degradation).to(cut)
+    times = [seconds for seconds, _ in _timed(em_passes(cut, kernel, prior, two, em, torch.Generator(cut.device)))]
+    step = median([seconds for number, seconds in enumerate(times, 1) if number % em.steps][1:] or times)
+    return step, max(0.0, times[-1] - step)
 
 
-def _each_step_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig,
-                     kernel: Tensor | None) -> list[Term]:
-    """Any solver whose steps all do the same, on all of the picture: ``joint``."""
+def _final_passes(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig) -> list[Term]:
+    """em's final passes: under one kernel, and where there may be regions, under any two."""
+    one, other = (_wide(width, Degradation(config.scale, config.kernel_size)) for width in (1.0, 2.0))
+    final = _steps_alike(cut, priors, config, one)
+    if config.regions == ONE:
+        return [final]
+    several = _steps_alike(cut, priors, config, torch.stack([one, other])[None])
+    return [dataclasses.replace(final, regions=config.regions, several=False),
+            dataclasses.replace(several, regions=config.regions, several=True)]
+
+
+def _steps_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> Term:
+    """A Phase 2 whose steps all do the same, on all of the picture: ``joint``'s, and em's under a known kernel."""
     degradation = Degradation(config.scale, config.kernel_size, config.border)
+    if kernel is not None:
+        kernel = kernel.to(cut.device)
+        if kernel.ndim == 4:  # one for each region: any two of them
+            kernel = kernel.flatten(0, 1)[None, :2]
     states = SOLVERS[config.solver].solve(
-        Problem(cut, config, degradation, priors, torch.Generator(cut.device),
+        Problem(cut, config, forward_model(cut, config, kernel), priors, torch.Generator(cut.device),
                 lambda purpose, factory: factory().to(cut.device), {}, kernel))
-    steps = [(seconds, state.total) for seconds, state in islice(_timed(states), STEPS)]
-    times, total = [seconds for seconds, _ in steps], steps[-1][1]
-    return [Term(median(times[1:] or times) * total, degradation, 0, _area(cut.shape[-2:], degradation))]
+    return Term(_seconds(states), degradation, 0, _area(cut.shape[-2:], degradation))
+
+
+def _wide(width: float, degradation: Degradation) -> Tensor:
+    """A Gaussian kernel of ``width`` LR pixels."""
+    return gaussian(degradation.kernel_size, sigmas=width * degradation.scale)
 
 
 def _area(size: tuple[int, int], degradation: Degradation) -> float:
     height, width = degradation.hr_size(size)
     return height * width
+
+
+def _seconds(states: Iterable[Any]) -> float:
+    """Seconds of all the steps that ``states`` come from, by the first few."""
+    steps = list(islice(_timed(states), STEPS))
+    times = [seconds for seconds, _ in steps]
+    return median(times[1:] or times) * steps[-1][1].total
 
 
 def _timed(states: Iterable[Any]) -> Iterator[tuple[float, Any]]:
@@ -169,14 +183,3 @@ def _timed(states: Iterable[Any]) -> Iterator[tuple[float, Any]]:
     for state in states:
         yield time.perf_counter() - start, state
         start = time.perf_counter()
-
-
-def _times(states: Iterable[Any]) -> Iterator[float]:
-    """Seconds of each step."""
-    return (seconds for seconds, _ in _timed(states))
-
-
-def _pace(states: Iterable[Any]) -> float:
-    """Seconds of a step, the first left out."""
-    times = list(_times(states))
-    return median(times[1:] or times)

@@ -24,10 +24,14 @@ CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under 
 MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
-def most_steps(config: EmConfig, sketch: bool = True) -> int:
-    """Steps of :func:`find_kernel` at most, with its first stage or without."""
-    return config.steps * sum(passes * max(1, len(tried)) for by_area in attempts(config)
-                              for name, passes, tried in _outline(config, by_area) if sketch or name != 'sketch')
+def most_passes(config: EmConfig, sketch: bool = True) -> dict[str, int]:
+    """EM passes of :func:`find_kernel` at most, by stage as in :func:`kernel_stages`; with its first stage or without.
+    """
+    passes: dict[str, int] = {}
+    for by_area in attempts(config):
+        for name, count, tried in _outline(config, by_area)[0 if sketch else 1:]:
+            passes[name] = passes.get(name, 0) + count * max(1, len(tried))
+    return passes
 
 
 def attempts(config: EmConfig) -> tuple[bool, ...]:

@@ -12,7 +12,7 @@ from .diffusion import Prior, timesteps
 from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
 from .frame import Frame
-from .kernel_search import cut_piece, find_kernel, most_steps, unsure_rims
+from .kernel_search import cut_piece, find_kernel, most_passes, unsure_rims
 from .likelihood import surprise
 from .noise import CLEAN, Noise
 from .state import EmPlace, Phase2State
@@ -38,7 +38,7 @@ def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
     """Steps of :func:`search` at most, with the first stage of each search or without."""
-    return config.searches * most_steps(config, sketch)
+    return config.searches * config.steps * sum(most_passes(config, sketch).values())
 
 
 def judged(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,

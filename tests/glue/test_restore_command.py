@@ -475,13 +475,21 @@ def test_the_estimate_is_within_a_factor_of_2(changes):
 
 def test_the_estimate_knows_of_regions(monkeypatch):
     """Half the steps of one search again, on each half; what is timed scatters, so only the order is asked for."""
-    monkeypatch.setattr('kernelfusion_plugin.estimate._times', lambda states: (1.0 for _ in states))
+    monkeypatch.setattr('kernelfusion_plugin.estimate._timed', lambda states: ((1.0, state) for state in states))
     y = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, two, auto = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions}))
                       for regions in ('1x1', '1x2', 'auto'))
     size, small = (64, 128), (63, 127)
     assert one.seconds(size)['em'] < two.seconds(size)['em'] < 3 * one.seconds(size)['em']
     assert auto.seconds(size) == two.seconds(size) and auto.seconds(small) == one.seconds(small)
+
+
+def test_the_estimate_judges_no_kernel(monkeypatch):
+    """Its pace does not depend on how likely a kernel is, and to find out takes time."""
+    for name in ('kernel_search.surprise', 'restarts.unlikelihood'):
+        monkeypatch.setattr(f'kernelfusion_plugin.core.{name}', lambda *args: pytest.fail('judged'))
+    y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert measure_pace(y, KernelFusionConfig.from_dict(TOY)).seconds((20, 24))['em'] > 0
 
 
 @pytest.mark.parametrize('joint', [{'pipeline': 'dip'}, {'pipeline': 'pd_unet'}, {'separate_unets': True}])
