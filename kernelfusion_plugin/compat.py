@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from basicsr.utils.registry import Registry
 
 _MISSING = 'torchvision.transforms.functional_tensor'
 
@@ -44,3 +48,11 @@ def register() -> None:
     """
     for part in ('archs', 'models', 'metrics'):
         importlib.import_module(f'kernelfusion_plugin.{part}')
+
+
+def enter(registry: Registry, entries: Iterable[Any]) -> None:
+    """Put classes or functions into one of BasicSR's registries, under their names; one that is taken stays as it is.
+    """
+    for entry in entries:
+        if entry.__name__ not in registry:
+            registry.register(entry)

@@ -1,5 +1,8 @@
 """Our networks under BasicSR's names, so that ``basicsr.archs.build_network`` makes them from an option file."""
 
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from ..compat import enter
 from . import baseline_arch, blinddiff_arch, kernelfusion_arch
 
 ARCHS = (*kernelfusion_arch.ARCHS, *baseline_arch.ARCHS, blinddiff_arch.MCFormer)
@@ -7,8 +10,7 @@ ARCHS = (*kernelfusion_arch.ARCHS, *baseline_arch.ARCHS, blinddiff_arch.MCFormer
 
 def register() -> None:
     """Enter :data:`ARCHS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for module in (kernelfusion_arch, baseline_arch, blinddiff_arch):
-        module.register()
+    enter(ARCH_REGISTRY, ARCHS)
 
 
 register()

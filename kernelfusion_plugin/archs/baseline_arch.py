@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
-
 from ..core.kernel_pca import load_pca
 from ..core.nets import dan, danv2
 from ..core.nets.dcls import DCLS
@@ -31,10 +29,3 @@ class DANv2(danv2.DANv2):
 
 
 ARCHS = (DAN, DANv2, DCLS)
-
-
-def register() -> None:
-    """Enter :data:`ARCHS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for arch in ARCHS:
-        if arch.__name__ not in ARCH_REGISTRY:
-            ARCH_REGISTRY.register(arch)

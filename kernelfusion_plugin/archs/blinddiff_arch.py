@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
 from ..core.kernel_basis import kernel_basis
@@ -50,9 +49,3 @@ class MCFormer(ModulatedTransformer):
 def _basis(families: tuple[Family, ...], code_length: int) -> tuple[Tensor, Tensor]:
     mixture, generator = Mixture(families), torch.Generator().manual_seed(0)
     return kernel_basis(torch.stack([mixture.draw(generator) for _ in range(SAMPLES)]), code_length)
-
-
-def register() -> None:
-    """Enter the network into the registry; a second call, or a name that is taken already, changes nothing."""
-    if MCFormer.__name__ not in ARCH_REGISTRY:
-        ARCH_REGISTRY.register(MCFormer)

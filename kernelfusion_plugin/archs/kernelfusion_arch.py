@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from basicsr.utils.registry import ARCH_REGISTRY
-
 from ..core.kernel_models import DirectKernel, LinearCnnKernel, Siren
 from ..core.nets.patch_net import PatchDiffusionNet
 from ..core.nets.refine_unet import RefineUNet
@@ -18,10 +16,3 @@ class SirenKernel(Siren):
 
 
 ARCHS = (PatchDiffusion, RefineUNet, SirenKernel, DirectKernel, LinearCnnKernel)
-
-
-def register() -> None:
-    """Enter :data:`ARCHS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for arch in ARCHS:
-        if arch.__name__ not in ARCH_REGISTRY:
-            ARCH_REGISTRY.register(arch)

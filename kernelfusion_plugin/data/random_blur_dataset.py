@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from basicsr.data.data_util import paths_from_folder, paths_from_lmdb
 from basicsr.utils import FileClient, imfrombytes, img2tensor
-from basicsr.utils.registry import DATASET_REGISTRY
 from PIL import Image
 from torch import Tensor
 
@@ -201,9 +200,3 @@ def jpeg(y: Tensor, quality: int) -> Tensor:
     packed = io.BytesIO()
     picture.save(packed, format='JPEG', quality=quality)
     return torch.from_numpy(np.array(Image.open(packed))).permute(2, 0, 1).float()
-
-
-def register() -> None:
-    """Enter the data set into the registry; a second call, or a name that is taken already, changes nothing."""
-    if RandomBlurDataset.__name__ not in DATASET_REGISTRY:
-        DATASET_REGISTRY.register(RandomBlurDataset)

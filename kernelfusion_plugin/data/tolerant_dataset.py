@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
-from basicsr.utils.registry import DATASET_REGISTRY
 
 
 class TolerantPairedDataset(PairedImageDataset):
@@ -98,9 +97,3 @@ def _lmdb_keys(folder: str) -> dict[str, str]:
     with open(os.path.join(folder, 'meta_info.txt'), encoding='utf-8') as file:
         keys = [line.split('.')[0] for line in file if line.strip()]
     return dict(zip(keys, keys, strict=True))
-
-
-def register() -> None:
-    """Enter the data set into the registry; a second call, or a name that is taken already, changes nothing."""
-    if TolerantPairedDataset.__name__ not in DATASET_REGISTRY:
-        DATASET_REGISTRY.register(TolerantPairedDataset)

@@ -2,6 +2,7 @@
 
 from basicsr.utils.registry import METRIC_REGISTRY
 
+from ..compat import enter
 from .border import calculate_psnr_border, calculate_ssim_border
 from .perceptual import calculate_lpips
 
@@ -10,9 +11,7 @@ METRICS = (calculate_psnr_border, calculate_ssim_border, calculate_lpips)
 
 def register() -> None:
     """Enter :data:`METRICS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for metric in METRICS:
-        if metric.__name__ not in METRIC_REGISTRY:
-            METRIC_REGISTRY.register(metric)
+    enter(METRIC_REGISTRY, METRICS)
 
 
 register()

@@ -3,6 +3,7 @@
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from .. import archs, data, metrics
+from ..compat import enter
 from .baselines import BackProjectionModel, BicubicModel
 from .blind_sr_model import BlindSRModel
 from .blinddiff_model import BlindDiffModel
@@ -13,9 +14,7 @@ MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel, BlindSRModel, Bl
 
 def register() -> None:
     """Enter :data:`MODELS` into the registry; a second call, or a name that is taken already, changes nothing."""
-    for model in MODELS:
-        if model.__name__ not in MODEL_REGISTRY:
-            MODEL_REGISTRY.register(model)
+    enter(MODEL_REGISTRY, MODELS)
 
 
 register()
