@@ -136,11 +136,11 @@ def in_place(body, f, g):
 
 def test_groups_return_twice_their_body():
     f, g = picture(1, 8, 6, 7), picture(1, 8, 1, 1, seed=1)
-    group = danv2.DualPathGroup(8, 8, 3, 1, 2).double()
+    group = danv2.DualPathGroup(danv2.DualPathBlock(8, 8, 3, 1) for _ in range(2)).double()
     for one, other in zip(group(f, g), in_place(group.body, f, g), strict=True):
         torch.testing.assert_close(one, other)
     f, g = picture(1, 16, 6, 7), picture(1, 8, 6, 7, seed=1)
-    group = dcls.DualPathGroup(16, 8, 2).double()
+    group = dcls.DualPathGroup(dcls.DualPathBlock(16, 8) for _ in range(2)).double()
     for one, other in zip(group(f, g), in_place(group.body, f, g), strict=True):
         torch.testing.assert_close(one, other)
 

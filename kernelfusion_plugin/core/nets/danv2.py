@@ -6,6 +6,8 @@ Estimator gives the whole kernel, a softmax over its K² entries.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from .dan import AlternatingNet, upscaler
@@ -31,9 +33,9 @@ class DualPathGroup(nn.Module):
     that input in place, so that what is added is the output itself: 2·body(f, g), not (f, g) + body(f, g).
     """
 
-    def __init__(self, channels: int, condition: int, side: int, condition_side: int, blocks: int) -> None:
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
-        self.body = nn.Sequential(*(DualPathBlock(channels, condition, side, condition_side) for _ in range(blocks)))
+        self.body = nn.Sequential(*blocks)
 
     def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         for block in self.body:
@@ -48,7 +50,8 @@ class Restorer(nn.Module):
         super().__init__()
         self.head1 = nn.Conv2d(colours, channels, 3, padding=1)
         self.head2 = nn.Conv2d(code_length, channels, 1)
-        self.body = nn.Sequential(*(DualPathGroup(channels, channels, 3, 1, blocks) for _ in range(groups)))
+        self.body = nn.Sequential(*(DualPathGroup(DualPathBlock(channels, channels, 3, 1) for _ in range(blocks))
+                                    for _ in range(groups)))
         self.fusion = nn.Conv2d(channels, channels, 3, padding=1)
         self.upscale = upscaler(channels, scale, colours)
 
@@ -66,7 +69,7 @@ class Estimator(nn.Module):
         super().__init__()
         self.head_LR = nn.Sequential(nn.Conv2d(colours, channels, 5, padding=2))
         self.head_HR = nn.Sequential(nn.Conv2d(colours, channels, 4 * scale + 1, stride=scale, padding=2 * scale))
-        self.body = DualPathGroup(channels, channels, 3, 3, blocks)
+        self.body = DualPathGroup(DualPathBlock(channels, channels, 3, 3) for _ in range(blocks))
         self.tail = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.AdaptiveAvgPool2d(1),
                                   nn.Conv2d(2 * channels, kernel_size ** 2, 1), nn.Softmax(1))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..deconvolution import constrained_least_squares
 from .dan import upscaler
+from .danv2 import DualPathGroup
 
 FILTERS = {11: (7, 3, 3, 1), 21: (11, 7, 5, 1), 31: (11, 9, 7, 5, 3)}  # sides of the Estimator's filters, by K
 SMALLEST = 7  # pixels: what three 3 x 3 convolutions without padding take
@@ -58,19 +59,6 @@ class DualPathBlock(nn.Module):
     def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.body1(f), self.body2(g)
         return f + self.CA_body1(torch.cat([a, b], dim=1)), g + self.CA_body2(b)
-
-
-class DualPathGroup(nn.Module):
-    """Blocks one after the other, both streams doubled at the end: as in DANv2, see :class:`.danv2.DualPathGroup`."""
-
-    def __init__(self, channels: int, primitive: int, blocks: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*(DualPathBlock(channels, primitive) for _ in range(blocks)))
-
-    def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        for block in self.body:
-            f, g = block(f, g)
-        return 2 * f, 2 * g
 
 
 class Deconvolution(nn.Module):
@@ -149,7 +137,8 @@ class Restorer(nn.Module):
         self.feature_block = nn.Sequential(*(ResidualBlock(channels) for _ in range(3)))
         self.head1 = nn.Conv2d(channels, primitive, 3, padding=1)
         self.head2 = Deconvolution(channels, reduction)
-        self.body = nn.Sequential(*(DualPathGroup(channels, primitive, blocks) for _ in range(groups)))
+        self.body = nn.Sequential(*(DualPathGroup(DualPathBlock(channels, primitive) for _ in range(blocks))
+                                    for _ in range(groups)))
         self.fusion = nn.Conv2d(channels + primitive, channels, 3, padding=1)
         self.upscale = upscaler(channels, scale, colours)
 
