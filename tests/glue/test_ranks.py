@@ -146,7 +146,7 @@ def test_shards_are_runs_of_their_own(data, tmp_path):
     assert sorted(row['image'] for row in rows) == list('abcdefgh')
     with pytest.raises(ValueError, match='shard: SRModel'):
         one_process({**opt, 'model_type': 'SRModel', 'shard': '1/3'}, tmp_path)
-    merged = tmp_path / 'results/toy/scores.csv'  # as the README says
+    merged = tmp_path / 'results/toy/scores.csv'  # as docs/scaling.md says
     subprocess.run(['sh', '-c', 'head -n 1 -q toy_1of3/scores.csv > merged; tail -q -n +2 toy_*of3/scores.csv | '
                                 'sort >> merged; mv merged toy/scores.csv'], cwd=tmp_path / 'results', check=True)
     assert merged.is_file() and stable(tmp_path) == whole
