@@ -20,7 +20,7 @@ from .noise import CLEAN, Noise
 from .state import EmPlace
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
-CLEARLY = 0.17  # by so much likelier must y be for that one to be taken: under shakes it gains up to 0.14 by chance
+CLEARLY = 0.1  # by so much likelier must y be for that one to be taken: under shakes it gained 0.005 at most
 MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
