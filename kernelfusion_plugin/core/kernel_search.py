@@ -20,7 +20,7 @@ from .noise import CLEAN, Noise
 from .state import EmPlace
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
-CLEARLY = 0.1  # by so much likelier must y be for that one to be taken: under shakes it gained 0.005 at most
+CLEARLY = 0.1  # by so much likelier must y be for that one to be taken; under three shakes it gained at most 0.005
 MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
