@@ -21,15 +21,17 @@ import torch
 from torch import Tensor
 
 from . import __version__
+from .atomic import write_atomically, write_text_atomically
 from .core.config import KernelFusionConfig
 from .core.restore import Progress, Result
-from .report import write_atomically
+from .core.texture_prior import weights_digest
 
 log = logging.getLogger(__name__)
 
 FILE = 'checkpoint.pt'
 EVERY = 60.0  # seconds between two checkpoints
 SHARE = 0.05  # of the time at most goes into writing them
+PATIENCE = 10  # times that a lock is asked for again, a twentieth of a second apart
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch
     settings = decisive(config.to_dict())
     about = {'image': image, 'config': settings, 'name': name, 'device': device.type,
              'torch': torch.__version__, 'version': __version__,
-             'kernel': None if kernel is None else kernel.tolist(), **more}
+             'kernel': None if kernel is None else kernel.tolist(),
+             'textures': weights_digest(config.texture_weights) if config.uses_textures else None, **more}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,7 +107,7 @@ def write_record(path: Path, key: str, files: list[Path], **about: Any) -> None:
     sums = {os.path.relpath(file, path.parent): digest(file) for file in files}
     record = {'key': key, 'files': sums, **about}
     text = json.dumps(record, indent=2) + '\n'  # ASCII: a file's name may be no text
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text_atomically(path, text)
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
@@ -133,14 +136,19 @@ def hold(path: Path) -> TextIO:
         ValueError: another process holds it, or the file system has no locks.
     """
     file = open(path, 'w', encoding='utf-8')
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        taken = isinstance(error, BlockingIOError)
-        reason = 'another process is at work here' if taken else f'this file system has no locks ({error.strerror})'
-        raise ValueError(f'{path.parent}: {reason}') from None
-    return file
+    for patience in range(PATIENCE, -1, -1):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if isinstance(error, BlockingIOError) and patience:  # perhaps somebody has just asked is_locked
+                time.sleep(0.05)
+                continue
+            file.close()
+            taken = isinstance(error, BlockingIOError)
+            reason = 'another process is at work here' if taken else f'this file system has no locks ({error.strerror})'
+            raise ValueError(f'{path.parent}: {reason}') from None
+    raise AssertionError
 
 
 def is_locked(path: Path) -> bool:
@@ -155,12 +163,6 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def sweep(folder: Path) -> None:
-    """Remove what :func:`.report.write_atomically` leaves if it is killed; only while nobody else writes there."""
-    for path in folder.glob('.*.tmp'):
-        path.unlink(missing_ok=True)
-
-
 class Stopped(Exception):  # noqa: N818  (no error: the user asked for it)
     """The run was asked to stop and has left its state; ``signal`` is the signal's number."""
 
@@ -171,6 +173,8 @@ class Stopped(Exception):  # noqa: N818  (no error: the user asked for it)
 
 class StopRequest:
     """Context in which Ctrl-C and SIGTERM are noted in ``number``; a second one raises KeyboardInterrupt at once.
+
+    What was asked for stays noted behind the context, which may be entered again.
 
     Args:
         on_request: called with the first.
@@ -198,26 +202,25 @@ class StopRequest:
 
 
 def drain(steps: Generator[Progress, None, Result], checkpoint: Checkpoint | None,
-          listeners: Iterable[Callable[[Progress], None]], on_request: Callable[[], None] = lambda: None,
+          listeners: Iterable[Callable[[Progress], None]], stop: StopRequest,
           more: Callable[[], Mapping[str, Any]] = dict) -> Result:
     """Take all steps of a run; each goes to every listener, then to the checkpoint, with what ``more`` gives.
 
-    Args:
-        on_request: called when the run is asked to stop.
+    Behind the last step of a phase there is no checkpoint, so a run that is asked to stop there takes one more; if that
+    was the last of all, it ends as if it had not been asked. Who does one run after the other looks at ``stop``.
 
     Raises:
-        Stopped: Ctrl-C or SIGTERM; the checkpoint has the state behind the last step.
+        Stopped: ``stop`` was asked for; the checkpoint has the state behind the last step.
     """
     listeners = list(listeners)
-    with StopRequest(on_request) as stop:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            for listen in listeners:
-                listen(progress)
-            if checkpoint is not None:
-                checkpoint.offer(progress, now=stop.number is not None, **more())
-            if stop.number is not None and progress.step < progress.total:
-                raise Stopped(stop.number)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        for listen in listeners:
+            listen(progress)
+        if checkpoint is not None:
+            checkpoint.offer(progress, now=stop.number is not None, **more())
+        if stop.number is not None and progress.step < progress.total:
+            raise Stopped(stop.number)

@@ -94,12 +94,13 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
         seconds, priors = {}, {}
         schedule = Schedule(config.prior.timesteps)
         for phase, (image, prior) in phase1_images(y, config, kernel is not None).items():
-            net = load_texture_net() if phase == 'tuned' else PatchDiffusionNet(config.prior.channels)
+            tuned = phase == 'tuned'
+            net = load_texture_net(config.texture_weights) if tuned else PatchDiffusionNet(config.prior.channels)
             net.to(y.device)
             seconds[phase] = _seconds(fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device)))
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)
         if config.uses_textures:
-            priors['textures'] = load_texture_prior(y.device, config.prior.precision)
+            priors['textures'] = load_texture_prior(y.device, config.prior.precision, weights=config.texture_weights)
         cut = cut_piece(y, SIDE)[0]
         if config.solver == 'em' and kernel is None:
             terms = [*_search(cut, priors, config), *_final_passes(cut, priors, config)]

@@ -21,14 +21,15 @@ import numpy as np
 from PIL import Image
 
 from . import pictures, report
+from .atomic import write_atomically, write_text_atomically
 from .checkpoints import is_locked
 from .core.restore import Progress
 from .progress import PHASES
 
 log = logging.getLogger(__name__)
 
-FRAMES = 100  # of an animation
-STATUS, LIVE, LOCK = 'status.json', 'live.png', 'lock'
+COUNT = 100  # of an animation's frames, about
+STATUS, LIVE, LOCK, FRAMES = 'status.json', 'live.png', 'lock', 'frames'
 VIEW = 512  # longest side of the picture in live.png
 
 
@@ -63,23 +64,23 @@ class LiveView:
             self.say(phase=progress.phase, step=progress.step, total=progress.total, loss=progress.loss,
                      seconds=round(progress.seconds, 1), left=round(progress.eta, 1))
             self._status_due = now + 1
-        stride = -(-progress.total // FRAMES)
+        stride = -(-progress.total // COUNT)
         frame = self.frames and progress.kernel is not None and (last or progress.step % stride == 0)
         if not (frame or last or now >= self._picture_due):
             return
         if progress.x0_hat is not None:
             self._picture, self._kernel = _small(report.to_picture(progress.x0_hat)), _kernel_picture(progress)
         sheet = self._sheet(progress)
-        report.write_atomically(self.folder / LIVE, lambda file: sheet.save(file, format='PNG'))
+        write_atomically(self.folder / LIVE, lambda file: sheet.save(file, format='PNG'), lasting=False)
         if frame:
-            path = self.folder / 'frames' / f'{progress.step:06d}.png'
-            report.write_atomically(path, lambda file: sheet.save(file, format='PNG'))
+            path = self.folder / FRAMES / f'{progress.step:06d}.png'
+            write_atomically(path, lambda file: sheet.save(file, format='PNG'), lasting=False)
         self._picture_due = now + max(2.0, 20 * (self.clock() - now))
 
     def say(self, **status: Any) -> None:  # noqa: ANN401  (as JSON takes it)
         """Write ``status.json``."""
         text = json.dumps({'name': self.name, **status}) + '\n'
-        report.write_atomically(self.folder / STATUS, lambda file: file.write(text.encode()))
+        write_text_atomically(self.folder / STATUS, text, lasting=False)
 
     def _sheet(self, progress: Progress) -> Image.Image:
         step = f'{PHASES.get(progress.phase, progress.phase)}, step {progress.step}/{progress.total}'
@@ -129,7 +130,7 @@ def save_animation(folder: Path, out: Path) -> int:
     kinds = {'.gif': 'GIF', '.png': 'PNG', '.apng': 'PNG'}
     if out.suffix.lower() not in kinds:
         raise ValueError(f'{out}: an animation must end in .gif, .png or .apng')
-    paths = sorted((folder / 'frames').glob('*.png'))
+    paths = sorted((folder / FRAMES).glob('*.png'))
     if not paths:
         raise ValueError(f'{folder}: no frames were kept; --save-run keeps them')
     frames = [Image.open(path).convert('RGB') for path in paths]
@@ -138,7 +139,7 @@ def save_animation(folder: Path, out: Path) -> int:
         frames[index] = Image.new('RGB', size, pictures.PAPER)
         frames[index].paste(frame)
     times = [80] * (len(frames) - 1) + [2000]
-    report.write_atomically(out, lambda file: frames[0].save(file, format=kinds[out.suffix.lower()], save_all=True,
+    write_atomically(out, lambda file: frames[0].save(file, format=kinds[out.suffix.lower()], save_all=True,
                                                              append_images=frames[1:], duration=times, loop=0))
     return len(frames)
 

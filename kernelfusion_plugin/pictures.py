@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from .atomic import write_atomically
 from .files import printable
-from .report import kernel_picture, region_kernels_picture, shared_grid, write_atomically
+from .report import kernel_picture, region_kernels_picture, shared_grid
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture

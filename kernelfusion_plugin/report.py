@@ -14,20 +14,20 @@ import importlib.metadata
 import io
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from .atomic import PathLike, write_atomically, write_text_atomically
 from .core import metrics, shift_metrics
+from .core.config import MAX_KERNEL
 from .core.degradation import Degradation, upscale_bicubic
 from .core.kernels import edge_share
 from .core.regional_degradation import RegionalDegradation
@@ -39,26 +39,6 @@ COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', '
 CUT = 0.05  # part of a kernel's mass on its grid's edge from which it seems cut
 FLAT = 8 / 255  # difference of neighbouring pixels, range [-1, 1], below which there is nothing but noise
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
-
-PathLike = str | os.PathLike[str]
-
-
-def write_atomically(path: PathLike, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name[:40]}.', suffix='.tmp', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            write(file)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are the owner's alone
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
 
 def save_picture(path: PathLike, picture: np.ndarray) -> None:
     """A uint8 picture as PNG."""
@@ -105,8 +85,10 @@ def kernel_warning(y: Tensor, kernel: Tensor, option: str) -> str | None:
     share, size = edge_share(kernel), len(kernel)
     if share < CUT:
         return None
-    return (f'{share:.0%} of the kernel lies on the edge of its {size} x {size} grid, which may have cut it: try '
-            f'{option} {2 * math.ceil(size * 2 / 3)}, which takes longer, or make the picture smaller first')
+    wider = min(2 * math.ceil(size * 2 / 3), MAX_KERNEL)
+    larger = f'try {option} {wider}, which takes longer, or ' if wider > size else ''
+    return (f'{share:.0%} of the kernel lies on the edge of its {size} x {size} grid, which may have cut it: {larger}'
+            'make the picture smaller first')
 
 
 def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:
@@ -216,7 +198,7 @@ def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
     table.writeheader()
     table.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
                     for row in rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text_atomically(path, text.getvalue())
 
 
 def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -258,7 +240,7 @@ def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> s
 def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
     """``summary.json``; numbers that JSON has no word for (inf, nan) become strings."""
     text = json.dumps(_jsonable(summary), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text_atomically(path, text)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

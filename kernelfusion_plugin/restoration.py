@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 import shutil
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,25 +14,28 @@ import torch
 from torch import Tensor
 
 from . import pictures, report
+from .atomic import sweep
 from .checkpoints import (
     EVERY,
     FILE,
     Checkpoint,
+    StopRequest,
     digest,
     drain,
     fingerprint,
     locked,
     read_record,
-    sweep,
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Result, repeatable, restore_steps
+from .core.restore import Progress, Result, repeatable, restore_steps
 from .files import Picture, printable, read_picture, write_picture
-from .live import LOCK, LiveView
+from .live import FRAMES, LOCK, LiveView
 from .progress import ProgressLog
 
 log = logging.getLogger(__name__)
+
+PLOT = 'plot.png'  # in the folder of a run that is kept
 
 
 @dataclass(frozen=True)
@@ -115,25 +119,26 @@ class Restoration:
         """Its file in the run's folder."""
         return Checkpoint(self.folder / FILE, self.key, self.settings.every)
 
-    def run(self, title: str) -> Result:
+    def run(self, title: str, stop: StopRequest) -> Result:
         """Restore the picture and write what comes out.
 
         Raises:
             BadPicture, ValueError: the picture cannot be read, or is too small.
             OSError: a result cannot be written. The checkpoint is left, the next call goes on from it.
-            Stopped: Ctrl-C or SIGTERM; likewise.
+            Stopped: ``stop`` was asked for, by Ctrl-C or SIGTERM; likewise.
         """
         picture = read_picture(self.path)
         if picture.pages > 1:
             log.warning(f'{title}: has {picture.pages} pages, the first is done')
+        known = self.folder.exists()
         with locked(self.folder / LOCK):
             self._clear()
             bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)
             live = LiveView(self.folder, printable(self.path.name), bicubic, self.settings.save_run)
             try:
-                result = self._compute(picture.y, title, live)
+                result = self._compute(picture.y, title, live, stop)
             except ValueError:
-                if not (self.folder / FILE).exists():  # there is nothing to go on with
+                if not known and not (self.folder / FILE).exists():  # there is nothing to go on with
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._write(result, picture)
@@ -142,7 +147,7 @@ class Restoration:
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
                 trace = [row for row in result.trace if row['phase'] != 'half']
-                pictures.save_plot(self.folder / 'plot.png', trace, printable(self.path.name))
+                pictures.save_plot(self.folder / PLOT, trace, printable(self.path.name))
                 live.say(state='finished', result=self.out.name)
                 for name in (FILE, LOCK):
                     (self.folder / name).unlink(missing_ok=True)
@@ -152,7 +157,7 @@ class Restoration:
 
     def _clear(self) -> None:
         """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""
-        for folder in (self.folder, self.folder / 'frames'):
+        for folder in (self.folder, self.folder / FRAMES):
             sweep(folder)
         for path in (*self.results, self.record):
             for left in path.parent.glob(f'.{glob.escape(path.name[:40])}.*.tmp'):
@@ -160,19 +165,28 @@ class Restoration:
         if self.settings.fresh:
             (self.folder / FILE).unlink(missing_ok=True)
 
-    def _compute(self, y: Tensor, title: str, live: LiveView) -> Result:
+    def _compute(self, y: Tensor, title: str, live: LiveView, stop: StopRequest) -> Result:
         s, checkpoint = self.settings, self.checkpoint()
         snapshot = checkpoint.load()
         if snapshot is not None:
             log.info(f'{title}: goes on where it was left')
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
+        if snapshot is None:
+            steps = self._anew(steps)
         with repeatable(s.device):
             try:
-                return drain(steps, checkpoint, (show, live),
-                             lambda: log.info(f'{title}: stops after this step; Ctrl-C again stops at once'))
+                return drain(steps, checkpoint, (show, live), stop)
             finally:
                 show.close()
+
+    def _anew(self, steps: Generator[Progress, None, Result]) -> Generator[Progress, None, Result]:
+        """``steps``; behind the first, when nothing can be refused any more, an older run that was saved goes."""
+        first = next(steps)
+        shutil.rmtree(self.folder / FRAMES, ignore_errors=True)
+        (self.folder / PLOT).unlink(missing_ok=True)
+        yield first
+        return (yield from steps)
 
     def _write(self, result: Result, like: Picture) -> None:
         """Picture, kernel, sheet; last the record, without which they do not count."""

@@ -11,7 +11,6 @@ generators whose state it does not save. :func:`patch` puts in its place
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from typing import Any
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import check_resume
 
+from .core.seeds import derived
 from .core.tensor_files import load_tensors
 
 
@@ -54,15 +54,15 @@ class ResumableSampler(EnlargedSampler):
     def __iter__(self) -> Iterator[SeededIndex]:
         indices = list(super().__iter__())
         for place in range(self._done(), len(indices)):
-            key = f'{self.seed}/{self.epoch}/{self.rank}/{place}'.encode()
-            yield SeededIndex(indices[place], int.from_bytes(hashlib.sha256(key).digest()[:8], 'big') >> 1)
+            yield SeededIndex(indices[place], derived(self.seed, self.epoch, self.rank, place))
 
     def _done(self) -> int:
         """How many indices of this epoch were used before the stop."""
         if self.resumed.get('epoch') != self.epoch:
             return 0
         per_epoch = self.num_samples // self.batch  # the loader drops what fills no batch
-        return min(self.batch * (self.resumed['iter'] - self.epoch * per_epoch), self.num_samples)
+        used = self.batch * (self.resumed['iter'] - self.epoch * per_epoch)
+        return min(max(0, used), self.num_samples)  # the data set may have grown, or shrunk, since
 
 
 def patch(train: ModuleType) -> None:

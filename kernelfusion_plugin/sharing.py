@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from .atomic import write_text_atomically
 from .checkpoints import hold, is_locked
-from .report import write_atomically
 
 FOLDER = 'ranks'  # in the folder of results, while several ranks are at work
 CLOSED = '.ranks_closed'  # while it is being removed
@@ -135,7 +135,7 @@ class Worker:
     def put(self, dataset: int, place: int, outcome: Outcome) -> None:
         """This rank is through with an image."""
         text = json.dumps(dataclasses.asdict(dataclasses.replace(outcome, rank=self.rank)))
-        write_atomically(self._path(dataset, place, 'json'), lambda file: file.write(text.encode()))
+        write_text_atomically(self._path(dataset, place, 'json'), text)
 
     def outcomes(self) -> dict[tuple[int, int], Outcome]:
         """What has come out so far, of all ranks, by data set and place, sorted."""

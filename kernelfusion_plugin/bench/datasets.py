@@ -7,7 +7,6 @@ which the set is made again bit for bit. All randomness is seeded by the setting
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Generator, Tensor
 
 from ..core.kernel_files import PICTURES, levin_kernels, load_kernel
 from ..core.kernels import blind144_synthetic, gaussian, motion, resize
+from ..core.seeds import derived
 from . import kernelgan
 
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
@@ -117,8 +117,7 @@ def size_on_grid(size: int, scale: int) -> int:
 
 def generator(seed: int, *names: str) -> Generator:
     """Random numbers that depend on the seed and the names alone."""
-    digest = hashlib.sha256('/'.join([str(seed), *names]).encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
+    return Generator().manual_seed(derived(seed, *names))
 
 
 def _levin(scale: int, sources: Sources) -> dict[str, Tensor]:

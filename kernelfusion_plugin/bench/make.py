@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,10 +21,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from ..atomic import write_atomically
 from ..core.degradation import BORDERS, synthesise
 from ..core.kernel_files import PICTURES
 from ..pictures import save_kernel_grid
-from ..report import environment, write_atomically, write_summary
+from ..report import environment, write_summary
+from ..true_kernels import kernel_stem
 from . import kernelgan
 from .datasets import Recipe, Setting, Sources, generator
 from .options_file import write_options
@@ -113,15 +114,9 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
                          f'{", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}; --image chooses others')
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(PICTURES)})')
-    if len({kernel_stem(recipe, name) for name in names}) < len(names):
+    if len({kernel_stem(recipe.kernel_tmpl, name) for name in names}) < len(names):
         raise ValueError(f'--image: two pictures bear the same number, and {recipe.name} names its kernels by that')
     return {name: there[name] for name in names}
-
-
-def kernel_stem(recipe: Recipe, name: str) -> str:
-    """Name of the kernel file of an image without its ending, as ``models/kernels.py`` looks for it."""
-    numbers = re.findall(r'\d+', name)
-    return recipe.kernel_tmpl.format(name=name, number=int(numbers[-1]) if numbers else '')
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -203,7 +198,7 @@ def _keep(case: Case, recipe: Recipe, setting: Setting, storage: Folders | Lmdbs
     """Write a case and return its row of the manifest; the HR picture with its first case only."""
     subset = case.kernel_name if recipe.each or setting.each else ''
     lr_place = f'LRx{setting.scale}' + (f'/{subset}' if subset else '')
-    stem = subset or kernel_stem(recipe, case.image)
+    stem = subset or kernel_stem(recipe.kernel_tmpl, case.image)
     if first:
         storage.put('HR', case.image, case.hr)
     storage.put(lr_place, case.image, case.lr)

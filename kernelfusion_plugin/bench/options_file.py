@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..report import write_atomically
+from ..atomic import write_text_atomically
 from .datasets import Recipe, size_on_grid
 from .storage import Folders, Lmdbs
 
@@ -39,7 +39,7 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
                                               for measure in ('psnr', 'ssim')}}}
     head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
     text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
-    write_atomically(folder / 'options.yml', lambda file: file.write(text.encode()))
+    write_text_atomically(folder / 'options.yml', text)
 
 
 def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..atomic import write_atomically
 from ..core.nets.texture_unet import TextureUNet
-from ..core.texture_prior import TRAINING, fit_texture_prior
-from ..report import write_atomically
+from ..core.texture_prior import TRAINING, fit_texture_prior, load_texture_net
 from ..textures import generate_pictures
 
 
@@ -24,11 +24,13 @@ from ..textures import generate_pictures
 @click.option('--start', type=click.Path(exists=True, path_type=Path), help='Weights to go on from.')
 @click.option('--seed', default=0, show_default=True)
 def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None, seed: int) -> None:
-    """Fit the texture prior anew, to pictures generated here, and write its weights to OUT."""
+    """Fit the texture prior anew, to pictures generated here, and write its weights to OUT.
+
+    They are used with ``--set texture_weights=OUT`` of ``kernelfusion restore``, ``kernelfusion: texture_weights: OUT``
+    in an option file.
+    """
     torch.manual_seed(seed)
-    net = TextureUNet()
-    if start:
-        net.load_state_dict(torch.load(start, map_location='cpu', weights_only=True))
+    net = load_texture_net(str(start)) if start else TextureUNet()
     bar = tqdm(generate_pictures(seed, pictures), 'pictures', pictures, mininterval=5)
     stack = np.stack(list(bar))
     config = dataclasses.replace(TRAINING, steps=steps, lr=lr)

@@ -9,10 +9,10 @@ import torch
 from tqdm import tqdm
 
 from .. import options
+from ..atomic import write_atomically
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
-from ..report import write_atomically
 
 HELD_OUT = 200  # kernels that the matrix is tried on
 

@@ -21,13 +21,14 @@ import torch
 from click.core import ParameterSource
 from torch import Tensor
 
-from ..checkpoints import EVERY, Stopped
+from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import checked, forward_model, known_kernel, plan_memory
+from ..core.restore import inspected, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
+from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
 from ..options import parse_value
@@ -96,6 +97,8 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
             raise
         hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if kernel_file.suffix == '.png' else ''
         raise ValueError(f'--kernel {kernel_file}: {error}{hint}') from error
+    if config.texture_weights:
+        load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each picture
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
     settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
@@ -190,16 +193,20 @@ def make_folder(out: Path, folder: Path) -> None:
 
 def restore_all(todo: list[Restoration]) -> int:
     """Do it picture by picture, say what came out; returns the exit status."""
-    kept, failed, start = 0, 0, time.monotonic()
+    kept, failed, start, title = 0, 0, time.monotonic(), ''
+    stop = StopRequest(lambda: log.info(f'{title}: stops after this step; Ctrl-C again stops at once'))
     for number, one in enumerate(todo, 1):
         title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path.name)
         try:
-            if one.finished():
-                late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                log.info(f'{title}: done before, {one.out} is kept ({late}--fresh does it anew)')
-                kept += 1
-                continue
-            result = one.run(title)
+            with stop:
+                if stop.number is not None:  # in the last step of the picture before
+                    raise Stopped(stop.number)
+                if one.finished():
+                    late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
+                    log.info(f'{title}: done before, {one.out} is kept ({late}--fresh does it anew)')
+                    kept += 1
+                    continue
+                result = one.run(title, stop)
             log.info(f'{title}: {one.out}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
             log.info(f'{title}: stopped. The same command goes on from here')
@@ -268,8 +275,7 @@ def survey(todo: list[Restoration]) -> Survey:
         try:
             if one.finished():
                 continue
-            y = checked(read_picture(one.path).y)
-            forward_model(y, one.settings.config, one.settings.kernel)  # refuses regions that are too small
+            y, _, _ = inspected(read_picture(one.path).y, one.settings.config, one.settings.kernel)
         except (ValueError, OSError) as error:
             found.faults.append((one, error))  # said when it is its turn
             continue

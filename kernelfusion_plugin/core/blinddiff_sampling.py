@@ -5,7 +5,6 @@ Each step goes down the gradient of ||y - (k_t * x0_hat(x_t))↓||², taken thro
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .blinddiff import BlindDiffConfig, from_range, to_range
 from .degradation import Degradation
 from .diffusion import Schedule, noise_like, timesteps
 from .nets.mcformer import MULTIPLE
+from .seeds import derived
 from .tiles import blended
 
 
@@ -106,8 +106,7 @@ def degrade(x: Tensor, kernel: Tensor, scale: int, config: BlindDiffConfig) -> T
 
 def image_generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch.Generator:
     """The random stream of one image, from ``seed`` and ``name`` alone."""
-    digest = hashlib.sha256(f'{seed}/{name}/blinddiff'.encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], 'big') >> 1)
+    return torch.Generator(device).manual_seed(derived(seed, name, 'blinddiff'))
 
 
 class _Guided(NamedTuple):

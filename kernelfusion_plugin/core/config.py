@@ -22,6 +22,8 @@ from .texture_prior import T_MAX, TRAINING, TuningConfig
 # a blob (correlation 0.66 after 360 steps on a 64 x 64 cut), at 5e-4 it becomes one (0.80).
 _SHORT_JOINT = JointConfig(lr=5e-4, lr_final=5e-5)
 
+MAX_KERNEL = 64  # K at most: em's normal equations grow with its fourth power
+
 PRESETS: dict[str, dict[str, Any]] = {
     # What a processor without GPU does in a few minutes on an LR image of 128 x 128.
     'quick': {
@@ -58,6 +60,7 @@ class KernelFusionConfig:
         memory_limit: GB (10^9 bytes) that a run may take on its device; None: nine tenths of what that has. It decides
             the size of tiles, which makes no difference to a result but by rounding.
         prior: settings of Phase 1 where PD is fitted to y.
+        texture_weights: file of the texture prior's, as ``kernelfusion fit-textures`` writes it; None: those that ship.
         tuning: of Phase 1 where the texture prior is tuned to y (``em.final_prior: tuned``).
         em, joint: of the two solvers of Phase 2.
 
@@ -76,6 +79,7 @@ class KernelFusionConfig:
     em: EmConfig = None  # type: ignore[assignment]
     joint: JointConfig = None  # type: ignore[assignment]
     tuning: TuningConfig = TuningConfig()
+    texture_weights: str | None = None
     memory_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ class KernelFusionConfig:
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
-        if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_kernels:
+        if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
             raise ValueError(f"regions: {self.regions} needs solver 'em': {self.solver!r} finds one kernel")
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
@@ -91,11 +95,14 @@ class KernelFusionConfig:
             raise ValueError(f'memory_limit must be positive and finite, in GB, got {self.memory_limit}')
         if self.kernel_size is None:
             object.__setattr__(self, 'kernel_size', 6 * self.scale)
-        if not 2 * self.scale <= self.kernel_size <= 64:
-            raise ValueError(f'kernel_size must be between 2 · scale = {2 * self.scale} and 64, got {self.kernel_size}')
+        if not 2 * self.scale <= self.kernel_size <= MAX_KERNEL:
+            raise ValueError(f'kernel_size must be between 2 · scale = {2 * self.scale} and {MAX_KERNEL}, got '
+                             f'{self.kernel_size}')
         for section, value in PRESETS[self.preset].items():
             if getattr(self, section) is None:
                 object.__setattr__(self, section, value)
+        if self.texture_weights and not self.uses_textures:
+            raise ValueError(f'texture_weights: {self.texture_weights}: this run has no texture prior')
         self._check_levels()
 
     @property

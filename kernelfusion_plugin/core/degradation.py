@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernel_align import normalise
+
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
 BAND_BYTES = 32 * 2 ** 20  # of a picture that is worked on at a time: the operators' own memory does not grow with it
 
@@ -250,14 +252,22 @@ def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
 
 
 def resample_kernel(k: Tensor, source: Degradation, target: Degradation) -> Tensor:
-    """A kernel (K, K) of ``source`` on the grid of ``target``, bilinearly; scaled to sum 1.
+    """A kernel (K, K) of ``source`` on the grid of ``target``; scaled to sum 1.
 
-    Both grids are laid over the same scene: what a tap covers relative to the LR pixel's centre stays.
+    Both grids are laid over the same scene: what a tap covers relative to the LR pixel's centre stays. On a finer grid
+    it is bilinear; on a coarser one each tap is the mean over its area.
+
+    Raises:
+        ValueError: all of the kernel lies beyond the target's grid.
     """
     # Distance of tap j from the LR pixel's centre, in LR pixels: (j - margin - (s - 1) / 2) / s.
     taps = torch.arange(target.kernel_size, dtype=torch.float64)
     distance = (taps - target.margin[0] - (target.scale - 1) / 2) / target.scale
     position = distance * source.scale + source.margin[0] + (source.scale - 1) / 2
-    weights = (1 - (position[:, None] - torch.arange(source.kernel_size)).abs()).clamp_min(0).to(k)
-    resampled = weights @ k @ weights.T
-    return resampled / resampled.sum()
+    away = position[:, None] - torch.arange(source.kernel_size)
+    half = source.scale / target.scale / 2  # of a target's tap, in the source's
+    if half <= 0.5:
+        weights = (1 - away.abs()).clamp_min(0)
+    else:
+        weights = (away + half).clamp(-0.5, 0.5) - (away - half).clamp(-0.5, 0.5)
+    return normalise(weights.to(k) @ k @ weights.T.to(k))

@@ -68,8 +68,8 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         frame = Frame.of(y, degradation)
         yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
         kernel = place.best
-        if place.unlikely is None:
-            place.unlikely = judged(y, kernel, kernel_prior, degradation, config, frame)
+        if place.surprise is None:
+            place.surprise = judged(y, kernel, kernel_prior, degradation, config, frame)
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
 
@@ -107,7 +107,7 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
             mean = (place.before + x).div_(sample + 1)
             yield Phase2State(place.step, total, t, mean, kernel,
                               {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
-                              surprise=place.unlikely)
+                              surprise=place.surprise)
         place.before = place.before + place.x
         place.end_pass(sample + 1)
         place.x = place.x_t = None

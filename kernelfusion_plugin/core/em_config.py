@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
+LEAST_PIECE = 8  # LR pixels: side of y, or of a piece of it, that a kernel can be found on
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
 
 
@@ -47,7 +48,7 @@ class EmConfig:
             that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
             covariance that the prior leaves open at the levels of the M step: once, by theory; a half is better on some
             pictures, two under some kernels. None: found out by itself, the coarse stage is done with each of
-            :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.surprise`); for wide kernels the
+            :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.nll`); for wide kernels the
             search is then done once more, with as many times as goes with the kernel's area
             (:func:`~.em_steps.left_open`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
@@ -131,6 +132,8 @@ class EmConfig:
                      'centre_power', 'jpeg_centre_power', 't_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
+        if 0 < self.kernel_side < LEAST_PIECE:
+            raise ValueError(f'em.kernel_side must be 0 or at least {LEAST_PIECE}, got {self.kernel_side}')
         if not 1 <= self.support < math.inf or not 0 <= self.kernel_floor < 1:
             raise ValueError(f'em.support must be at least 1 and em.kernel_floor in [0, 1), got {self.support}, '
                              f'{self.kernel_floor}')

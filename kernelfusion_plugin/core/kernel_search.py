@@ -11,11 +11,11 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
 from .diffusion import Prior, timesteps
-from .em_config import UNCERTAINTIES, EmConfig
+from .em_config import LEAST_PIECE, UNCERTAINTIES, EmConfig
 from .em_steps import Stage, area, em_passes, find_place, lr_mse
 from .frame import Frame
 from .kernels import gaussian, normalise, shift
-from .likelihood import surprise
+from .likelihood import nll
 from .noise import CLEAN, Noise
 from .state import EmPlace
 
@@ -123,7 +123,7 @@ class _Walk:
                 place.kernel = place.start
             one = replace(stage, uncertainty=tried[place.trial])
             yield from em_passes(self.piece, place.kernel, self.prior, one, config, self.generator, place)
-            found = surprise(self.piece, place.x, place.kernel, self.prior, stage.degradation, level, self.generator)
+            found = nll(self.piece, place.x, place.kernel, self.prior, stage.degradation, level, self.generator)
             if not place.end_trial(found, tried[place.trial]):
                 place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # others count as done
                 break
@@ -199,9 +199,16 @@ def unsure_rims(y: Tensor, frame: Frame | None, config: EmConfig) -> tuple[int, 
     """
     if config.rim is None:
         return frame.rims if frame else (0, 0, 0, 0)
-    if 2 * config.rim >= min(y.shape[-2:]):
-        raise ValueError(f'em.rim = {config.rim} leaves nothing of y, {y.shape[-1]} x {y.shape[-2]} pixels')
+    check_rim(tuple(y.shape[-2:]), config)
     return (config.rim,) * 4
+
+
+def check_rim(size: tuple[int, int], config: EmConfig) -> None:
+    """Refuse an ``em.rim`` that leaves too little of y, of ``size`` (h, w), to find a kernel on."""
+    left = [n - 2 * (config.rim or 0) for n in size]
+    if config.rim and min(left) < LEAST_PIECE:
+        raise ValueError(f'em.rim = {config.rim} leaves {max(left[1], 0)} x {max(left[0], 0)} pixels of y, '
+                         f'{size[1]} x {size[0]}: at least {LEAST_PIECE} x {LEAST_PIECE} are needed')
 
 
 def informative_piece(y: Tensor, side: int,

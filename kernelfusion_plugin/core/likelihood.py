@@ -14,7 +14,7 @@ FLOOR = 1e-5  # variance that the prior does not answer for, such as rounding to
 
 
 @torch.no_grad()
-def surprise(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
+def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
              generator: Generator) -> float:
     """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
 

@@ -10,7 +10,7 @@ that. If memory runs out all the same, tiles are halved, see :class:`.tiles.Tile
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
         ValueError: the least that can be done needs more than there is; in one line with what to do.
     """
     canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
-    cost, holes = Cost(nets, device, config), HOLES if device.type == 'cpu' else 1.0
+    cost, holes = Cost(nets, device, config, {*training, 'textures'}), HOLES if device.type == 'cpu' else 1.0
     rest = (IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
@@ -81,10 +81,16 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
 
 
 class Cost:
-    """Bytes that networks take per pixel."""
+    """Bytes that networks take per pixel.
 
-    def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig) -> None:
-        self.nets, self.device, self.config = nets, device, config
+    Args:
+        nets, device, config: as :func:`make_plan`'s.
+        priors: which of the networks are priors'; the others are the solver's own.
+    """
+
+    def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig,
+                 priors: Collection[str]) -> None:
+        self.nets, self.device, self.config, self.priors = nets, device, config, priors
 
     def inference(self, name: str) -> float:
         """Of a picture that goes through a prior's network."""
@@ -98,11 +104,11 @@ class Cost:
 
     def _run(self, name: str, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        if name == 'refine':
-            with autocast(self.device, self.config.joint.precision):
-                return self.nets[name](x)
-        with autocast(self.device, self.config.prior.precision):
-            return self.nets[name](x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+        prior = name in self.priors
+        settings = self.config.prior if prior else getattr(self.config, self.config.solver, None)
+        level = (torch.zeros(len(x), dtype=torch.int64, device=x.device),) if prior else ()
+        with autocast(self.device, getattr(settings, 'precision', 'fp32')):
+            return self.nets[name](x, *level)
 
     def on_tile(self, name: str, canvas: tuple[int, int], tile: int) -> int:
         """Pixels of the largest piece of a canvas that goes through a prior's network at once."""

@@ -13,7 +13,7 @@ from .em_config import EmConfig
 from .em_steps import first_estimate, reverse_pass
 from .frame import Frame
 from .kernel_search import cut_piece, find_kernel, most_passes, unsure_rims
-from .likelihood import surprise
+from .likelihood import nll
 from .noise import CLEAN, Noise
 from .state import EmPlace, Phase2State
 
@@ -43,14 +43,14 @@ def search_steps(config: EmConfig, sketch: bool = True) -> int:
 
 def judged(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
            frame: Frame | None = None) -> float:
-    """:func:`unlikelihood` under ``kernel`` of the most informative piece of y, with the same noise for all kernels."""
+    """:func:`surprise` under ``kernel`` of the most informative piece of y, with the same noise for all kernels."""
     piece, _ = cut_piece(y, JUDGED, unsure_rims(y, frame, config))
-    return unlikelihood(piece, kernel, prior, degradation, config, 0)
+    return surprise(piece, kernel, prior, degradation, config, 0)
 
 
-def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
+def surprise(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
                  noise: Noise = CLEAN) -> float:
-    """The mean of :func:`~.likelihood.surprise` over the levels of a pass, at the picture that the pass makes of y.
+    """The mean of :func:`~.likelihood.nll` over the levels of a pass, at the picture that the pass makes of y.
 
     ``seed`` is of the noise: with the same one, kernels differ by themselves only.
     """
@@ -60,4 +60,4 @@ def unlikelihood(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradati
                               noise.beside(config.final_noise), 'none')
     generator = torch.Generator(y.device).manual_seed(seed)
     between = levels[1:-1] or levels[:1]
-    return sum(surprise(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)
+    return sum(nll(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

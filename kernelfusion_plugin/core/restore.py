@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -24,6 +23,7 @@ from .nets.texture_unet import TextureUNet
 from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
 from .plan import Plan, make_plan
 from .regional_degradation import RegionalDegradation, choose_grid
+from .seeds import derived
 from .solvers import SOLVERS, Factory, Problem
 from .texture_prior import load_texture_net, load_texture_prior
 
@@ -78,7 +78,7 @@ class Result:
         trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
         kernels: (R, C, K, K) float32 on the CPU, where each region has its own; ``kernel`` is then the whole picture's,
             which regions without one of their own have too. None with one region.
-        surprise: how unlikely the kernel makes y, see :func:`~.restarts.unlikelihood`: the less, the likelier; it tells
+        surprise: how unlikely the kernel makes y, see :func:`~.restarts.surprise`: the less, the likelier; it tells
             gross faults of one seed from another's. None where the kernel was known, with regions and with ``joint``.
     """
 
@@ -135,10 +135,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
             on the same machine (on a GPU see :func:`repeatable`). That the arguments are the same is the caller's care.
     """
     config = config or KernelFusionConfig()
-    y = checked(y)
-    kernel = known_kernel(kernel, config)
-    kernel = None if kernel is None else kernel.to(y.device)
-    degradation = forward_model(y, config, kernel)
+    y, kernel, degradation = inspected(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
     journal = Journal(resume)
@@ -147,12 +144,12 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     tiles = plan.tiles
     images = phase1_images(y, config, kernel is not None)
     make_patch_net = make_patch_net or (lambda: PatchDiffusionNet(config.prior.channels))
-    nets = {phase: seeds.build(f'{phase}_net', load_texture_net if phase == 'tuned' else make_patch_net)
-            for phase in images}
+    makers = {'tuned': partial(load_texture_net, config.texture_weights)}
+    nets = {phase: seeds.build(f'{phase}_net', makers.get(phase, make_patch_net)) for phase in images}
     yield from _fit_priors(nets, images, {**_split(prior_state), **journal.weights}, schedule, seeds, journal)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision, tiles) for phase, net in nets.items()}
     if config.uses_textures:
-        priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles)
+        priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles, config.texture_weights)
 
     generator = seeds.generator(config.solver)
     place, seconds = journal.begin(config.solver, generator)
@@ -212,6 +209,20 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     return make_plan(size, config, device, nets, training, kernel_known)
 
 
+def inspected(y: Tensor, config: KernelFusionConfig,
+              kernel: Tensor | None = None) -> tuple[Tensor, Tensor | None, Degradation]:
+    """What a run begins with: y (1, 3, h, w), the known kernel and the forward model, on y's device.
+
+    Raises:
+        ValueError: :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the solver refuse it, in one line.
+    """
+    y, kernel = checked(y), known_kernel(kernel, config)
+    kernel = None if kernel is None else kernel.to(y.device)
+    degradation = forward_model(y, config, kernel)
+    SOLVERS[config.solver].check(tuple(y.shape[-2:]), config, kernel is not None)
+    return y, kernel, degradation
+
+
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
     """How y (1, 3, h, w) came about: with a kernel per region where the config, or a known ``kernel``, has several.
 
@@ -264,12 +275,11 @@ class _Seeds:
     """Independent random streams of one image, so that skipping one phase leaves the others as they are."""
 
     def __init__(self, seed: int, name: str, device: torch.device) -> None:
-        self._root = f'{seed}/{name}'
+        self._root = seed, name
         self._device = device
 
     def _seed(self, purpose: str) -> int:
-        digest = hashlib.sha256(f'{self._root}/{purpose}'.encode(errors='surrogateescape')).digest()  # a file's name
-        return int.from_bytes(digest[:8], 'big') >> 1
+        return derived(*self._root, purpose)
 
     def generator(self, purpose: str) -> torch.Generator:
         return torch.Generator(self._device).manual_seed(self._seed(purpose))

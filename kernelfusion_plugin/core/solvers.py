@@ -20,7 +20,7 @@ from .em import solve_em
 from .em_config import EmConfig
 from .joint_ablations import solve_pipeline
 from .kernel_models import Siren
-from .kernel_search import scaled
+from .kernel_search import check_rim, scaled
 from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig
 from .regional_degradation import RegionalDegradation
@@ -70,7 +70,8 @@ class Problem:
 class Solver(ABC):
     """What a run asks of a way to do Phase 2; answers that few need have a default."""
 
-    takes_kernels = False  # known ones; and it finds one for each of several regions
+    takes_kernels = False  # known ones
+    takes_regions = False  # each of which has a kernel of its own
 
     @abstractmethod
     def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
@@ -87,6 +88,9 @@ class Solver(ABC):
         """Whether the texture prior takes part, as it is or tuned to y."""
         return False
 
+    def check(self, size: tuple[int, int], config: KernelFusionConfig, kernel_known: bool) -> None:  # noqa: B027
+        """Refuse, by a ValueError of one line, settings that do not go with a y of ``size`` (h, w)."""
+
     def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
         """The solver's settings that are levels, and the priors that must have been trained on each: ``prior``,
         ``textures``.
@@ -94,7 +98,10 @@ class Solver(ABC):
         return {}
 
     def networks(self, factories: Mapping[str, Factory | None]) -> dict[str, Factory]:
-        """Networks besides the priors' whose memory counts, by name."""
+        """Networks of a picture (B, 3, H, W) alone, besides the priors', whose memory counts, by name.
+
+        They run in the ``precision`` of the solver's settings, if these have one.
+        """
         return {}
 
     def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
@@ -108,7 +115,7 @@ class Solver(ABC):
 class DiffusionEM(Solver):
     """:mod:`.em`, with one kernel or, by :mod:`.regions`, several."""
 
-    takes_kernels = True
+    takes_kernels = takes_regions = True
 
     def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
         em, ways = config.em, {}
@@ -124,6 +131,10 @@ class DiffusionEM(Solver):
         p, solve = problem, solve_regions if isinstance(problem.degradation, RegionalDegradation) else solve_em
         return solve(p.y, final_prior(p.priors, p.config.em), p.degradation, p.config.em, p.generator, p.kernel,
                      kernel_prior(p.priors), p.resume)
+
+    def check(self, size: tuple[int, int], config: KernelFusionConfig, kernel_known: bool) -> None:
+        if not kernel_known:
+            check_rim(size, config.em)
 
     def uses_textures(self, config: KernelFusionConfig) -> bool:
         return {config.em.kernel_prior, config.em.final_prior} != {'internal'}

@@ -22,7 +22,7 @@ class Phase2State:
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
-        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.restarts.unlikelihood`).
+        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.restarts.surprise`).
         snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
             generator's state goes with it. To be called before the next step: its tensors are the solver's own.
     """
@@ -56,12 +56,12 @@ class EmPlace:
         kernel: on this stage's grid.
         start: the kernel that each trial of this stage begins with; None: not yet made.
         trial: trials of this stage that are done.
-        uncertainty, surprise, likeliest: of the best trial so far, and the kernel that it found.
+        uncertainty, nll, likeliest: of the best trial so far, and the kernel that it found.
         remembered: normal equations of the passes before, (G, b).
-        found, found_surprise: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
-            stage's ``surprise``.
+        found, found_nll: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
+            stage's ``nll``.
         best: that of the best search so far.
-        unlikely: how unlikely that one makes y (:func:`~.restarts.judged`); None: not judged.
+        surprise: how unlikely that one makes y (:func:`~.restarts.judged`); None: not judged.
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """
@@ -78,13 +78,13 @@ class EmPlace:
     start: Tensor | None = None
     trial: int = 0
     uncertainty: float | None = None
-    surprise: float | None = None
+    nll: float | None = None
     likeliest: Tensor | None = None
     remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
     found: Tensor | None = None
-    found_surprise: float | None = None
+    found_nll: float | None = None
     best: Tensor | None = None
-    unlikely: float | None = None
+    surprise: float | None = None
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
 
@@ -92,11 +92,11 @@ class EmPlace:
         """``done`` passes are behind us, the next begins with its first step."""
         self.passes, self.steps = done, 0
 
-    def end_trial(self, surprise: float, uncertainty: float | None) -> bool:
+    def end_trial(self, nll: float, uncertainty: float | None) -> bool:
         """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
-        better = self.trial == 0 or surprise < self.surprise
+        better = self.trial == 0 or nll < self.nll
         if better:
-            self.uncertainty, self.surprise, self.likeliest = uncertainty, surprise, self.kernel
+            self.uncertainty, self.nll, self.likeliest = uncertainty, nll, self.kernel
         self.trial += 1
         self.end_pass(0)
         self.x = self.x_t = None
@@ -109,20 +109,20 @@ class EmPlace:
 
     def end_attempt(self, kernel: Tensor, margin: float) -> None:
         """The next begins with its first stage. ``kernel`` is taken if it is the first, or likelier by ``margin``."""
-        if self.attempt == 0 or self.surprise < self.found_surprise - margin:
-            self.found, self.found_surprise = kernel, self.surprise
+        if self.attempt == 0 or self.nll < self.found_nll - margin:
+            self.found, self.found_nll = kernel, self.nll
         self.attempt, self.stage = self.attempt + 1, 0
 
-    def end_search(self, unlikely: float | None) -> None:
+    def end_search(self, surprise: float | None) -> None:
         """The next begins with its first attempt. What was found is taken if it is the first, or y likelier by it."""
-        if self.searches == 0 or unlikely < self.unlikely:
-            self.best, self.unlikely = self.found, unlikely
+        if self.searches == 0 or surprise < self.surprise:
+            self.best, self.surprise = self.found, surprise
         self.searches, self.attempt = self.searches + 1, 0
 
     def end_region(self, kernel: Tensor) -> None:
         """``kernel`` is one of ``kernels``; the next region begins with its first search."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.searches, self.best, self.unlikely = 0, None, None
+        self.searches, self.best, self.surprise = 0, None, None
 
     def snapshot(self) -> dict[str, Any]:
         """Fields by name, for :meth:`at`."""

@@ -7,11 +7,13 @@ given up (the authors name such a start as future work, Sec. 6); ``em.kernel_pri
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Generator as Iter
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .nets.texture_unet import TextureUNet
 from .orientations import oriented
 from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
+from .tensor_files import load_tensors
 from .tiles import Tiles
 
 WEIGHTS = 'texture_prior.pt'  # in kernelfusion_plugin/weights; float16
@@ -67,23 +70,46 @@ class TuningConfig:
                            max_grad_norm=TRAINING.max_grad_norm, precision=precision)
 
 
-def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto',
-                       tiles: Tiles | None = None) -> PatchPrior:
-    """The prior that ships with the package, on a device; ``precision`` as in :class:`PriorConfig`."""
-    return PatchPrior(load_texture_net().to(device, memory_format=torch.channels_last),
+def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto', tiles: Tiles | None = None,
+                       weights: str | None = None) -> PatchPrior:
+    """The texture prior on a device; ``precision`` as in :class:`PriorConfig`, ``weights`` as :func:`load_texture_net`.
+    """
+    return PatchPrior(load_texture_net(weights).to(device, memory_format=torch.channels_last),
                       Schedule(TRAINING.timesteps), precision, tiles)
 
 
-def load_texture_net() -> TextureUNet:
-    """The network that ships with the package, on the CPU, ready to be trained on."""
+def load_texture_net(weights: str | None = None) -> TextureUNet:
+    """The network on the CPU, ready to be trained on.
+
+    Args:
+        weights: a file of ``kernelfusion fit-textures``; None: that which ships with the package.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else; in one line.
+    """
     with torch.random.fork_rng(devices=[]):  # the weights it is born with are drawn from the global state
         net = TextureUNet()
-    net.load_state_dict(_weights())
+    if weights is None:
+        net.load_state_dict(_shipped())
+        return net
+    state = load_tensors(weights, 'weights of the texture prior')
+    try:
+        net.load_state_dict({name: value.float() for name, value in state.items()})
+    except (AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f'{weights}: not weights of the texture prior: {reason}') from error
     return net
 
 
+def weights_digest(weights: str | None = None) -> str:
+    """sha256 of the file that :func:`load_texture_net` reads."""
+    if weights is None:
+        return hashlib.sha256((resources.files('kernelfusion_plugin') / 'weights' / WEIGHTS).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+
+
 @cache
-def _weights() -> dict[str, Tensor]:
+def _shipped() -> dict[str, Tensor]:
     with resources.as_file(resources.files('kernelfusion_plugin') / 'weights' / WEIGHTS) as path:
         state = torch.load(path, map_location='cpu', weights_only=True)
     return {name: value.float() for name, value in state.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..core.degradation import Degradation
 from ..core.kernel_families import Mixture
 from ..core.sections import check_number, check_range, from_section
+from ..core.seeds import derived
 
 BORDERS = ('reflect', 'replicate', 'zeros')
 
@@ -118,7 +118,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         if self.is_train:
             return int(torch.randint(2 ** 62, ()))
         name = os.path.splitext(os.path.basename(path))[0]
-        return int.from_bytes(hashlib.sha256(f'{self.options.seed}/{name}/pair'.encode()).digest()[:8], 'big') >> 1
+        return derived(self.options.seed, name, 'pair')
 
     def _read(self, path: str) -> Tensor:
         """(3, H, W) RGB in [0, 1]."""

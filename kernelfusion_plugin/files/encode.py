@@ -17,8 +17,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from torch import Tensor
 
+from ..atomic import write_atomically
 from ..core.degradation import upscale_bicubic
-from ..report import write_atomically
 from .decode import Picture
 from .exif import EXIF_TEXT, ORIENTATION, block, for_picture
 

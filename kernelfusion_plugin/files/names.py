@@ -33,16 +33,23 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:
-    """A name for each file: without its ending where that is enough, then with it, then with its folder's, a number."""
+    """A name for each file: without its ending where that is enough, then with it, then with its folder's, a number.
+
+    The names do not depend on the order of the files, unless numbers are needed.
+    """
     paths = list(paths)
     names = [path.stem for path in paths]
     for longer in (lambda p: f'{p.stem}_{p.suffix[1:]}', lambda p: f'{p.parent.name}_{p.stem}_{p.suffix[1:]}'):
         often = Counter(names)
         names = [longer(path) if often[name] > 1 else name for name, path in zip(names, paths, strict=True)]
-    seen: Counter[str] = Counter()
+    taken, number = set(names), Counter(names)
     for index, name in enumerate(names):
-        seen[name] += 1
-        names[index] = f'{name}_{seen[name]}' if seen[name] > 1 else name
+        if number[name] > 1 and name in names[:index]:
+            count = 2
+            while f'{name}_{count}' in taken:
+                count += 1
+            names[index] = f'{name}_{count}'
+            taken.add(names[index])
     return names
 
 

@@ -16,8 +16,8 @@ from basicsr.models.sr_model import SRModel
 from torch import Tensor, nn
 
 from ..core.sections import check_number
+from ..entries import Entry
 from .adapters import adapter, picture
-from .images import Entry
 from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
 from .options import FileOptions, file_options, read_scale
 from .outputs import Restored

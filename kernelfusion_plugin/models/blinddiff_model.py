@@ -13,14 +13,14 @@ import torch
 from basicsr.models.base_model import BaseModel
 from torch import Tensor
 
-from .. import report
+from ..atomic import write_atomically
 from ..core.blinddiff import training_loss
 from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
+from ..entries import Entry
 from .blinddiff_options import build_net, load_into, parse_section
-from .images import Entry
 from .options import read_scale
 from .outputs import Restored
 from .validation import ImageByImage
@@ -110,12 +110,12 @@ class BlindDiffModel(ImageByImage, BaseModel):
             nets['params_ema'] = self.net_g_ema
         weights = {key: {name: value.cpu() for name, value in net.state_dict().items()} for key, net in nets.items()}
         number = 'latest' if current_iter == -1 else current_iter
-        report.write_atomically(Path(self.opt['path']['models'], f'net_g_{number}.pth'),
+        write_atomically(Path(self.opt['path']['models'], f'net_g_{number}.pth'),
                                 lambda file: torch.save(weights, file))
         if current_iter != -1:
             state = {'epoch': epoch, 'iter': current_iter, 'optimizers': [o.state_dict() for o in self.optimizers],
                      'schedulers': [s.state_dict() for s in self.schedulers]}
-            report.write_atomically(Path(self.opt['path']['training_states'], f'{current_iter}.state'),
+            write_atomically(Path(self.opt['path']['training_states'], f'{current_iter}.state'),
                                     lambda file: torch.save(state, file))
 
     # Restoration

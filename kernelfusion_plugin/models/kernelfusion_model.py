@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import Stopped, drain, fingerprint
+from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.restore import repeatable, restore_steps, unused_weights
+from ..core.texture_prior import load_texture_net
 from ..report import kernel_warning
+from ..sharing import Outcome
 from .history import History
 from .options import network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
 from .unfinished import Unfinished
+from .work import Work
 
 
 class KernelFusionModel(RestorationModel):
@@ -45,6 +48,8 @@ class KernelFusionModel(RestorationModel):
         if glue.plot and importlib.util.find_spec('matplotlib') is None:
             self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
             self.glue = replace(glue, plot=False)
+        if self.config.texture_weights:
+            load_texture_net(self.config.texture_weights)  # a fault in them is one of the options, not of each image
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
@@ -57,6 +62,7 @@ class KernelFusionModel(RestorationModel):
             self.unfinished.begin(self.glue.resume)
         self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []
+        self.stop = StopRequest()
 
     def restore(self, y: Tensor) -> Restoration:
         """Phase 1, unless weights of this image are at hand, and Phase 2."""
@@ -75,7 +81,8 @@ class KernelFusionModel(RestorationModel):
                               **self.factories)
         with torch.enable_grad(), repeatable(self.device) if self.glue.deterministic else nullcontext():
             try:
-                result = drain(steps, checkpoint, (show, history.add), more=lambda: {'history': history.state()})
+                result = drain(steps, checkpoint, (show, history.add), self.stop,
+                               lambda: {'history': history.state()})
             except Stopped as stopped:
                 self.logger.info(f'{self.title or self.name}: stopped. The same command goes on '
                                  + ('from here' if checkpoint else 'with this image from its start'))
@@ -106,6 +113,13 @@ class KernelFusionModel(RestorationModel):
         """A run that is stopped and started again will find the image done."""
         self.unfinished.finish(dataset, self.name, self.key, [*files, *self.saved_prior], row)
         self.key = ''
+
+    def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
+        """One image, see :class:`.validation.ImageByImage`; Ctrl-C and SIGTERM end it behind the step under way."""
+        with self.stop:
+            if self.stop.number is not None:  # in the last step of the image before
+                raise SystemExit(128 + self.stop.number)
+            return super().attempt(work, place, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
         """A data set, see :class:`.validation.ImageByImage`."""

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..atomic import write_atomically
 from ..core.config import KernelFusionConfig
 from ..core.tensor_files import load_tensors
-from ..report import write_atomically
+from ..core.texture_prior import weights_digest
 
 
 def image_digest(y: Tensor) -> str:
@@ -41,8 +42,9 @@ def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params'
 class PriorStore:
     """Folder of PD weights: NAME_pd.pth, and NAME_<digest>_pd.pth where another image has taken that name.
 
-    A file holds ``params`` (state dict), ``image`` (digest of the LR image), ``prior``, ``tuning`` and ``seed`` (how it
-    was trained). A file without ``image`` is taken to belong to the image of its name.
+    A file holds ``params`` (state dict), ``image`` (digest of the LR image), and how it was trained: ``prior``,
+    ``tuning``, ``textures`` (digest of the texture prior's weights) and ``seed``. A file without ``image`` is taken to
+    belong to the image of its name.
     """
 
     def __init__(self, folder: str | os.PathLike[str], reuse: bool = True) -> None:
@@ -90,7 +92,7 @@ class PriorStore:
         path = own if plain.exists() and _digest_in(plain) != digest else plain
         content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
                    'prior': dataclasses.asdict(config.prior), 'tuning': dataclasses.asdict(config.tuning),
-                   'seed': config.seed}
+                   'seed': config.seed, 'textures': weights_digest(config.texture_weights)}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
         return path
@@ -105,6 +107,9 @@ def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConf
         return []  # it does not say
     wanted = {'tuning' if key.startswith('tuned.') else 'prior' for key in state}
     other = [f'seed {about["seed"]}'] if about.get('seed', config.seed) != config.seed else []
+    textures = weights_digest(config.texture_weights)
+    if 'tuning' in wanted and about.get('textures', textures) != textures:
+        other.append('texture_weights')
     for section in sorted(wanted):
         trained = about.get(section, {})
         other += [f'{section}.{name} {trained.get(name, "unknown")}'

@@ -13,8 +13,8 @@ from basicsr.models.base_model import BaseModel
 from torch import Tensor
 
 from .. import pictures
-from .images import Entry
-from .kernels import read_kernel
+from ..entries import Entry
+from ..true_kernels import read_kernel
 from .options import FileOptions
 from .outputs import Restored, written_files
 from .validation import ImageByImage

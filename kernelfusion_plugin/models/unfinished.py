@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checkpoints import Checkpoint, decisive, is_locked, locked, read_record, sweep, write_record
-from ..report import write_atomically
+from ..atomic import sweep, write_text_atomically
+from ..checkpoints import Checkpoint, decisive, is_locked, locked, read_record, write_record
 from ..sharing import FOLDER as RANKS
 from ..sharing import clear
 
@@ -54,7 +54,7 @@ class Unfinished:
             resume: go on with an earlier run; False: leave it in its archive.
         """
         run = json.dumps({'key': self.key}) + '\n'
-        write_atomically(self.folder / RUN, lambda file: file.write(run.encode()))  # before anything is moved here
+        write_text_atomically(self.folder / RUN, run)  # before anything is moved here
         if resume:
             self._adopt()
 

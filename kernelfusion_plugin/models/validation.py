@@ -16,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
+from ..entries import BadImage, Entry
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
-from .images import BadImage, Entry
-from .kernels import read_kernel
+from ..true_kernels import read_kernel
 from .options import FileOptions, check_metrics, check_names
 from .outputs import Restored, scores_and_files
 from .ranks import Ranks

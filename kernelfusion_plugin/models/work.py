@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..entries import Entry, entries
 from ..sharing import Outcome, order
-from .images import Entry, entries
 
 
 @dataclass

@@ -64,8 +64,8 @@ def test_the_rim_is_what_sees_beyond_the_frame(scale, size):
 def test_the_rim_leaves_something_of_small_pictures():
     pictures = [framed(torch.zeros(1, 3, n, 100), 1) for n in (7, 15, 16, 24, 100)]
     assert [unsure_rims(y, Frame.of(y, FULL), EmConfig()) for y in pictures] == [(n,) * 4 for n in (0, 1, 2, 3, 3)]
-    with pytest.raises(ValueError, match=r'em.rim = 8 leaves nothing of y, 100 x 16 pixels'):
-        unsure_rims(torch.zeros(1, 3, 16, 100), None, EmConfig(rim=8))
+    with pytest.raises(ValueError, match=r'em.rim = 5 leaves 90 x 6 pixels of y, 100 x 16: at least 8 x 8'):
+        unsure_rims(torch.zeros(1, 3, 16, 100), None, EmConfig(rim=5))
 
 
 @pytest.mark.parametrize('name', ['coffee', 'chelsea', 'astronaut', 'rocket'])

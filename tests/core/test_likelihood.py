@@ -10,7 +10,7 @@ from kernelfusion_plugin.core import likelihood
 from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.kernels import gaussian, l_shape
-from kernelfusion_plugin.core.likelihood import FLOOR, surprise
+from kernelfusion_plugin.core.likelihood import FLOOR, nll
 
 SIDE, SCALE, T = 256, 2, 72
 
@@ -84,7 +84,7 @@ def test_the_plain_formula(monkeypatch):
     q = left_open.reshape(SCALE, half, SCALE, half).mean((0, 2)) + floor
     r = degradation.forward(prior.predict_x0(prior.schedule.q_sample(x, T, eps), T), kernel) - y
     p = torch.fft.fft2(r).abs().square().mean((0, 1)) / half ** 2
-    got = surprise(y, x, kernel, prior, degradation, T, generator(3))
+    got = nll(y, x, kernel, prior, degradation, T, generator(3))
     assert got == pytest.approx(float((p / q + q.log()).mean()), abs=0.02)
 
 
@@ -97,7 +97,7 @@ def test_the_true_kernel_is_the_likeliest(width):
     scores = {}
     for factor in (0.6, 0.8, 1.0, 1.25, 1.6):
         kernel = gaussian(16, sigmas=factor * width).double()
-        scores[factor] = surprise(y, posterior_mean(y, kernel, power), kernel, prior, degradation, T, generator(3))
+        scores[factor] = nll(y, posterior_mean(y, kernel, power), kernel, prior, degradation, T, generator(3))
     assert min(scores, key=scores.get) == 1.0, scores
     assert min(scores[0.6], scores[1.6]) > scores[1.0] + 0.2
 

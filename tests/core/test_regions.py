@@ -15,7 +15,7 @@ from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
 from kernelfusion_plugin.core.regions import solve_regions, takes_own
-from kernelfusion_plugin.core.restarts import search, unlikelihood
+from kernelfusion_plugin.core.restarts import search, surprise
 from kernelfusion_plugin.core.restore import checked, forward_model
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
@@ -84,8 +84,8 @@ def test_the_right_kernel_makes_y_likelier_and_flat_ground_knows_none():
     rows, cols, _ = next(blur.regions())
 
     def gap(y, prior):
-        right, wrong = (unlikelihood(y, k, prior, FULL, CONFIG, 0) for k in (L, L.T.flip(0)))
-        assert right == unlikelihood(y, L, prior, FULL, CONFIG, 0)
+        right, wrong = (surprise(y, k, prior, FULL, CONFIG, 0) for k in (L, L.T.flip(0)))
+        assert right == surprise(y, L, prior, FULL, CONFIG, 0)
         return wrong - right
 
     assert gap(y[..., rows, cols], oracle) > 0.1

@@ -79,6 +79,29 @@ def test_a_kernel_drawn_on_both_grids_agrees(target):
     assert (carried - drawn[1]).abs().max() < 0.06 * drawn[1].max()
 
 
+@pytest.mark.parametrize(('source', 'target'), [((3, 24), (2, 20)), ((4, 32), (2, 20)), ((6, 48), (2, 20)),
+                                                ((8, 64), (2, 20)), ((8, 64), (3, 30)), ((4, 32), (1, 11))])
+def test_on_a_coarser_grid_no_tap_is_lost(source, target):
+    """Each tap of the source counts alike: the mean over a coarse tap's area is what that sees of it."""
+    source, target = Degradation(*source), Degradation(*target)
+    k = torch.zeros(source.kernel_size, source.kernel_size, dtype=torch.float64)
+    middle, parts = source.kernel_size // 2, []
+    for row in range(middle - source.scale, middle + source.scale):
+        k.zero_()[row, middle] = 1
+        parts.append(resample_kernel(k, source, target))
+        torch.testing.assert_close(offset(target, parts[-1])[0], lr_position(source, torch.tensor(float(row)).double()),
+                                   rtol=0, atol=0.5 / target.scale)  # a tap within another is its whole area
+    k.zero_()[middle - source.scale:middle + source.scale, middle] = 1
+    torch.testing.assert_close(resample_kernel(k, source, target), sum(parts) / len(parts), rtol=1e-9, atol=1e-12)
+
+
+def test_a_kernel_beyond_the_grid_is_refused():
+    k = torch.zeros(30, 30)
+    k[0, 0] = 1
+    with pytest.raises(ValueError, match='positive sum'):
+        resample_kernel(k, Degradation(3, 30), Degradation(3, 9))
+
+
 def test_forward_models_agree_on_a_smooth_scene():
     """The same scene sampled twice as finely, seen through the carried-over kernel, gives the same LR image."""
     def scene(degradation, n):

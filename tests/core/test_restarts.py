@@ -20,7 +20,7 @@ def told(monkeypatch):
         says = ()
 
     judged = Told()
-    monkeypatch.setattr(restarts, 'unlikelihood', lambda *args: judged.append(args[1]) or judged.says[len(judged) - 1])
+    monkeypatch.setattr(restarts, 'surprise', lambda *args: judged.append(args[1]) or judged.says[len(judged) - 1])
     return judged
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from kernelfusion_plugin import KernelFusionConfig, restore
+from kernelfusion_plugin.core import restore as restore_module
 from kernelfusion_plugin.core import solvers
 from kernelfusion_plugin.core.degradation import to_canvas
+from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_steps import lr_mse
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.restore import plan_memory
@@ -55,6 +57,26 @@ def test_its_memory_and_pace_are_told_without_more(config):
     assert set(small) == {'landweber'} and 3 < large['landweber'] / small['landweber'] < 5
 
 
+def test_memory_counts_a_network_of_its_own(config, monkeypatch):
+    class WithNet(Landweber):
+        def networks(self, factories):
+            return {'mine': lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.Conv2d(64, 3, 3))}
+
+    less = plan_memory((400, 400), torch.device('cpu'), config).need
+    monkeypatch.setitem(SOLVERS, 'landweber', WithNet())
+    more = plan_memory((400, 400), torch.device('cpu'), config).need
+    assert more > less + 64 * 4 * 800 ** 2  # its 64 maps
+
+
+def test_what_a_solver_refuses_is_refused_before_phase_1(monkeypatch):
+    monkeypatch.setattr(restore_module, '_fit_priors', lambda *_: pytest.fail('Phase 1 has begun'))
+    for options, said in (({'rim': 5}, 'em.rim = 5 leaves 8 x 6 pixels of y, 18 x 16'), ({'rim': 9}, '0 x 0 pixels')):
+        with pytest.raises(ValueError, match=said):
+            restore(image(), KernelFusionConfig(scale=2, em=EmConfig(**options)))
+    with pytest.raises(ValueError, match='em.kernel_side must be 0 or at least 8, got 7'):
+        EmConfig(kernel_side=7)
+
+
 def test_what_it_does_not_offer_is_refused(config):
     with pytest.raises(ValueError, match="a known kernel needs solver 'em': 'landweber'"):
         restore(image(), config, kernel=gaussian(8, sigmas=1.2))
@@ -64,5 +86,5 @@ def test_what_it_does_not_offer_is_refused(config):
 
 def test_ours_keep_their_names():
     assert list(SOLVERS) == ['em', 'joint']
-    assert {name for name, solver in SOLVERS.items() if solver.takes_kernels} == {'em'}
+    assert {name for name, solver in SOLVERS.items() if solver.takes_kernels and solver.takes_regions} == {'em'}
     assert all(prior in ('prior', 'tuned', 'textures') for priors in solvers.FINAL.values() for prior in priors)

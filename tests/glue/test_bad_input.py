@@ -1,5 +1,6 @@
 """Bad input costs the image that it is in, one clear line, and the exit status; nothing else."""
 
+import os
 import re
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_files_that_differ_in_the_ending_only_are_kept_apart(data, monkeypatch):
                                  'io_backend': {'type': 'disk'}}
     assert run_toolbox(opt, data / 'run', monkeypatch) == 0
     assert [row['image'] for row in scores(data / 'run')] == ['bad', 'good_bmp', 'good_png']
+
+
+def test_a_name_that_is_no_text(data, monkeypatch):
+    """As on disks that were written elsewhere. The tables hold it as JSON and Python write such bytes."""
+    odd = os.fsdecode(b'b\xff')
+    for role in ('lr', 'hr'):
+        (data / role / 'bad.png').rename(data / role / f'{odd}.png')
+    (data / 'kernels/bad.npy').rename(data / 'kernels' / f'{odd}.npy')
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 0
+    assert [row['image'] for row in scores(data / 'run')] == ['b\\udcff', 'good']
+    assert any(odd in str(path) for path in (data / 'run').rglob('*_kernel.npy'))
 
 
 def test_bad_value_in_an_lmdb(data, monkeypatch, log):

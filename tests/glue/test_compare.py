@@ -150,6 +150,15 @@ def test_kernels_that_no_two_images_share_are_no_groups(tmp_path, monkeypatch):
     assert {row['group'] for row in rows(tmp_path / 'out', 'means.csv')} == {'all images'}
 
 
+@pytest.mark.parametrize('section', ['kernelfusion', 'baseline', 'blind_sr', 'blinddiff'])
+def test_kernels_are_found_where_any_of_our_models_has_them(section, tmp_path, data):
+    file = option_file(tmp_path / 'a.yml', data, **{section: {'kernel_dir': str(data / 'kernels')}})
+    text = file.read_text()
+    file.write_text(''.join(line for line in text.splitlines(True) if 'dataroot_kernel' not in line))
+    found = cases.gather(methods.load_methods([file]))
+    assert all(case.kernel is not None for case in found.cases.values()) and found.cases
+
+
 def test_identical_pictures_and_sizes_that_do_not_fit(tmp_path, data, monkeypatch):
     Methods(monkeypatch, same=lambda hr, name: hr, small=lambda hr, name: hr[:48, :60], fair=noise(5))
     files = [option_file(tmp_path / f'{name}.yml', data) for name in ('same', 'small', 'fair')]

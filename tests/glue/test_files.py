@@ -204,6 +204,13 @@ def test_names(tmp_path):
     assert distinct_names(paths) == ['a_x_png', 'x_jpg', 'b_x_png', 'y', 'a_x_png_2']
 
 
+@pytest.mark.parametrize('names', [('a.png', 'a.jpg', 'a_png.bmp'), ('d/a.png', 'd/a.png', 'a_2.png', 'd/a.png'),
+                                   ('x/1.png', 'y/1.png', 'x_1_png.jpg'), ('a.png', 'a.png', 'd_a_png.png')])
+def test_no_two_files_get_one_name(names, tmp_path):
+    found = distinct_names([tmp_path / 'd' / name for name in names])
+    assert len(set(found)) == len(names)
+
+
 def cut_out(channels, bits, beneath):
     """Soft textures of all sizes, of which a disc with stripes is to be seen; (h, w, channels)."""
     rng, size = np.random.default_rng(1), (150, 200, channels - 1)

@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import math
+import os
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from glue_helpers import texture
 from PIL import Image
 
-from kernelfusion_plugin import pictures, report
+from kernelfusion_plugin import atomic, pictures, report
 from kernelfusion_plugin.core.kernels import gaussian, motion
 from kernelfusion_plugin.core.restore import Progress
 from kernelfusion_plugin.models.history import History
@@ -22,16 +23,29 @@ ROW = {'dataset': 'D', 'image': 'a', 'psnr': 20.0, 'ssim': 0.5, 'psnr_bicubic': 
        'seconds_phase1': 1.0, 'seconds_phase2': 2.0, 'seed': 0, 'solver': 'em', 'preset': 'quick'}
 
 
+def test_the_disk_is_waited_for_where_a_file_is_to_last(tmp_path, monkeypatch):
+    """The file before it gets its name, then the folder: else a power cut may leave an empty one in an old one's place.
+    """
+    said, replace = [], os.replace
+    name_of = lambda handle: os.path.basename(os.readlink(f'/proc/self/fd/{handle}'))  # noqa: E731
+    monkeypatch.setattr(os, 'fsync', lambda handle: said.append(name_of(handle)))
+    monkeypatch.setattr(os, 'replace', lambda *paths: (said.append('replace'), replace(*paths)))
+    atomic.write_text_atomically(tmp_path / 'a.txt', 'x')
+    assert said[0].startswith('.a.txt.') and said[1:] == ['replace', tmp_path.name]
+    atomic.write_text_atomically(tmp_path / 'b.txt', 'x', lasting=False)
+    assert said[3:] == ['replace']
+
+
 def test_failing_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / 'new' / 'file.txt'
-    report.write_atomically(path, lambda file: file.write(b'old'))
+    atomic.write_atomically(path, lambda file: file.write(b'old'))
 
     def fail(file):
         file.write(b'half')
         raise OSError('disk full')
 
     with pytest.raises(OSError, match='disk full'):
-        report.write_atomically(path, fail)
+        atomic.write_atomically(path, fail)
     assert [p.name for p in path.parent.iterdir()] == ['file.txt'] and path.read_bytes() == b'old'
 
 
@@ -53,6 +67,8 @@ def test_a_kernel_that_is_cut_is_told_from_one_that_is_not():
     warning = report.kernel_warning(y, cut, '--kernel-size')
     share = 1 - float(cut[1:-1, 1:-1].sum() / cut.sum())
     assert warning.startswith(f'{share:.0%} of the kernel') and '24 x 24' in warning and '--kernel-size 32' in warning
+    for size, advice in ((60, 'try --kernel-size 64, which takes longer, or make'), (64, 'may have cut it: make')):
+        assert advice in report.kernel_warning(y, torch.full((size, size), 1 / size ** 2), '--kernel-size')
 
 
 @pytest.mark.parametrize(('step', 'flat'), [(0.0, True), (0.02, True), (0.05, False)])

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from kernelfusion_plugin import KernelFusionConfig, checkpoints, report, restore
-from kernelfusion_plugin.cli import main
+from kernelfusion_plugin.cli import fit_textures, main
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.memory import SHORTAGE
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
@@ -180,6 +181,27 @@ def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatc
     assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_in_the_last_step_of_a_picture(number, run, tmp_path, monkeypatch):
+    """That picture is written, the next is not begun; behind the last one there is nothing to stop."""
+    for seed, name in enumerate('ab'):
+        write(tmp_path / 'in' / f'{name}.png', seed)
+    show, last = LiveView.__call__, 'a.png'
+
+    def stop(self, progress):
+        show(self, progress)
+        if (self.name, progress.phase, progress.step) == (last, 'em', progress.total):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(LiveView, '__call__', stop)
+    status, said = run('in', '-o', 'out')
+    assert status == 128 + number and '[2/2] b.png: stopped. The same command goes on from here' in said
+    assert (tmp_path / 'out/a_x2.png').exists() and not list((tmp_path / 'out').glob('b*'))
+    last = 'b.png'
+    status, said = run('in', '-o', 'out')
+    assert status == 0 and 'a_x2.png is kept' in said and (tmp_path / 'out/b_x2.png').exists()
+
+
 def test_a_checkpoint_of_another_command_is_not_used(run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
     assert run('a.png', '-o', 'whole', '--seed', 1)[0] == 0
@@ -203,6 +225,26 @@ def test_two_at_work_on_one_picture(run, tmp_path):
     with checkpoints.locked(tmp_path / 'restored/a_run/lock'):
         status, said = run('a.png')
         assert status == 1 and 'another process is at work' in said
+
+
+def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
+    """``watch`` and waiting ranks ask all the time."""
+    done = threading.Event()
+
+    def ask():
+        while not done.is_set():
+            checkpoints.is_locked(tmp_path / 'lock')
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(300):
+            checkpoints.hold(tmp_path / 'lock').close()
+    finally:
+        done.set()
+        asking.join()
+    with checkpoints.locked(tmp_path / 'lock'), pytest.raises(ValueError, match='another process is at work here'):
+        checkpoints.hold(tmp_path / 'lock')
 
 
 @pytest.mark.parametrize('name', ['a_x2.png', 'a_kernel.npy', 'a_sheet.png', 'a_restored.json'])
@@ -415,6 +457,45 @@ def test_a_saved_run_is_watched_and_animated(run, tmp_path):
     assert call('watch', folder, '--animation', 'a.mp4').exit_code == 2
 
 
+def test_a_saved_run_that_is_done_anew_keeps_no_frames_of_the_former(run, tmp_path):
+    write(tmp_path / 'a.png')
+    assert run('a.png', '--save-run', '--set', 'em.final_steps=4')[0] == 0
+    frames = tmp_path / 'restored/a_run/frames'
+    more = {path.name for path in frames.iterdir()}
+    assert run('a.png', '--save-run')[0] == 0  # of fewer steps
+    assert {path.name for path in frames.iterdir()} < more
+    before = {path: path.read_bytes() for path in frames.parent.rglob('*') if path.is_file()}
+    status, said = run('a.png', '--save-run', '--fresh', '--set', 'memory_limit=0.01')
+    assert status == 1 and 'GB of memory' in said  # refused: what is there stays
+    kept = {path: path.read_bytes() for path in frames.parent.rglob('*') if path.is_file() and path.name != 'lock'}
+    assert kept == before
+
+
+def test_weights_of_the_texture_prior(run, tmp_path):
+    """Other ones give another result; changed ones are noticed, faulty ones are a fault in the options."""
+    write(tmp_path / 'a.png')
+    torch.manual_seed(0)
+    net = TextureUNet()
+    torch.nn.init.normal_(net.tail.weight, std=0.05)
+    fit_textures.save(net, tmp_path / 'own.pt')
+    options = ('--set', 'em.final_prior=tuned', '--set', 'tuning.steps=2', '--set', 'texture_weights=own.pt')
+    assert run('a.png', *options[:4], '-o', 'shipped')[0] == 0 and run('a.png', *options, '-o', 'own')[0] == 0
+    shipped, own = ((tmp_path / name / 'a_kernel.npy').read_bytes() for name in ('shipped', 'own'))
+    assert shipped != own
+    assert 'is kept' in run('a.png', *options, '-o', 'own')[1]
+    torch.nn.init.normal_(net.tail.weight, std=0.1)
+    fit_textures.save(net, tmp_path / 'own.pt')
+    assert 'is kept' not in run('a.png', *options, '-o', 'own')[1]
+    assert (tmp_path / 'own/a_kernel.npy').read_bytes() != own
+    for spoil in (lambda: torch.save({'a': torch.ones(1)}, 'own.pt'), (tmp_path / 'own.pt').unlink):
+        spoil()
+        status, said = run('a.png', *options, '-o', 'faulty')
+        assert status == 2 and 'own.pt: not weights of the texture prior: ' in said
+        assert not (tmp_path / 'faulty').exists()
+    status, said = run('a.png', '--solver', 'joint', '--set', 'texture_weights=own.pt')
+    assert status == 2 and 'this run has no texture prior' in said
+
+
 def test_watch_says_where_a_run_stands(run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
     seen, show = [], LiveView.__call__
@@ -486,7 +567,7 @@ def test_the_estimate_knows_of_regions(monkeypatch):
 
 def test_the_estimate_judges_no_kernel(monkeypatch):
     """Its pace does not depend on how likely a kernel is, and to find out takes time."""
-    for name in ('kernel_search.surprise', 'restarts.unlikelihood'):
+    for name in ('kernel_search.nll', 'restarts.surprise'):
         monkeypatch.setattr(f'kernelfusion_plugin.core.{name}', lambda *args: pytest.fail('judged'))
     y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert measure_pace(y, KernelFusionConfig.from_dict(TOY)).seconds((20, 24))['em'] > 0

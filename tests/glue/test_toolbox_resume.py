@@ -181,6 +181,27 @@ def test_a_signal_leaves_a_checkpoint(number, whole, data, monkeypatch, log):
     assert ': goes on where it was left' in log.text and digests(data / 'run') == digests(whole)
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_last_step_of_an_image_is_not_forgotten(number, whole, data, monkeypatch):
+    """The image is written, the next is not begun."""
+    add, began = History.add, []
+
+    def stop(self, progress):
+        add(self, progress)
+        began.append(progress.step == 1)
+        if progress.phase == 'em' and progress.step == progress.total:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(History, 'add', stop)
+        assert run_toolbox(options(data), data / 'run', patch) == 128 + number
+    phases = sum(began)
+    assert len(scores(data / 'run')) == 1 < len(scores(whole))
+    monkeypatch.setattr(History, 'add', lambda self, progress: (add(self, progress), began.append(progress.step == 1)))
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert sum(began) == phases * len(scores(whole)) and digests(data / 'run') == digests(whole)
+
+
 def test_a_running_one_is_left_alone(data, monkeypatch, log):
     run_killed(options(data), data / 'run', monkeypatch, at=1)
     with checkpoints.locked(data / 'run/results/toy/unfinished/lock'):

@@ -16,11 +16,12 @@ import numpy as np
 
 from ... import report
 from ...core.kernels import load_kernel
-from ...models.images import BadImage, Entry, entries
-from ...models.kernels import find_kernel
+from ...entries import BadImage, Entry, entries
+from ...true_kernels import find_kernel
 from .methods import Method
 
 Key = tuple[str, str]  # data set, image
+SECTIONS = ('kernelfusion', 'baseline', 'blind_sr', 'blinddiff')  # of our models, which have a place for kernels
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _datasets(method: Method) -> Iterator[Any]:
 
 
 def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa: ANN401
-    section = method.opt.get('kernelfusion') or method.opt.get('blind_sr') or {}  # ours have a place for kernels
+    section = next((method.opt[name] for name in SECTIONS if method.opt.get(name)), {})
     place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
     template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
     for entry in entries(dataset):

@@ -15,7 +15,7 @@ from PIL import Image
 from ... import report
 from ...core import metrics, shift_metrics
 from ...core.kernels import load_kernel
-from ...models.images import BadImage
+from ...entries import BadImage
 from . import runs
 from .cases import Case, Data, Key
 from .methods import Method

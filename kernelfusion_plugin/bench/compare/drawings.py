@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...atomic import write_atomically
 from ...pictures import FAINT, GAP, INK, NOTE, PAD, PAPER, TITLE, Panel, draw_sheet, fitted, font
-from ...report import kernel_picture, shared_grid, write_atomically
+from ...report import kernel_picture, shared_grid
 from .cases import Key
 from .collect import Comparison, Outcome
 from .statistics import METRICS, kernel_groups

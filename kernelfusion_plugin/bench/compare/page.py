@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ... import report
+from ...atomic import write_text_atomically
 from .cases import Key
 from .collect import Comparison
 from .methods import INPUT
@@ -51,7 +51,7 @@ def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, 
         **{name: None if file is None else _encoded(file.read_bytes(), 'png')
            for name, file in (('kernels', kernels), ('boxes', boxes))},
     }
-    report.write_atomically(path, lambda file: file.write(fill(data).encode(errors='replace')))
+    write_text_atomically(path, fill(data))
 
 
 def fill(data: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ import torch
 import yaml
 
 from ... import report
+from ...atomic import write_text_atomically
 from .methods import Method
 
 NOT_FILES = ('name', 'type', 'suffix', 'prior_dir')  # prior_dir: the run itself writes there
@@ -77,7 +78,7 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
     log.info(f'{method.label}: ' + (f'{done.seconds:.0f} seconds' if not status else reason(method, done, root)))
     if status == 0 or (status == INCOMPLETE and 'summary.json' in done.files):  # a crash has status 1 too
         text = json.dumps({key: value for key, value in asdict(done).items() if key != 'reused'}, indent=2)
-        report.write_atomically(record, lambda file: file.write(text.encode()))
+        write_text_atomically(record, text)
     return done
 
 
@@ -156,7 +157,7 @@ def _start(method: Method, root: Path) -> int:
     opt = {**method.opt, 'path': {**method.opt['path'], 'results_root': str(place)}}
     options, output = root / f'{method.slug}.yml', root / f'{method.slug}.log'
     text = yaml.safe_dump(opt, sort_keys=False, allow_unicode=True)
-    report.write_atomically(options, lambda file: file.write(text.encode()))
+    write_text_atomically(options, text)
     command = [sys.executable, '-m', 'kernelfusion_plugin.test', '-opt', str(options)]
     with open(output, 'wb') as stream:
         return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import report
+from ...atomic import write_text_atomically
 from . import runs
 from .cases import Key
 from .collect import Comparison
@@ -23,7 +23,7 @@ def write_tables(comparison: Comparison, out: Path) -> None:
     texts = {'comparison.md': markdown(comparison), 'means.csv': _csv(mean_rows(comparison)),
              'images.csv': _csv(image_rows(comparison))}
     for name, text in texts.items():
-        report.write_atomically(out / name, lambda file, text=text: file.write(text.encode(errors='replace')))
+        write_text_atomically(out / name, text)
 
 
 def mean_rows(comparison: Comparison) -> list[dict[str, Any]]:

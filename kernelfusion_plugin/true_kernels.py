@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..core.kernels import load_kernel
+from .core.kernels import load_kernel
 
 ENDINGS = ('.npy', '.mat', '.txt', '.csv', '.png')
 
@@ -27,12 +27,17 @@ def find_kernel(place: str, template: str, name: str) -> Path | None:
         return root
     if not root.is_dir():
         raise ValueError(f'{place}: no such folder or file of kernels')
+    stem = kernel_stem(template, name)
+    return next((path for ending in ENDINGS if (path := root / f'{stem}{ending}').is_file()), None)
+
+
+def kernel_stem(template: str, name: str) -> str:
+    """Name of the kernel's file of image ``name``, without its ending; see :func:`find_kernel`."""
     numbers = re.findall(r'\d+', name)
     try:
-        stem = template.format(name=name, number=int(numbers[-1]) if numbers else '')
+        return template.format(name=name, number=int(numbers[-1]) if numbers else '')
     except (KeyError, IndexError, ValueError) as error:
         raise ValueError(f'kernel_tmpl {template!r} may have the fields {{name}} and {{number}} only') from error
-    return next((path for ending in ENDINGS if (path := root / f'{stem}{ending}').is_file()), None)
 
 
 def read_kernel(place: str | None, template: str, name: str) -> Tensor | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,8 +13,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import default_collate
 
-from .. import files
-from ..files import first_line
+from . import files
+from .files import first_line
 
 
 class BadImage(ValueError):
@@ -28,7 +27,8 @@ class Entry:
 
     Attributes:
         index: its place in the dataset.
-        name: file name without folder and ending; with the ending (``a_jpg``) where two files differ in it only.
+        name: file name without folder and ending; with these (``a_jpg``, ``x_a_png``) as far as two files differ in
+            them only.
         path: the LR file, or FOLDER:KEY in an LMDB.
     """
 
@@ -114,12 +114,9 @@ class Entry:
 
 
 def entries(dataset: Any) -> Iterator[Entry]:
-    """The images of a BasicSR dataset in its order; names are unique and do not depend on the order."""
+    """The images of a BasicSR dataset in its order; names are unique, see :func:`.files.distinct_names`."""
     paths = [_lq_path(dataset, index) for index in range(len(dataset))]
-    names = Counter(os.path.splitext(os.path.basename(path))[0] for path in paths)
-    for index, path in enumerate(paths):
-        stem, ending = os.path.splitext(os.path.basename(path))
-        name = stem if names[stem] == 1 else f'{stem}_{ending[1:]}'
+    for index, (path, name) in enumerate(zip(paths, files.distinct_names(map(Path, paths)), strict=True)):
         folder = str(getattr(dataset, 'lq_folder', ''))
         yield Entry(dataset, index, name, f'{folder}:{path}' if folder.endswith('.lmdb') else path)
 

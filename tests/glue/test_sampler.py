@@ -1,0 +1,26 @@
+"""The sampler of a training that goes on: within the epoch, also where the data set is no longer as large as it was."""
+
+import pytest
+
+from kernelfusion_plugin.resume import ResumableSampler
+
+LEFT = {'epoch': 2, 'iter': 45}  # of 80 images, 4 in a batch: 20 are done
+
+
+def indices(size, epoch, resumed=None):
+    sampler = ResumableSampler(range(size), 1, 0, seed=3, batch=4, resumed=resumed or {})
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_it_goes_on_behind_the_last_batch():
+    whole = indices(80, 2)
+    assert indices(80, 2, LEFT) == whole[20:] and len(whole) == 80
+    assert [index.seed for index in indices(80, 2, LEFT)] == [index.seed for index in whole[20:]]
+    assert indices(80, 3, LEFT) == indices(80, 3)  # the next epoch is whole
+
+
+@pytest.mark.parametrize('size', [100, 60])
+def test_no_index_comes_twice_where_the_data_set_has_changed(size):
+    found = indices(size, 2, LEFT)
+    assert len(set(found)) == len(found) <= size
