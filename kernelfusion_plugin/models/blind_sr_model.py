@@ -160,7 +160,7 @@ class BlindSRModel(ImageByImage, SRModel):
                          kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
                          kernel_space=self.estimate.kernel_space)
         place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
-        row = self.written(image, self.folder(place, save_img), self.options,
+        row = self.written(entry, image, self.folder(place, save_img), self.options,
                            {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
                             'preset': self._weights_name()})
         self.lq = self.gt = self.output = self.estimate = None

@@ -175,7 +175,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         visuals, k_true = done['visuals'], done['k_true']
         title = f'x{self.scale}, {self.preset}, {self.config.steps} steps'
         image = Restored(entry.name, visuals, self.scale, title, done['kernel'], k_true, 'BlindDiff')
-        return self.written(image, self.folder(dataset, save_img), self.files,
+        return self.written(entry, image, self.folder(dataset, save_img), self.files,
                             {'seconds_phase1': 0.0, 'seconds_phase2': done['seconds'], 'seed': self.config.seed,
                              'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight})
 

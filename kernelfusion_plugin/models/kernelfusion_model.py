@@ -104,15 +104,25 @@ class KernelFusionModel(RestorationModel):
     def done_before(self, dataset: str) -> dict[str, Any] | None:
         """Row of the image that was fed, from a run that was stopped, if its files are there as they were written."""
         self.dataset, self.key, self.saved_prior = dataset, self._fingerprint(), []
-        row = self.unfinished.row(dataset, self.name, self.key)
-        if row is not None:
-            self.logger.info(f'{self.title}: done before the run was stopped, and kept')
+        finished = self.unfinished.finished(dataset, self.name, self.key)
+        if finished is None:
+            return None
+        row, faults = finished
+        self.logger.info(f'{self.title}: done before the run was stopped, and kept')
+        for fault in faults:  # it would fail again: most do for what the picture is
+            self.report_metric(fault)
         return row
 
     def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:
         """A run that is stopped and started again will find the image done."""
-        self.unfinished.finish(dataset, self.name, self.key, [*files, *self.saved_prior], row)
+        self.unfinished.finish(dataset, self.name, self.key, [*files, *self.saved_prior], row,
+                               self.metric_faults)
         self.key = ''
+
+    def endings(self, save_img: bool) -> list[str]:
+        """Of the files that may be written of an image, those of ``unfinished`` and PD's weights as well."""
+        kept = [PriorStore.LONGEST_ENDING] if self.glue.save_prior or self.priors.reuse else []
+        return [*super().endings(save_img), '.json', *kept]
 
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
         """One image, see :class:`.validation.ImageByImage`; Ctrl-C and SIGTERM end it behind the step under way."""

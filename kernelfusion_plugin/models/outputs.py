@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from .. import pictures, report
+
+NAME_MAX = 255  # bytes of a file's name, where the file system does not say
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,32 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
     return scores
 
 
+def endings(suffix: str) -> list[str]:
+    """Of the files that :func:`scores_and_files` may write, what follows the image's name."""
+    return [f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_lr_kernel.npy', '_lr_kernel.png', '_kernels.npy',
+            '_kernels.png', '_sheet.png']
+
+
+def name_fault(name: str, endings: Iterable[str], folder: Path) -> str | None:
+    """What is wrong with an image's name, in one line: no file of that name and its longest ending can be made.
+
+    Args:
+        endings: of the files that are to be written.
+        folder: any on their file system.
+    """
+    try:
+        limit = os.pathconf(folder, 'PC_NAME_MAX')
+    except (AttributeError, OSError, ValueError):  # no such call on this system, or it does not know
+        limit = NAME_MAX
+    longest = max(endings, key=lambda ending: len(os.fsencode(ending)), default='')
+    size = len(os.fsencode(name + longest))
+    if size <= limit:
+        return None
+    return (f'its results would be called …{longest}, a name of {size} bytes, and {limit} is the most here: give the '
+            'file a shorter name, or the run a shorter val: suffix')
+
+
 def written_files(folder: Path | None, name: str, suffix: str) -> list[Path]:
     """What is there of an image's results in ``folder``."""
-    endings = (f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_kernels.npy', '_kernels.png', '_sheet.png', '_run.png')
-    return [path for ending in endings if folder is not None and (path := folder / f'{name}{ending}').is_file()]
+    return [path for ending in (*endings(suffix), '_run.png')
+            if folder is not None and (path := folder / f'{name}{ending}').is_file()]

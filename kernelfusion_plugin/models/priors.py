@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ class PriorStore:
     ``tuning``, ``textures`` (digest of the texture prior's weights) and ``seed``. A file without ``image`` is taken to
     belong to the image of its name.
     """
+
+    LONGEST_ENDING: ClassVar[str] = '_00000000_pd.pth'  # behind the image's name
 
     def __init__(self, folder: str | os.PathLike[str], reuse: bool = True) -> None:
         self.folder = Path(folder).expanduser()

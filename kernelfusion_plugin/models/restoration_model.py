@@ -129,7 +129,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
                          found.method, kernels=found.kernels)
         seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
-        row = self.written(image, folder, self.glue, {**seconds, **found.settings})
+        row = self.written(entry, image, folder, self.glue, {**seconds, **found.settings})
         if folder is not None and found.history is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
@@ -141,7 +141,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         return None
 
     def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:
-        """The image that was fed is done: its files and its row."""
+        """The image that was fed is done: its files and its row; ``metric_faults`` says what has no value there."""
 
     def about_run(self) -> dict[str, Any]:
         """``config`` of ``summary.json``."""

@@ -3,7 +3,7 @@
 While a run is not finished its results have a folder ``unfinished``:
 
     run.json                  a digest of the options
-    DATA SET/NAME.json        row and sums of the files of an image that is done
+    DATA SET/NAME.json        of an image that is done: row, sums of its files, metrics that failed
     DATA SET/NAME.pt          checkpoint of an image under way, see ``checkpoints``
     lock                      held by the process at work (several ranks have theirs in ``ranks/``, see ``sharing``)
 
@@ -80,14 +80,17 @@ class Unfinished:
             shutil.rmtree(archive)
             self.logger.info(f'A run of these options did not finish: {archive.name} is moved back, and gone on with')
 
-    def row(self, dataset: str, name: str, key: str) -> dict[str, Any] | None:
-        """The scores of an image that is done, if its files are sound and the fingerprint is the same."""
+    def finished(self, dataset: str, name: str, key: str) -> tuple[dict[str, Any], list[str]] | None:
+        """The row of an image that is done, and the lines on metrics that have no value there; None if its files are
+        not sound, or the fingerprint is another.
+        """
         record = read_record(self._record(dataset, name), key)
-        return None if record is None else record['row']
+        return None if record is None else (record['row'], record.get('faults', []))
 
-    def finish(self, dataset: str, name: str, key: str, files: Iterable[Path], row: Mapping[str, Any]) -> None:
+    def finish(self, dataset: str, name: str, key: str, files: Iterable[Path], row: Mapping[str, Any],
+               faults: Iterable[str] = ()) -> None:
         """An image is done."""
-        write_record(self._record(dataset, name), key, list(files), row=dict(row))
+        write_record(self._record(dataset, name), key, list(files), row=dict(row), faults=list(faults))
         self._checkpoint(dataset, name).unlink(missing_ok=True)
 
     def checkpoint(self, dataset: str, name: str, key: str, every: float) -> Checkpoint:

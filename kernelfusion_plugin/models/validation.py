@@ -21,7 +21,7 @@ from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from ..true_kernels import read_kernel
 from .options import FileOptions, check_metrics, check_names
-from .outputs import Restored, scores_and_files
+from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
 from .toolbox import image_metrics
 from .work import Work
@@ -59,6 +59,7 @@ class ImageByImage:
         self.ranks: Ranks | None = None
         self.title = ''
         self.suffix = ''
+        self.metric_faults: list[str] = []  # of the image that was restored last
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``, less dataset and name."""
@@ -68,6 +69,10 @@ class ImageByImage:
     def rgb(lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1)
+
+    def endings(self, save_img: bool) -> list[str]:
+        """Of the files that may be written of an image, what follows its name."""
+        return endings(self.suffix) if save_img else []
 
     def about_run(self) -> dict[str, Any]:
         """What ``summary.json`` says besides versions, scores and options."""
@@ -130,9 +135,11 @@ class ImageByImage:
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
         """One image; whatever is wrong with it costs this image alone."""
         entry, before, begin = work.entries[place], len(runlog.failures), time.perf_counter()
-        self.behind = work.behind(place)
+        self.behind = [other for other in work.behind(place) if self._name_fault(other, save_img) is None]
         self.title = f'[{place + 1}/{len(work.entries)}] {entry.name}'
         try:
+            if fault := self._name_fault(entry, save_img):
+                raise ValueError(fault)
             row = {'dataset': work.name, 'image': entry.name, **self.restore_entry(entry, work.name, save_img)}
         except Exception as error:  # noqa: BLE001  (the other images are still to be done)
             row = None
@@ -175,12 +182,23 @@ class ImageByImage:
         """Where the results of a data set, or of an image, go; None where none are written."""
         return Path(self.opt['path']['visualization']) / name if save_img else None
 
-    def written(self, image: Restored, folder: Path | None, files: FileOptions,
+    def written(self, entry: Entry, image: Restored, folder: Path | None, files: FileOptions,
                 about: Mapping[str, Any]) -> dict[str, Any]:
-        """Score an image and write its files; returns its row: scores, ``about``, ``val.metrics``."""
-        metrics = image_metrics(self.opt['val'].get('metrics'), image.visuals)
+        """Score an image and write its files; returns its row: scores, ``about``, ``val.metrics``.
+
+        A metric that fails leaves its cell empty: a failure of the run, not of the image, whose files are there.
+        """
         scores = scores_and_files(image, folder, self.suffix, files.sheet)
-        return {**scores, **about, **{f'val_{name}': value for name, value in metrics.items()}}
+        metrics, errors = image_metrics(self.opt['val'].get('metrics'), image.visuals)
+        self.metric_faults = [f'{entry.path}: val.metrics.{name}: {_reason(error)}' for name, error in errors.items()]
+        for fault in self.metric_faults:
+            self.report_metric(fault)
+        return {**scores, **about, **{f'val_{name}': metrics.get(name) for name in (*metrics, *errors)}}
+
+    def report_metric(self, fault: str) -> None:
+        """One line for a metric that has no value for an image."""
+        self.logger.error(f'{fault} (the image itself is done)')
+        runlog.record_failure(fault)
 
     def true_kernel(self, entry: Entry, data: Mapping[str, Any], files: FileOptions,
                     needed: bool = False) -> Tensor | None:
@@ -207,17 +225,13 @@ class ImageByImage:
                 runlog.record_failure(str(error))
             return None
 
+    def _name_fault(self, entry: Entry, save_img: bool) -> str | None:
+        return name_fault(entry.name, self.endings(save_img), self.results)
+
     def _report(self, entry: Entry, error: Exception) -> None:
         """One line for an image that could not be done; the traceback too where nobody foresaw the error."""
-        reason = (str(error).strip().splitlines() or [''])[0]
-        if isinstance(error, BadImage):
-            message = reason
-        elif isinstance(error, ValueError):
-            message = f'{entry.path}: {reason}'
-        elif is_out_of_memory(error):
-            message = f'{entry.path}: {SHORTAGE}'
-        else:
-            message = f'{entry.path}: {type(error).__name__}: {reason}'
+        message = _reason(error) if isinstance(error, BadImage) else f'{entry.path}: {_reason(error)}'
+        if not isinstance(error, ValueError) and not is_out_of_memory(error):
             self.logger.error(traceback.format_exc())
         self.logger.error(f'{message}. The image is left out, the run goes on')
         runlog.record_failure(message)
@@ -247,6 +261,14 @@ class ImageByImage:
         shares = {'ranks': self.ranks.shares()} if self.ranks else {}
         return {'name': self.opt['name'], **report.environment(self.device), **shares, **self.about_run(),
                 'datasets': self.datasets, 'options': options}
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in one line; with its type where that is needed to understand it."""
+    line = (str(error).strip().splitlines() or [''])[0]
+    if isinstance(error, ValueError):
+        return line
+    return SHORTAGE if is_out_of_memory(error) else f'{type(error).__name__}: {line}'
 
 
 def _is_kernel(value: object) -> bool:

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import digests, make_lmdb, run_toolbox, scores, texture, toy_options, write_pair
 from PIL import Image
 
@@ -99,6 +100,52 @@ def test_a_name_that_is_no_text(data, monkeypatch):
     assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 0
     assert [row['image'] for row in scores(data / 'run')] == ['b\\udcff', 'good']
     assert any(odd in str(path) for path in (data / 'run').rglob('*_kernel.npy'))
+
+
+@pytest.mark.parametrize(('letter', 'count'), [('n', 245), ('ä', 122)])
+def test_a_name_too_long_for_its_results_is_found_before_the_work(letter, count, data, monkeypatch, log):
+    from kernelfusion_plugin.models import kernelfusion_model
+    long, begun, restore_steps = letter * count, [], kernelfusion_model.restore_steps
+    for role in ('lr', 'hr'):
+        (data / role / 'bad.png').rename(data / role / f'{long}.png')
+    monkeypatch.setattr(kernelfusion_model, 'restore_steps',
+                        lambda *args, name, **more: begun.append(name) or restore_steps(*args, name=name, **more))
+    log.clear()
+    assert run_toolbox(toy_options(data, kernelfusion__prior_dir=str(data / 'p')), data / 'run', monkeypatch) == 1
+    assert begun == ['good'] == [row['image'] for row in scores(data / 'run')]
+    errors = [record.getMessage() for record in log.records if record.levelname == 'ERROR']
+    assert len(errors) == len(runlog.failures) == 1 and '\n' not in errors[0]
+    assert re.search(rf'lr/{long}\.png: .* name of \d+ bytes, and 255 is the most here: give the file a shorter',
+                     errors[0])
+
+
+def test_a_long_name_that_fits_is_done(data, monkeypatch):
+    long = 'n' * 230
+    for role in ('lr', 'hr'):
+        (data / role / 'bad.png').rename(data / role / f'{long}.png')
+    opt = toy_options(data, kernelfusion__sheet=True, kernelfusion__plot=True, kernelfusion__save_prior=True,
+                      val__suffix='s' * 20)  # with .png: 255
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 0
+    assert (data / f'run/results/toy/visualization/Toy/{long}_{"s" * 20}.png').is_file()
+    opt['val']['suffix'] += 's'
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1 and 'shorter val: suffix' in runlog.failures[0]
+
+
+def test_a_metric_that_fails_costs_its_cell(data, monkeypatch, log):
+    opt = toy_options(data, val__metrics={'niqe': {'type': 'calculate_niqe', 'crop_border': 4},
+                                          'odd': {'type': 'odd'}, 'psnr': {'type': 'calculate_psnr_border'}})
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'odd', lambda img: {}['key'])
+    log.clear()
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1  # NIQE needs a picture of more than one block
+    for row in scores(data / 'run'):
+        assert row['val_niqe'] == row['val_odd'] == '' and row['psnr'] == row['val_psnr'] != ''
+        assert (data / f'run/results/toy/visualization/Toy/{row["image"]}_toy.png').is_file()
+    assert len(scores(data / 'run')) == 2
+    errors = [record.getMessage() for record in log.records if record.levelname == 'ERROR']
+    assert len(errors) == len(runlog.failures) == 4 and 'Traceback' not in log.text and '0 failed' not in log.text
+    for name in ('good', 'bad'):
+        assert sum(f'lr/{name}.png: val.metrics.niqe: ' in line for line in runlog.failures) == 1
+        assert sum(f"lr/{name}.png: val.metrics.odd: KeyError: 'key'" in line for line in runlog.failures) == 1
 
 
 def test_bad_value_in_an_lmdb(data, monkeypatch, log):

@@ -6,9 +6,10 @@ import signal
 import time
 
 import pytest
+from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import digests, run_toolbox, scores, toy_options, write_pair
 
-from kernelfusion_plugin import checkpoints
+from kernelfusion_plugin import checkpoints, runlog
 from kernelfusion_plugin.models.history import History
 
 
@@ -141,6 +142,28 @@ def test_failed_images_are_done_by_the_same_command(whole, data, monkeypatch, lo
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
     assert log.text.count('done before') == 2
     assert digests(data / 'run') == digests(whole) and stable(data / 'run') == stable(whole)
+
+
+def test_a_metric_that_failed_is_told_again_and_nothing_is_restored_again(data, monkeypatch, log):
+    """The failure is not forgotten with the work that need not be done again."""
+    def picky(img):
+        if img.shape[0] == 4 * 17:
+            raise RuntimeError('too high')
+        return 1.0
+
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'picky', picky)
+    write_pair(data, 'b', 1, (17, 16))
+    opt = options(data, val__metrics={'picky': {'type': 'picky'}})
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    first, files, told = scores(data / 'run'), digests(data / 'run'), list(runlog.failures)
+    assert len(told) == 1 and told[0].endswith('lr/b.png: val.metrics.picky: RuntimeError: too high')
+    assert [row['val_picky'] for row in first] == ['1.0', '', '1.0']
+    for _ in range(2):
+        log.clear()
+        monkeypatch.setattr(History, 'add', lambda self, progress: pytest.fail('restored again'))
+        assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+        assert log.text.count('done before') == 3 and runlog.failures == told and log.text.count('too high') == 1
+        assert scores(data / 'run') == first and digests(data / 'run') == files
 
 
 def test_moving_back_may_be_cut_off(whole, data, monkeypatch):
