@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from ..checkpoints import EVERY
@@ -154,22 +154,6 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
         'make_refine_net': _factory(opt, 'network_r', {}),
         'make_kernel_model': _factory(opt, 'network_k', fill),
     }
-
-
-def check_metrics(opt: Mapping[str, Any]) -> None:
-    """Refuse an unknown metric of ``val.metrics`` before the hours of work, not after.
-
-    Raises:
-        ValueError: the type is not in METRIC_REGISTRY, or the metric does not take an argument.
-    """
-    for name, options in ((opt.get('val') or {}).get('metrics') or {}).items():
-        kind = (options or {}).get('type')
-        if kind not in METRIC_REGISTRY:
-            raise ValueError(f"unknown metric {kind!r} in 'val.metrics.{name}'"
-                             f'{nearest(str(kind), METRIC_REGISTRY.keys())}')
-        check = getattr(METRIC_REGISTRY.get(kind), 'check_options', None)
-        if check is not None:
-            check({key: value for key, value in options.items() if key != 'type'})
 
 
 def check_names(opt: Mapping[str, Any]) -> None:

@@ -20,10 +20,10 @@ from ..entries import BadImage, Entry
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from ..true_kernels import read_kernel
-from .options import FileOptions, check_metrics, check_names
+from .options import FileOptions, check_names
 from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
-from .toolbox import image_metrics
+from .toolbox import check_metrics, image_metrics
 from .work import Work
 
 DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in

@@ -71,10 +71,10 @@ def master(original):
 def test_force_yml_reaches_basicsr(parse, tmp_path):
     file = toy_options(tmp_path)
     opt, args = parse('-opt', file, '--force_yml', 'kernelfusion:prior:lr=1e-3', 'kernelfusion:seed=-1',
-                      'val:metrics:psnr:type=calculate_psnr', 'list=[1, 2.5]', '--launcher', 'none')
+                      'val:metrics:psnr:type=calculate_psnr_border', 'list=[1, 2.5]', '--launcher', 'none')
     assert opt['kernelfusion']['prior']['lr'] == 1e-3 and opt['kernelfusion']['seed'] == -1
     assert opt['kernelfusion']['prior']['channels'] == 4  # what the file has beside it is kept
-    assert opt['val']['metrics']['psnr']['type'] == 'calculate_psnr' and opt['list'] == [1, 2.5]
+    assert opt['val']['metrics']['psnr']['type'] == 'calculate_psnr_border' and opt['list'] == [1, 2.5]
     assert args.opt == str(file) and len(args.force_yml) == 4 and sys.argv[2] == str(file)
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin, write_pair
 from PIL import Image
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
-from kernelfusion_plugin.models.options import check_metrics, network_factories, parse_section
+from kernelfusion_plugin.models.options import network_factories, parse_section
+from kernelfusion_plugin.models.toolbox import check_metrics
 from kernelfusion_plugin.options import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
@@ -181,10 +183,31 @@ def test_wrong_network_is_refused(network, message):
 @pytest.mark.parametrize(('metric', 'message'), [
     ({'type': 'calculate_psnr_bordr'}, "did you mean 'calculate_psnr_border'"),
     ({'type': 'calculate_psnr_border', 'crop_border': 4}, "did you mean 'border'"),
-    ({'type': 'calculate_ssim_border', 'border': 'wide'}, 'border must be')])
-def test_wrong_metric_is_refused_before_the_work(metric, message):
-    with pytest.raises(ValueError, match=message):
+    ({'type': 'calculate_ssim_border', 'border': 'wide'}, 'border must be'),
+    ({'type': 'calculate_niqe'}, r"'val.metrics.m' \(calculate_niqe\): missing a required argument: 'crop_border'"),
+    ({'type': 'calculate_psnr'}, 'missing a required argument'),
+    ({'type': 'calculate_psnr', 'crop_border': 4, 'test_y_chanel': True},
+     "unknown option 'val.metrics.m.test_y_chanel' of calculate_psnr: did you mean 'test_y_channel'"),
+    ({'type': 'calculate_psnr', 'crop_border': 4, 'img': 1}, "unknown option 'val.metrics.m.img'"),
+    ({'type': 'no_more', 'bordr': 4}, "unknown option 'val.metrics.m.bordr' of no_more: did you mean 'border'"),
+    ({'type': 'no_more', 'border': 4, 'better': 'lower'}, "unknown option 'val.metrics.m.better' of no_more"),
+    ('calculate_psnr', "'val.metrics.m' must be a section with the metric's type, got 'calculate_psnr'"),
+    (None, "'val.metrics.m' must be a section")])
+def test_wrong_metric_is_refused_before_the_work(metric, message, monkeypatch):
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'no_more', lambda img, border: 0.0)
+    with pytest.raises(ValueError, match=message) as error:
         check_metrics({'val': {'metrics': {'m': metric}}})
+    assert '\n' not in str(error.value)
+
+
+def test_metrics_that_can_be_called_are_let_through(monkeypatch):
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'anything', lambda img, **kwargs: 0.0)
+    monkeypatch.setitem(METRIC_REGISTRY._obj_map, 'both', lambda img, img2, *, weight, net='alex': 0.0)
+    check_metrics({'val': {'metrics': {
+        'a': {'type': 'anything', 'whatever': 1}, 'b': {'type': 'both', 'weight': 2},
+        'c': {'type': 'calculate_niqe', 'crop_border': 4, 'better': 'lower', 'convert_to': 'gray'},
+        'd': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True, 'better': 'higher'}}}})
+    check_metrics({'val': {'metrics': None}})
 
 
 def test_training_is_refused(tmp_path):

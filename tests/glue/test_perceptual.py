@@ -9,7 +9,7 @@ import torch
 from glue_helpers import run_toolbox, scores, texture, toy_options, write_pair
 
 from kernelfusion_plugin.metrics import calculate_lpips, perceptual
-from kernelfusion_plugin.models.options import check_metrics
+from kernelfusion_plugin.models.toolbox import check_metrics
 
 
 @pytest.fixture
