@@ -212,6 +212,22 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
                                  f'make-dataset" make data sets, --force_yml datasets:{key}:{name}=… names your own')
 
 
+def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
+    """Have one of our models read its options, so that what it refuses is known before BasicSR makes the folders.
+
+    Raises:
+        ValueError: in one line that names the file and the option.
+    """
+    from basicsr.utils.registry import MODEL_REGISTRY
+    read_options = getattr(MODEL_REGISTRY.get(opt['model_type']), 'read_options', None)
+    if read_options is None:
+        return  # somebody else's model
+    try:
+        read_options({**opt, 'is_train': is_train})
+    except ValueError as error:
+        raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
+
+
 def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
     return name in registry or f'{name}_basicsr' in registry  # as Registry.get looks it up
 
@@ -249,6 +265,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     key = 'experiments_root' if is_train else 'results_root'
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     check_parts(opt, arguments.opt)
+    check_model(opt, arguments.opt, is_train)
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     suffix = '' if is_train else _shard_suffix(opt)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..core.back_projection import back_project
 from ..core.degradation import upscale_bicubic
-from .options import FileOptions, file_options, read_scale
+from .options import FileOptions, check_known_kernel, file_options, read_scale
 from .restoration_model import Restoration, RestorationModel
 
 
@@ -55,7 +56,15 @@ class Baseline(RestorationModel):
     METHOD: ClassVar[str]
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        super().__init__(opt, read_scale(opt), file_options(self.OPTIONS, opt))
+        super().__init__(opt, *self.read_options(opt))
+
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BaselineOptions]:
+        """Scale and the section, see :class:`.validation.ImageByImage`."""
+        super().read_options(opt)
+        scale, files = read_scale(opt), file_options(cls.OPTIONS, opt)
+        check_known_kernel(files)
+        return scale, files
 
     def restore(self, y: Tensor) -> Restoration:
         start = time.perf_counter()

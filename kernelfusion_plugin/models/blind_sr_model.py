@@ -61,16 +61,13 @@ class BlindSRModel(ImageByImage, SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        self.scale, self.options, opt['network_g'], net = self.read_options(opt)
         BaseModel.__init__(self, opt)
         self.start()
-        self.scale = read_scale(opt)
-        self.options = file_options(BlindSROptions, opt)
         self.weights = opt['path'].get('pretrain_network_g')
-        check_weights(self.weights)  # before a large network is made
-        opt['network_g'] = network_options(opt)
         self.kind = opt['network_g']['type']
         self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
-        self.net_g = self.model_to_device(make_network(opt['network_g']))
+        self.net_g = self.model_to_device(net)
         self.adapter = adapter(self.net)
         if self.weights:
             self.load_network(self.net_g, self.weights, param_key=opt['path'].get('param_key_g'))
@@ -79,6 +76,15 @@ class BlindSRModel(ImageByImage, SRModel):
         self._check_pca()
         if self.is_train:
             self.init_training_settings()
+
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BlindSROptions, dict[str, Any], nn.Module]:
+        """Scale, the section ``blind_sr:``, the network's options and itself, see :class:`.validation.ImageByImage`."""
+        super().read_options(opt)
+        scale, files = read_scale(opt), file_options(BlindSROptions, opt)
+        check_weights(opt['path'].get('pretrain_network_g'))  # before a large network is made
+        network = network_options(opt)
+        return scale, files, network, make_network(network)
 
     @property
     def net(self) -> nn.Module:

@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 from basicsr.models.base_model import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..atomic import write_atomically
-from ..core.blinddiff import training_loss
+from ..core.blinddiff import BlindDiffConfig, training_loss
 from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
 from ..entries import Entry
-from .blinddiff_options import build_net, load_into, parse_section
-from .options import read_scale
+from .blinddiff_options import BlindDiffGlue, build_net, load_into, parse_section
+from .options import read_scale, section_of
 from .outputs import Restored
 from .validation import ImageByImage
 
@@ -39,24 +39,31 @@ class BlindDiffModel(ImageByImage, BaseModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
+        self.scale, (self.config, self.files, self.preset), net = self.read_options(opt)
         super().__init__(opt)
         self.start()
-        self.scale = read_scale(opt)
-        self.config, self.files, self.preset = parse_section(opt.get('blinddiff') or {})
         self.schedule, self.together = self.config.schedule(), self.files.batch
-        self.net_g = self.model_to_device(build_net(opt, self.scale))
+        self.net_g = self.model_to_device(net)
         path = opt['path'].get('pretrain_network_g')
         if path:
             wanted = 'params' if self.is_train else opt['path'].get('param_key_g', 'params_ema')
             load_into(self.get_bare_model(self.net_g), path, wanted)
-        elif not self.is_train:
-            raise ValueError('path.pretrain_network_g must name trained weights of MCFormer: BlindDiff restores '
-                             'nothing without; train some (options/train_blinddiff_iso.yml)')
         self.ahead: dict[int, dict[str, Any]] = {}
         if self.is_train:
             self.start_training(path)
         else:
             self.net_g.requires_grad_(False)
+
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]
+                     ) -> tuple[int, tuple[BlindDiffConfig, BlindDiffGlue, str], nn.Module]:
+        """Scale, the section ``blinddiff:`` and the network, see :class:`.validation.ImageByImage`."""
+        super().read_options(opt)
+        scale, section = read_scale(opt), parse_section(section_of(opt, 'blinddiff'))
+        if not opt['is_train'] and not opt['path'].get('pretrain_network_g'):
+            raise ValueError('path.pretrain_network_g must name trained weights of MCFormer: BlindDiff restores '
+                             'nothing without; train some (options/train_blinddiff_iso.yml)')
+        return scale, section, build_net(opt, scale)
 
     # Training
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from basicsr.archs import build_network
-from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
 from ..core.sections import check_number, nearest
-from .options import FileOptions
+from .options import FileOptions, build, section_of
 from .priors import load_weights
 
 
@@ -59,16 +57,10 @@ def build_net(opt: Mapping[str, Any], scale: int) -> nn.Module:
     Raises:
         ValueError: the network is unknown or does not take an argument.
     """
-    options = {'scale': scale, **(opt.get('network_g') or {'type': 'MCFormer'})}
-    if options.get('type') not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {options.get('type')!r} in 'network_g'"
-                         f'{nearest(str(options.get("type")), ARCH_REGISTRY.keys())}')
+    options = {'scale': scale, **(section_of(opt, 'network_g') or {'type': 'MCFormer'})}
     if int(options['scale']) != scale:
         raise ValueError(f"'network_g.scale' is {options['scale']}, but 'scale' is {scale}: leave the first one out")
-    try:
-        return build_network(options)
-    except TypeError as error:
-        raise ValueError(f"'network_g': {error}") from error
+    return build('network_g', options)
 
 
 def load_into(net: nn.Module, path: str, key: str) -> None:

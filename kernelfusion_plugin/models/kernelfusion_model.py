@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
+from ..core.config import KernelFusionConfig
 from ..core.restore import repeatable, restore_steps, unused_weights
 from ..core.texture_prior import load_texture_net
 from ..report import kernel_warning
 from ..sharing import Outcome
 from .history import History
-from .options import network_factories, parse_section
+from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
 from .unfinished import Unfinished
@@ -42,8 +44,7 @@ class KernelFusionModel(RestorationModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.config, glue = parse_section(opt)
-        self.config, self.factories = network_factories(opt, self.config)
+        self.config, glue, self.factories = self.read_options(opt)
         super().__init__(opt, self.config.scale, glue)
         if glue.plot and importlib.util.find_spec('matplotlib') is None:
             self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
@@ -63,6 +64,16 @@ class KernelFusionModel(RestorationModel):
         self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []
         self.stop = StopRequest()
+
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]
+                     ) -> tuple[KernelFusionConfig, GlueOptions, dict[str, Factory | None]]:
+        """The section ``kernelfusion:`` and the networks, see :class:`.validation.ImageByImage`."""
+        super().read_options(opt)
+        config, glue = parse_section(opt)
+        check_known_kernel(glue)
+        config, factories = network_factories(opt, config)
+        return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:
         """Phase 1, unless weights of this image are at hand, and Phase 2."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from ..core.memory import is_out_of_memory
 from ..core.sections import nearest
 from ..core.tiles import tiled
 from .adapters import Estimate
+from .options import build, section_of
 from .priors import load_weights
 from .published import missing_weights
 
@@ -33,7 +33,7 @@ def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no network, an unknown one, an unknown argument, or another scale than the run's.
     """
-    options = dict(opt.get('network_g') or {})
+    options = dict(section_of(opt, 'network_g'))
     kind = options.get('type')
     if kind not in ARCH_REGISTRY:
         raise ValueError(f"unknown network {kind!r} in 'network_g'{nearest(str(kind), ARCH_REGISTRY.keys())}")
@@ -53,10 +53,7 @@ def make_network(options: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: an argument has a value that it cannot have, in one line.
     """
-    try:
-        return build_network(dict(options))
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"'network_g' ({options['type']}): {str(error).splitlines()[0]}") from error
+    return build('network_g', options)
 
 
 def check_weights(path: str | Path | None) -> None:
@@ -65,7 +62,7 @@ def check_weights(path: str | Path | None) -> None:
     Raises:
         ValueError: saying where to get it.
     """
-    if path and not Path(path).is_file():
+    if path and not Path(path).expanduser().is_file():
         raise ValueError(missing_weights(path))
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-from basicsr.archs import build_network
+import torch
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
@@ -75,20 +77,42 @@ class GlueOptions(FileOptions):
     checkpoint_every: float = EVERY
 
 
+def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of an option file; an absent one is empty.
+
+    Raises:
+        ValueError: it is no section.
+    """
+    section = opt.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise ValueError(f'{name!r} must be a section of options, got {section!r}')
+    return section
+
+
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:
     """The section of an option file that ``kind`` names, as an object of it; an absent section is an empty one.
 
     Raises:
         ValueError: no section, an unknown key (with the nearest known one), or a value of the wrong kind.
     """
-    section = opt.get(kind.SECTION) or {}
-    if not isinstance(section, Mapping):
-        raise ValueError(f'{kind.SECTION!r} must be a section of options, got {section!r}')
+    section = section_of(opt, kind.SECTION)
     known = {field.name for field in dataclasses.fields(kind)}
     for key in section:
         if key not in known:
             raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(str(key), known)}")
     return kind(**section)
+
+
+def check_known_kernel(files: FileOptions) -> None:
+    """Refuse a place of kernels that is not there, of a section that has ``known_kernel``.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    place = getattr(files, 'known_kernel', None)
+    if isinstance(place, str) and not Path(place).expanduser().exists():
+        raise ValueError(f'{files.SECTION}.known_kernel must be true, false, or the place of kernels, and there is '
+                         f'none at {place!r}')
 
 
 def read_scale(opt: Mapping[str, Any]) -> int:
@@ -113,12 +137,12 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     Raises:
         ValueError: an unknown key (with the nearest known one), a value out of range, no scale.
     """
-    section = dict(opt.get('kernelfusion') or {})
+    section = dict(section_of(opt, 'kernelfusion'))
     ours = {field.name for field in dataclasses.fields(GlueOptions)}
     core = {field.name for field in dataclasses.fields(KernelFusionConfig)}
     for key in section:
         if key not in ours | core:
-            raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(key, ours | core)}")
+            raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(str(key), ours | core)}")
     scale, repeated = opt.get('scale'), section.get('scale')
     if repeated is None:
         scale = read_scale(opt)
@@ -139,9 +163,10 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
     kernel network's ``kernel_size`` and ``scale``. Channels given with network_g go into the configuration.
 
     Raises:
-        ValueError: unknown type or argument, or channels that contradict the section's.
+        ValueError: unknown type or argument, channels that contradict the section's, or a kernel network that makes no
+            kernels.
     """
-    given = (opt.get('network_g') or {}).get('channels')
+    given = section_of(opt, 'network_g').get('channels')
     stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
     if given is not None:
         if stated is not None and int(stated) != int(given):
@@ -152,7 +177,8 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
     return config, {
         'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}),
         'make_refine_net': _factory(opt, 'network_r', {}),
-        'make_kernel_model': _factory(opt, 'network_k', fill),
+        'make_kernel_model': _factory(opt, 'network_k', fill,
+                                      lambda net: _check_kernel(net, opt['network_k']['type'], config.kernel_size)),
     }
 
 
@@ -173,24 +199,62 @@ def check_names(opt: Mapping[str, Any]) -> None:
         keys[name] = key
 
 
-def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any]) -> Factory | None:
-    options = opt.get(key)
+def build(key: str, options: Mapping[str, Any]) -> nn.Module:
+    """The network of the section ``key``, as BasicSR's ``build_network`` makes it, but without a line in the log.
+
+    Raises:
+        ValueError: the type is unknown, or an argument is, or has a value that it cannot have; in one line.
+    """
+    arguments = copy.deepcopy(dict(options))
+    kind = arguments.pop('type', None)
+    _check_network(key, kind)
+    try:
+        return ARCH_REGISTRY.get(kind)(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"'{key}' ({kind}): {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+def _check_network(key: str, kind: object) -> None:
+    if kind not in ARCH_REGISTRY:
+        raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
+
+
+def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
+             check: Callable[[nn.Module], None] = lambda net: None) -> Factory | None:
+    options = section_of(opt, key)
     if not options:
         return None
     kind = options.get('type')
-    if kind not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
+    _check_network(key, kind)
     accepted = inspect.signature(ARCH_REGISTRY.get(kind)).parameters
     options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
     for name in ('kernel_size', 'scale'):
         if name in fill and options.get(name, fill[name]) != fill[name]:
             raise ValueError(f"'{key}.{name}' is {options[name]}, but this run's is {fill[name]}: leave it out")
+    check(build(key, options))
+    return lambda: build(key, options)
+
+
+def _check_kernel(net: nn.Module, kind: str, size: int) -> None:
+    """Refuse a kernel network whose ``forward()`` gives no kernel: behind Phase 1 nobody would know what is wrong."""
     try:
-        build_network(options)
-    except TypeError as error:
-        raise ValueError(f"'{key}': {error}") from error
-    arch, arguments = ARCH_REGISTRY.get(kind), {name: value for name, value in options.items() if name != 'type'}
-    return lambda: arch(**arguments)  # build_network would write a log line for every image
+        with torch.no_grad():
+            k = net()
+    except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
+        found = f'ends in {type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+    else:
+        if not isinstance(k, Tensor):
+            found = f'gives {type(k).__name__}'
+        elif k.shape != (size, size):
+            found = f'gives {tuple(k.shape)}'
+        elif not k.isfinite().all():
+            found = 'gives values that are not finite'
+        elif abs(float(k.detach().sum()) - 1) > 1e-3:
+            found = f'gives a sum of {float(k.detach().sum()):.4g}'
+        else:
+            return
+    raise ValueError(f"'network_k' ({kind}): forward() must give a kernel ({size}, {size}) of finite values with the "
+                     f'sum 1, and {found}')
 
 
 def _plain(value: Any) -> Any:

@@ -56,21 +56,24 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         opt: BasicSR's options.
         scale: s.
         glue: which files are read and written.
-
-    Raises:
-        ValueError: there is nothing to train, or a metric of ``val.metrics`` is unknown.
     """
 
     def __init__(self, opt: dict[str, Any], scale: int, glue: FileOptions) -> None:
         super().__init__(opt)
-        if self.is_train:
-            raise ValueError(f'{type(self).__name__} works on each image by itself, in basicsr/test.py: '
-                             'there is nothing to train')
         self.start()
         self.scale, self.glue = scale, glue
-        if isinstance(self._known, str) and not Path(self._known).expanduser().exists():
-            raise ValueError(f'{glue.SECTION}.known_kernel must be true, false, or the place of kernels, and there is '
-                             f'none at {self._known!r}')
+
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """See :class:`.validation.ImageByImage`.
+
+        Raises:
+            ValueError: there is nothing to train, too.
+        """
+        if opt['is_train']:
+            raise ValueError(f'{cls.__name__} works on each image by itself, in basicsr/test.py: there is nothing to '
+                             'train')
+        super().read_options(opt)
 
     @abstractmethod
     def restore(self, y: Tensor) -> Restoration:

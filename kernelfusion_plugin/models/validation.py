@@ -32,23 +32,36 @@ DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths 
 class ImageByImage:
     """``nondist_validation`` and ``dist_validation`` for models of BasicSR, to be named before BaseModel.
 
-    A model calls :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image costs one line in the log
-    and an entry in ``runlog.failures``; all others are done.
+    A model calls :meth:`read_options` and :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image
+    costs one line in the log and an entry in ``runlog.failures``; all others are done.
     """
 
-    def start(self) -> None:
-        """``logger``, a device that is there, empty tables and the folder for them; the metrics are checked.
+    @classmethod
+    def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401  (each model's own)
+        """What the model takes from the options, or what is wrong with them. A model checks its sections and its
+        networks here as well, and returns them.
+
+        It is called twice: for its errors alone when the options are read, as long as BasicSR has made no folder (it
+        renames a finished run's), and when the model is made. So it needs no folder, and leaves BasicSR's logger alone,
+        which would never write the run's log file if it were made before that.
+
+        Args:
+            opt: BasicSR's options; ``is_train`` is among them, the rank need not be.
 
         Raises:
-            ValueError: a metric of ``val.metrics`` is unknown, or two data sets would write to one folder.
+            ValueError: a metric of ``val.metrics`` is unknown or cannot be called, or two data sets would write to one
+                folder.
         """
+        check_metrics(opt)
+        check_names(opt)
+
+    def start(self) -> None:
+        """``logger``, a device that is there, empty tables and the folder for them."""
         self.logger = get_root_logger()
         if self.device.type == 'cuda' and not torch.cuda.is_available():
             self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
             self.device = torch.device('cpu')
         keep_freed_memory(self.device)
-        check_metrics(self.opt)
-        check_names(self.opt)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])
         self.rows: list[dict[str, Any]] = []

@@ -86,7 +86,7 @@ def test_file_may_write_floats_as_people_do(parse, tmp_path):
 
 
 def test_missing_sections_are_filled_in(parse, tmp_path):
-    file = write(tmp_path / 'short.yml', 'name: short\nmodel_type: KernelFusionModel\nkernelfusion:\n'
+    file = write(tmp_path / 'short.yml', 'name: short\nmodel_type: KernelFusionModel\nscale: 2\nkernelfusion:\n'
                                          'datasets: {test: {name: a, type: SingleImageDataset}}\npath:\n')
     opt, _ = parse('-opt', file)
     assert isinstance(opt['num_gpu'], int) and opt['val']['save_img'] is True
@@ -108,7 +108,7 @@ def test_results_root(parse, tmp_path, of):
 
 
 def test_training_goes_to_the_users_folder_too(parse, tmp_path):
-    opt, _ = parse('-opt', toy_options(tmp_path), is_train=True)
+    opt, _ = parse('-opt', toy_options(tmp_path, model_type='SRModel'), is_train=True)
     assert opt['path']['models'] == str(tmp_path / 'cwd' / 'experiments' / 'toy' / 'models')
 
 
@@ -157,6 +157,42 @@ def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, 
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         parse('-opt', file, '--force_yml', entry, original=unread)
     assert str(error.value).startswith(str(file)) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('entries', 'said'), [
+    (['kernelfusion:sede=1'], "unknown option 'kernelfusion.sede': did you mean 'seed'?"),
+    (['kernelfusion:em:stepz=1'], "unknown option 'em.stepz': did you mean 'em.steps'?"),
+    (['kernelfusion=quick'], "'kernelfusion' must be a section of options, got 'quick'"),
+    (['kernelfusion:known_kernel=nowhere'], 'kernelfusion.known_kernel must be true, false, or the place'),
+    (['scale=~'], "the option file needs 'scale: 4'"),
+    (['network_g:chanels=8'], "'network_g' (PatchDiffusion): "),
+    (['network_g=PatchDiffusion'], "'network_g' must be a section of options, got 'PatchDiffusion'"),
+    (['network_k:type=SirenKernl'], "unknown network 'SirenKernl' in 'network_k': did you mean 'SirenKernel'?"),
+    (['network_k:type=SirenKernel', 'network_k:depth=0'], "'network_k' (SirenKernel): width and depth must"),
+    (['val:metrics:m:type=calculate_nique'], "unknown metric 'calculate_nique' in 'val.metrics.m'"),
+    (['val:metrics:m:type=calculate_niqe'], "'val.metrics.m' (calculate_niqe): missing a required argument: 'crop_"),
+    (['datasets:test_2:name=Toy', 'datasets:test_2:type=SingleImageDataset'], 'are both named'),
+    (['model_type=BicubicModel', 'baseline:shete=false'], "unknown option 'baseline.shete': did you mean 'sheet'?"),
+    (['model_type=BackProjectionModel', 'baseline:ridge=0'], 'baseline.ridge must be positive'),
+    (['model_type=BlindSRModel', 'network_g:type=DCLS', 'blind_sr:tlie=8'], "unknown option 'blind_sr.tlie'"),
+    (['model_type=BlindSRModel', 'network_g:type=DCLS', 'network_g:nff=8'], "unknown option 'network_g.nff' of DCLS"),
+    (['model_type=BlindSRModel', 'path:pretrain_network_g=~/nowhere.pth'], 'nowhere.pth'),
+    (['model_type=BlindDiffModel', 'blinddiff:stepz=8'], "unknown option 'blinddiff.stepz': did you mean 'steps'?"),
+    (['model_type=BlindDiffModel'], 'path.pretrain_network_g must name trained weights'),
+    (['model_type=BlindDiffModel', 'path:pretrain_network_g=x', 'network_g:type=MCFormer',
+      'network_g:kernel_head=pac'], 'network_g.kernel_head must be one of pca, softmax')])
+def test_faults_of_the_models_options_are_named_before_basicsr_makes_folders(parse, tmp_path, entries, said):
+    file = toy_options(tmp_path)
+    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        parse('-opt', file, '--force_yml', *entries, original=unread)
+    assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+
+
+def test_training_of_what_learns_nothing_is_refused_before_basicsr_makes_folders(parse, tmp_path):
+    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
+    with pytest.raises(ValueError, match='KernelFusionModel .* nothing to train'):
+        parse('-opt', toy_options(tmp_path), is_train=True, original=unread)
 
 
 def test_options_of_other_models_and_data_sets_left_out_later_are_let_through(parse, tmp_path):

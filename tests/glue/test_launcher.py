@@ -84,6 +84,8 @@ def test_module_runs_from_any_folder_even_an_unbuilt_checkout(tmp_path):
     ran = python('-m', 'kernelfusion_plugin.test', '-opt', file, '--force_yml', 'path:results_root=there',
                  cwd=tmp_path, path=[ROOT], KERNELFUSION_NO_HOOK='1')
     assert ran.returncode == 0, ran.stderr
+    log, = (tmp_path / 'there').glob('test_toy_*.log')  # not made before its folder was
+    assert 'Toy: mean of 1 image' in log.read_text() and log.read_text().count('Testing Toy') == 1
     assert (tmp_path / 'there' / 'scores.csv').is_file() and not (tmp_path / 'results').exists()
     assert list((tmp_path / 'there' / 'visualization' / 'Toy').rglob('*.png'))
 

@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from basicsr.utils.registry import METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin, write_pair
 from PIL import Image
+from torch import nn
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
@@ -208,6 +210,49 @@ def test_metrics_that_can_be_called_are_let_through(monkeypatch):
         'c': {'type': 'calculate_niqe', 'crop_border': 4, 'better': 'lower', 'convert_to': 'gray'},
         'd': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True, 'better': 'higher'}}}})
     check_metrics({'val': {'metrics': None}})
+
+
+class Kernel(nn.Module):
+    """A kernel network of a user."""
+
+    def __init__(self, kernel_size):
+        super().__init__()
+        self.values = nn.Parameter(torch.full((kernel_size, kernel_size), kernel_size ** -2.0))
+
+    def forward(self):
+        return self.values
+
+
+def needs_input(values, grid):
+    return values
+
+
+@pytest.mark.parametrize(('forward', 'found'), [
+    (lambda values: values[1:, 1:], r'gives \(23, 23\)'),
+    (lambda values: values[None, None], r'gives \(1, 1, 24, 24\)'),
+    (lambda values: 2 * values, 'gives a sum of 2'), (lambda values: values / 0, 'gives values that are not finite'),
+    (lambda values: (values, values), 'gives tuple'), (needs_input, 'ends in TypeError: .*grid')])
+def test_a_kernel_network_that_makes_no_kernel_is_refused(forward, found, monkeypatch):
+    wrong = type('Wrong', (Kernel,), {'forward': lambda self, *args: forward(self.values, *args)})
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Wrong', wrong)
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Sound', Kernel)
+    opt = {'scale': 4, 'network_k': {'type': 'Sound'}}
+    config = parse_section(opt)[0]
+    assert network_factories(opt, config)[1]['make_kernel_model']().values.shape == (24, 24)
+    opt['network_k']['type'] = 'Wrong'
+    with pytest.raises(ValueError, match=rf"'network_k' \(Wrong\): .*\(24, 24\).* sum 1, and {found}") as error:
+        network_factories(opt, config)
+    assert '\n' not in str(error.value)
+
+
+def test_a_misspelt_option_leaves_the_results_alone(tmp_path, monkeypatch):
+    write_pair(tmp_path, 'one', 1)
+    assert run_toolbox(toy_options(tmp_path), tmp_path / 'run', monkeypatch) == 0
+    for section, key in (('kernelfusion', 'sede'), ('network_g', 'chanels'), ('val', 'metrics')):
+        wrong = {f'{section}__{key}': {'m': {'type': 'calculate_niqe'}} if key == 'metrics' else 1}
+        with pytest.raises(ValueError, match=r'toy\.yml: '):
+            run_toolbox(toy_options(tmp_path, **wrong), tmp_path / 'run', monkeypatch)
+        assert [path.name for path in (tmp_path / 'run/results').iterdir()] == ['toy']
 
 
 def test_training_is_refused(tmp_path):
