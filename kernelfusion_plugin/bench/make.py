@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..core.degradation import BORDERS, synthesise
 from ..core.kernel_files import PICTURES
+from ..files import read_rgb8
 from ..pictures import save_kernel_grid
 from ..report import environment, write_summary
 from ..true_kernels import kernel_stem
@@ -148,11 +149,7 @@ def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapp
 
 def read_hr(path: Path, multiple: int, setting: Setting) -> np.ndarray:
     """uint8 RGB (H, W, 3), cut at the top left to multiples of ``multiple``."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert('RGB'))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ValueError(f'{path}: cannot be read: {(str(error).splitlines() or ["?"])[0]}') from error
+    pixels = read_rgb8(path)
     height, width = (n // multiple * multiple for n in pixels.shape[:2])
     if min(height, width) < max(multiple, setting.piece):
         raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height) are too few for '
