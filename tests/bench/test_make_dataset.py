@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from glue_helpers import run_toolbox, scores, texture, write_levin
 from PIL import Image
 
+from kernelfusion_plugin import KernelFusionConfig
 from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import cases, read_hr
 from kernelfusion_plugin.cli import main
@@ -194,6 +195,31 @@ def test_the_option_file_seeks_a_kernel_on_the_datas_grid(recipe, size, option, 
     opt = read_file(tmp_path / 'set/options.yml')
     assert made['images'][0]['kernel_size'] == size and opt['kernelfusion'].get('kernel_size') == option
     assert Image.open(tmp_path / 'set/kernels.png').size[0] > 96
+
+
+@pytest.mark.parametrize(('scale', 'size', 'sought', 'message'), [
+    (4, 65, 65, 'will refuse it: kernels of 65 x 65 are larger than 64 x 64'),
+    (4, 5, 9, 'refuse known_kernel: true: kernels of 5 x 5 are smaller than 2 · scale = 8 (blind, it seeks 9 x 9)'),
+    (3, 4, 6, 'kernels of 4 x 4 are smaller than 2 · scale = 6'),
+    (4, 64, 64, None), (4, 8, 8, None)])
+def test_kernels_that_our_solver_refuses_are_told(scale, size, sought, message, tmp_path, caplog):
+    (tmp_path / 'hr').mkdir()
+    Image.fromarray(texture(96, 96, 1)).save(tmp_path / 'hr/a.png')
+    np.save(tmp_path / 'k.npy', gaussian(size, sigmas=1.0).numpy())
+    answer = invoke('free', '--hr', tmp_path / 'hr', '--kernels', tmp_path / 'k.npy', '--scale', scale,
+                    '--out', tmp_path / 'set')
+    assert answer.exit_code == 0 and len(list((tmp_path / f'set/LRx{scale}').iterdir())) == 1
+    section = read_file(tmp_path / 'set/options.yml')['kernelfusion']
+    assert section['kernel_size'] == sought and (sought - size) % 2 == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert len(warnings) == (message is not None)
+    assert message is None or warnings[0].startswith(f'{tmp_path}/set/options.yml: ') and message in warnings[0]
+    taken = {'scale': scale, 'kernel_size': section['kernel_size']}
+    if size > 64:
+        with pytest.raises(ValueError, match='kernel_size must be between'):
+            KernelFusionConfig(**taken)
+    else:
+        KernelFusionConfig(**taken)
 
 
 DEEP = {
