@@ -314,7 +314,19 @@ def test_two_pictures_of_one_name_are_refused(div2k, tmp_path):
     folder = shutil.copytree(div2k, tmp_path / 'hr')
     Image.open(folder / '0801.png').save(folder / '0801.jpg')
     answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', '--image', '0801')
-    assert answer.exit_code == 2 and 'same name, but for its ending' in answer.output
+    assert answer.exit_code == 2
+    assert 'same name, but for its ending: 0801.jpg, 0801.png' in ' '.join(answer.output.split())
+
+
+def test_all_kinds_of_pictures_are_taken_and_nothing_else(tmp_path):
+    (tmp_path / 'hr').mkdir()
+    for name in ('a.webp', 'b.PPM', 'c.png', '.d.png'):  # a hidden one BasicSR would not read
+        Image.fromarray(texture(64, 64, 1)).save(tmp_path / 'hr' / name)
+    (tmp_path / 'hr/notes.txt').write_text('shopping list')
+    np.save(tmp_path / 'k.npy', gaussian(24, sigmas=2.0).numpy())
+    answer = invoke('free', '--hr', tmp_path / 'hr', '--kernels', tmp_path / 'k.npy', '--out', tmp_path / 'set')
+    rows = json.loads((tmp_path / 'set/manifest.json').read_text())['images']
+    assert answer.exit_code == 0 and [row['image'] for row in rows] == ['a', 'b', 'c']
 
 
 def test_a_complete_set_is_not_written_over(div2k, tmp_path):
