@@ -10,6 +10,7 @@ import yaml
 
 from ..atomic import write_text_atomically
 from ..core.config import MAX_KERNEL
+from ..core.restore import grid_for
 from .datasets import Recipe, size_on_grid
 from .storage import Folders, Lmdbs
 
@@ -31,12 +32,11 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
     What our solver will refuse of the set is said in a line of the log: for other models the set is as good.
     """
     name, scale = manifest['dataset'], manifest['setting']['scale']
-    sizes = [row['kernel_size'] for row in manifest['images']]
-    size = max(sizes)
+    size = max(row['kernel_size'] for row in manifest['images'])
     if recipe.forward == 'kernelgan':  # LR pixels on the bicubic grid, whatever the file's size
         size = size_on_grid(size, scale)
     section: dict[str, Any] = {'preset': 'balanced', 'solver': 'em'}
-    size = max(size, 2 * scale + size % 2)  # the solver's least, with K - s even or odd as the data have it
+    size = grid_for(size, scale)
     if size != 6 * scale:
         section['kernel_size'] = size
     options = {
@@ -48,18 +48,9 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
     head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
     text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     write_text_atomically(folder / 'options.yml', text)
-    if refused := _refused(min(sizes), size, scale):
-        log.warning(f'{out / "options.yml"}: KernelFusionModel will refuse {refused}. Other models run on this set')
-
-
-def _refused(smallest: int, size: int, scale: int) -> str:
-    """What our solver does not take: kernels to be known of ``smallest``, to be sought of ``size``; '' for nothing."""
     if size > MAX_KERNEL:
-        return f'it: kernels of {size} x {size} are larger than {MAX_KERNEL} x {MAX_KERNEL}'
-    if smallest < 2 * scale:
-        return (f'known_kernel: true: kernels of {smallest} x {smallest} are smaller than 2 · scale = {2 * scale} '
-                f'(blind, it seeks {size} x {size})')
-    return ''
+        log.warning(f'{out / "options.yml"}: KernelFusionModel will refuse it: kernels of {size} x {size} are larger '
+                    f'than {MAX_KERNEL} x {MAX_KERNEL}. Other models run on this set')
 
 
 def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:
