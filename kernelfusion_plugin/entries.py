@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from . import files
 from .files import first_line
+from .listing import drop_others
 
 
 class BadImage(ValueError):
@@ -114,7 +115,11 @@ class Entry:
 
 
 def entries(dataset: Any) -> Iterator[Entry]:
-    """The images of a BasicSR dataset in its order; names are unique, see :func:`.files.distinct_names`."""
+    """The images of a BasicSR dataset in its order; names are unique, see :func:`.files.distinct_names`.
+
+    Files that are no pictures are taken out of BasicSR's own data sets, see :func:`.listing.drop_others`.
+    """
+    drop_others(dataset)
     paths = [_lq_path(dataset, index) for index in range(len(dataset))]
     for index, (path, name) in enumerate(zip(paths, files.distinct_names(map(Path, paths)), strict=True)):
         folder = str(getattr(dataset, 'lq_folder', ''))

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import __version__
 from .atomic import PathLike, write_atomically, write_text_atomically
 from .core import metrics, shift_metrics
 from .core.config import MAX_KERNEL
@@ -245,8 +246,9 @@ def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and commit that a result came from; nothing that names the host or its folders."""
-    versions = {'python': platform.python_version(), 'torch': torch.__version__}
-    for package in ('kernelfusion-plugin', 'basicsr', 'torchvision', 'numpy'):
+    versions = {'python': platform.python_version(), 'torch': torch.__version__,
+                'kernelfusion-plugin': __version__}  # of this code: an editable install's metadata may be older
+    for package in ('basicsr', 'torchvision', 'numpy'):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..core.degradation import BORDERS, synthesise
-from ..core.kernel_files import PICTURES
+from ..files import ENDINGS, pictures_in, read_rgb8
 from ..pictures import save_kernel_grid
 from ..report import environment, write_summary
 from ..true_kernels import kernel_stem
@@ -106,14 +106,15 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
     found = pictures(sources.hr)
     there = {path.stem: path for path in found}
     if len(there) < len(found):
-        raise ValueError(f'{sources.hr}: two pictures bear the same name, but for its ending')
+        twins = next([path.name, there[path.stem].name] for path in found if there[path.stem] != path)
+        raise ValueError(f'{sources.hr}: two pictures bear the same name, but for its ending: {", ".join(twins)}')
     names = sorted(set(setting.images or recipe.images or there))
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f'{sources.hr}: {len(missing)} of {len(names)} pictures are missing: '
                          f'{", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}; --image chooses others')
     if not names:
-        raise ValueError(f'{sources.hr}: no pictures ({", ".join(PICTURES)})')
+        raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
     if len({kernel_stem(recipe.kernel_tmpl, name) for name in names}) < len(names):
         raise ValueError(f'--image: two pictures bear the same number, and {recipe.name} names its kernels by that')
     return {name: there[name] for name in names}
@@ -123,7 +124,7 @@ def pictures(folder: Path) -> list[Path]:
     """Picture files of a folder; ValueError if there is no such folder."""
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder of HR pictures')
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES]
+    return [path for path in pictures_in(folder) if path.is_file()]
 
 
 def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapping[str, Tensor]) -> Iterator[Case]:
@@ -148,11 +149,7 @@ def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapp
 
 def read_hr(path: Path, multiple: int, setting: Setting) -> np.ndarray:
     """uint8 RGB (H, W, 3), cut at the top left to multiples of ``multiple``."""
-    try:
-        with Image.open(path) as picture:
-            pixels = np.array(picture.convert('RGB'))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise ValueError(f'{path}: cannot be read: {(str(error).splitlines() or ["?"])[0]}') from error
+    pixels = read_rgb8(path)
     height, width = (n // multiple * multiple for n in pixels.shape[:2])
     if min(height, width) < max(multiple, setting.piece):
         raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height) are too few for '

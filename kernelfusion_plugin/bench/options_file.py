@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..atomic import write_text_atomically
+from ..core.config import MAX_KERNEL
+from ..core.restore import grid_for
 from .datasets import Recipe, size_on_grid
 from .storage import Folders, Lmdbs
 
+log = logging.getLogger(__name__)
 HEAD = """# {name}, made by kernelfusion make-dataset.
 #
 #   python basicsr/test.py -opt {path}
@@ -23,14 +27,18 @@ HEAD = """# {name}, made by kernelfusion make-dataset.
 
 def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Recipe,
                   storage: Folders | Lmdbs) -> None:
-    """FOLDER/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in."""
+    """FOLDER/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in.
+
+    What our solver will refuse of the set is said in a line of the log: for other models the set is as good.
+    """
     name, scale = manifest['dataset'], manifest['setting']['scale']
     size = max(row['kernel_size'] for row in manifest['images'])
     if recipe.forward == 'kernelgan':  # LR pixels on the bicubic grid, whatever the file's size
         size = size_on_grid(size, scale)
     section: dict[str, Any] = {'preset': 'balanced', 'solver': 'em'}
+    size = grid_for(size, scale)
     if size != 6 * scale:
-        section['kernel_size'] = max(2 * scale, size)
+        section['kernel_size'] = size
     options = {
         'name': f'kernelfusion_{name}', 'model_type': 'KernelFusionModel', 'scale': scale, 'num_gpu': 'auto',
         'manual_seed': 0, 'datasets': _datasets(out, manifest, recipe, storage),
@@ -40,6 +48,9 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
     head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
     text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     write_text_atomically(folder / 'options.yml', text)
+    if size > MAX_KERNEL:
+        log.warning(f'{out / "options.yml"}: KernelFusionModel will refuse it: kernels of {size} x {size} are larger '
+                    f'than {MAX_KERNEL} x {MAX_KERNEL}. Other models run on this set')
 
 
 def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:

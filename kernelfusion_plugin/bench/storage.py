@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..files import decode_rgb8, first_line, read_rgb8
 from ..report import save_picture
 
 COMPRESSION = 1  # of PNG in an LMDB, as BasicSR's own tool has it
@@ -42,12 +43,7 @@ class Folders:
         Raises:
             ValueError: it is missing or damaged.
         """
-        path = self.root / place / f'{name}.png'
-        try:
-            with Image.open(path) as picture:
-                return np.array(picture.convert('RGB'))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f'{path}: cannot be read: {_first_line(error)}') from error
+        return read_rgb8(self.root / place / f'{name}.png')
 
     def close(self) -> None:
         """Nothing to do."""
@@ -92,17 +88,12 @@ class Lmdbs:
                 raw = transaction.get(name.encode())
             if raw is None:
                 raise ValueError('no such key')
-            with Image.open(io.BytesIO(raw)) as picture:
-                return np.array(picture.convert('RGB'))
-        except (lmdb.Error, OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f'{folder}:{name}: cannot be read: {_first_line(error)}') from error
+            return decode_rgb8(raw)
+        except (lmdb.Error, OSError, ValueError) as error:
+            raise ValueError(f'{folder}:{name}: cannot be read: {first_line(error)}') from error
 
     def close(self) -> None:
         """Finish all of them."""
         for each in self._open.values():
             each.close()
         self._open.clear()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -26,7 +26,7 @@ from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import inspected, known_kernel, plan_memory
+from ..core.restore import grid_for, inspected, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
@@ -88,7 +88,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
             **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     kernel = None if kernel_file is None else load_kernels(kernel_file)
     if kernel is not None:
-        options['kernel_size'] = options['kernel_size'] or kernel.shape[-1]
+        options['kernel_size'] = options['kernel_size'] or grid_for(kernel.shape[-1], options['scale'])
     try:
         config = configure(options, changes)
         known_kernel(kernel, config)

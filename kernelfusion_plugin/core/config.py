@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -75,7 +76,7 @@ class KernelFusionConfig:
     border: str = 'valid'
     regions: str = '1x1'
     seed: int = 0
-    prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's
+    prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's; a mapping: over the preset's
     em: EmConfig = None  # type: ignore[assignment]
     joint: JointConfig = None  # type: ignore[assignment]
     tuning: TuningConfig = TuningConfig()
@@ -83,8 +84,7 @@ class KernelFusionConfig:
     memory_limit: float | None = None
 
     def __post_init__(self) -> None:
-        if self.preset not in tuple(PRESETS):  # a tuple takes unhashable values too
-            raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
+        self._read_types()
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
@@ -98,9 +98,6 @@ class KernelFusionConfig:
         if not 2 * self.scale <= self.kernel_size <= MAX_KERNEL:
             raise ValueError(f'kernel_size must be between 2 · scale = {2 * self.scale} and {MAX_KERNEL}, got '
                              f'{self.kernel_size}')
-        for section, value in PRESETS[self.preset].items():
-            if getattr(self, section) is None:
-                object.__setattr__(self, section, value)
         if self.texture_weights and not self.uses_textures:
             raise ValueError(f'texture_weights: {self.texture_weights}: this run has no texture prior')
         self._check_levels()
@@ -109,6 +106,20 @@ class KernelFusionConfig:
     def uses_textures(self) -> bool:
         """Whether the texture prior takes part, as it is or tuned to y."""
         return SOLVERS[self.solver].uses_textures(self)
+
+    def _read_types(self) -> None:
+        """Every value as its field's type; a section that is a mapping goes over the preset's."""
+        if self.preset not in tuple(PRESETS):  # a tuple takes unhashable values too
+            raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
+        hints = typing.get_type_hints(type(self))
+        sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+        for name in hints.keys() - sections.keys():
+            object.__setattr__(self, name, _read(getattr(self, name), hints[name], name))
+        for name, kind in sections.items():
+            given = getattr(self, name)
+            if not isinstance(given, kind):
+                default = PRESETS[self.preset].get(name) or kind()
+                object.__setattr__(self, name, default if given is None else _replace(default, given, f'{name}.'))
 
     def _check_levels(self) -> None:
         """The solver must start at a level that its prior is trained on; found here, not after hours of Phase 1."""
@@ -136,33 +147,30 @@ class KernelFusionConfig:
         """
         if not isinstance(options, Mapping):
             raise ValueError(f'the settings must be a section of options, got {options!r}')
-        options = dict(options)
-        base = cls(preset=options.get('preset', cls.preset))
-        values = {key: value for key, value in options.items()
-                  if not dataclasses.is_dataclass(getattr(base, str(key), None))}
-        sections = {key: _replace(getattr(base, key), value, f'{key}.') for key, value in options.items()
-                    if key not in values}
-        fresh = {'kernel_size': None} if 'kernel_size' not in values else {}
-        return _replace(base, values, '', **fresh, **sections)
+        _check_names(options, typing.get_type_hints(cls), '')
+        return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML; ``from_dict`` takes them back."""
         return dataclasses.asdict(self)
 
 
-def _replace(config: Any, options: Any, prefix: str, **ready: Any) -> Any:
-    """``dataclasses.replace`` with names checked and values read as the field's type; ``ready`` goes in as is."""
+def _replace(config: Any, options: Any, prefix: str) -> Any:
+    """``dataclasses.replace`` with names checked and values read as the field's type."""
     if not isinstance(options, Mapping):
         raise ValueError(f'option {prefix[:-1]!r} must be a section of options, got {options!r}')
     hints = typing.get_type_hints(type(config))
-    values = {}
-    for key, value in options.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+    _check_names(options, hints, prefix)
+    return dataclasses.replace(config, **{key: _read(value, hints[key], prefix + key)
+                                          for key, value in options.items()})
+
+
+def _check_names(options: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
             hint = f'did you mean {prefix + near[0]!r}? ' if near else ''
-            raise ValueError(f'unknown option {prefix + str(key)!r}: {hint}known are {", ".join(hints)}')
-        values[key] = _read(value, hints[key], prefix + key)
-    return dataclasses.replace(config, **values, **ready)
+            raise ValueError(f'unknown option {prefix + str(key)!r}: {hint}known are {", ".join(known)}')
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:
@@ -177,8 +185,8 @@ def _read(value: Any, kind: Any, name: str) -> Any:
             return value
         raise ValueError(wrong)
     if kind is str:
-        if isinstance(value, str):
-            return value
+        if isinstance(value, (str, os.PathLike)):
+            return os.fspath(value)
         raise ValueError(wrong)
     try:
         number = float(value)

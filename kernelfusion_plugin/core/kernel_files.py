@@ -29,7 +29,8 @@ def load_kernel(path: str | Path) -> Tensor:
 
     Raises:
         ValueError: in one line that names the file: it cannot be read, or holds no square, finite, non-negative
-            array with a positive sum. (Negative values of less than 1 % of the maximum become 0.)
+            array with a positive sum. Negative values of less than 1 % of the maximum become 0; larger ones are
+            taken where the array sums to 1, as kernels do that ``LinearCnnKernel`` finds, and pictures do not.
     """
     path = Path(path)
     return _checked(_read(path), path)
@@ -107,6 +108,8 @@ def _checked(values: np.ndarray, path: Path) -> Tensor:
         raise ValueError(f'{path}: the kernel has values that are not finite')
     if values.max() <= 0:
         raise ValueError(f'{path}: the kernel has no positive value')
+    if abs(values.sum() - 1) < 1e-3 and values.min() < -TOLERANCE * values.max():
+        return torch.from_numpy(values / values.sum()).float()
     if values.min() < -TOLERANCE * values.max():
         raise ValueError(f'{path}: a kernel must not be negative, its least value is {values.min():g} '
                          f'at a maximum of {values.max():g}')

@@ -134,7 +134,10 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         resume: a ``Progress.snapshot()`` of a run of the same arguments: goes on behind that step, to the same bits
             on the same machine (on a GPU see :func:`repeatable`). That the arguments are the same is the caller's care.
     """
-    config = config or KernelFusionConfig()
+    config = KernelFusionConfig() if config is None else config
+    if not isinstance(config, KernelFusionConfig):
+        raise ValueError(f'the config must be a KernelFusionConfig, got {type(config).__name__}: '
+                         'KernelFusionConfig.from_dict makes one of a dict')
     y, kernel, degradation = inspected(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
@@ -292,7 +295,9 @@ class _Seeds:
 
 
 def checked(y: Tensor) -> Tensor:
-    """y as (1, 3, h, w) float32, or a ValueError that says what is wrong with it."""
+    """y as (1, 3, h, w) float32, contiguous, as :func:`stored`, or a ValueError that says what is wrong with it."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f'y must be a tensor, got {type(y).__name__}')
     if y.ndim == 3:
         y = y[None]
     if y.ndim != 4 or y.shape[:2] != (1, 3):
@@ -306,11 +311,25 @@ def checked(y: Tensor) -> Tensor:
         raise ValueError('the image has NaN or infinite values')
     if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
         raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
-    return y.detach().float()
+    return stored(y.detach()).contiguous()
+
+
+def stored(y: Tensor) -> Tensor:
+    """y as float32; what lies within rounding of a value 2n / 65535 - 1, as files of 8 and 16 bits hold, becomes that.
+
+    EM makes much of the last bit. So a picture gives the same result in whatever arithmetic it was read.
+    """
+    exact = y.cpu().double()
+    levels = (exact + 1) * (65535 / 2)
+    nearest = levels.round()
+    value = torch.where((levels - nearest).abs() < 0.01, nearest / (65535 / 2) - 1, exact)
+    return value.to(y.device, torch.float32)
 
 
 def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | None:
     """A kernel (K, K), or one for each of R x C regions, (R, C, K, K), scaled to sum 1; None, if none is known.
+
+    K is the config's ``kernel_size``; a smaller kernel, by an even number, gets zeros around it.
 
     Raises:
         ValueError: the config cannot do with it; in one line.
@@ -319,15 +338,27 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
         return None
     if not SOLVERS[config.solver].takes_kernels:
         raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
-    size = (config.kernel_size, config.kernel_size)
-    if kernel.ndim not in (2, 4) or kernel.shape[-2:] != size:
-        raise ValueError(f'the known kernel must be {size[0]} x {size[1]}, or R x C of that size, got '
-                         f'{tuple(kernel.shape)}: set kernel_size to its size')
+    if not isinstance(kernel, Tensor):
+        raise ValueError(f'the known kernel must be a tensor, got {type(kernel).__name__}')
+    size, square = config.kernel_size, kernel.ndim in (2, 4) and kernel.shape[-1] == kernel.shape[-2] > 0
+    around, odd = divmod(size - kernel.shape[-1], 2) if square else (-1, 0)
+    if around < 0 or odd:
+        hint = f': set kernel_size to {grid_for(kernel.shape[-1], config.scale)}' if square else ''
+        raise ValueError(f'the known kernel must be {size} x {size}, or R x C of that size, got '
+                         f'{tuple(kernel.shape)}{hint}')
+    kernel = F.pad(kernel, (around,) * 4)
     sums = kernel.sum((-2, -1), keepdim=True)
     if not torch.isfinite(kernel).all() or (sums <= 0).any():
         raise ValueError('the known kernel must be finite and have a positive sum')
     kernel = (kernel / sums).float()
     return kernel[0, 0] if kernel.shape[:-2] == (1, 1) else kernel
+
+
+def grid_for(size: int, scale: int) -> int:
+    """The ``kernel_size`` with which a known kernel of ``size`` can be used: its own, or the least larger one that a
+    config takes, an even number more, so that its centre stays.
+    """
+    return max(size, 2 * scale + (size - 2 * scale) % 2)
 
 
 def half_size(y: Tensor) -> Tensor:

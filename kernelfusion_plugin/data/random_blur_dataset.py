@@ -20,6 +20,7 @@ from ..core.degradation import Degradation
 from ..core.kernel_families import Mixture
 from ..core.sections import check_number, check_range, from_section
 from ..core.seeds import derived
+from ..listing import without_others
 
 BORDERS = ('reflect', 'replicate', 'zeros')
 
@@ -174,7 +175,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
             with open(self.opt['meta_info_file'], encoding='utf-8') as file:
                 paths = [os.path.join(self.gt_folder, line.split(' ')[0].strip()) for line in file if line.strip()]
         else:
-            paths = sorted(paths_from_folder(self.gt_folder))
+            paths = without_others(self.name, sorted(paths_from_folder(self.gt_folder)))
         if not paths:
             raise ValueError(f'datasets ({self.name}).dataroot_gt: there are no images in {self.gt_folder}')
         if self.is_train and self.io_backend['type'] == 'disk':

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.utils import scandir
+
+from ..listing import without_others
 
 
 class TolerantPairedDataset(PairedImageDataset):
@@ -14,20 +17,38 @@ class TolerantPairedDataset(PairedImageDataset):
 
     Where that one would refuse two folders (or LMDBs) that do not match, this one pairs what can be paired. What is
     left over keeps its place with a ``fault`` in ``paths``, one line with the file: reading it raises that as
-    ValueError, and ``KernelFusionModel`` reports it and does the others.
+    ValueError, and ``KernelFusionModel`` reports it and does the others. So do pictures of a folder whose names differ
+    in the ending only: which of them is meant, nobody can tell.
+
+    Files of a folder that are no pictures by their ending are left out, see :mod:`..listing`.
 
     Several data sets of a run may share an LMDB, such as Blind144's HR images: it is opened once.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
+        matched = True
         try:
             super().__init__(opt)
         except (AssertionError, ValueError):
             if opt.get('meta_info_file') is not None:
                 raise
-            lmdb = self.io_backend_opt['type'] == 'lmdb'
-            lq, gt = (_lmdb_keys(each) if lmdb else _files(each) for each in (self.lq_folder, self.gt_folder))
-            self.paths = pair_by_name(lq, gt, self.lq_folder, self.gt_folder, '{}' if lmdb else self.filename_tmpl)
+            matched = False
+        folders = self.lq_folder, self.gt_folder
+        if self.io_backend_opt['type'] == 'lmdb':
+            if not matched:
+                self.paths = pair_by_name(*map(_lmdb_keys, folders), *folders)
+        elif opt.get('meta_info_file') is None:
+            self._pair_files(matched)
+
+    def _pair_files(self, matched: bool) -> None:
+        """Pair the pictures of the two folders, unless BasicSR has ``matched`` them, and all of them are distinct."""
+        listed = [list(scandir(folder, full_path=True)) for folder in (self.lq_folder, self.gt_folder)]
+        found = [*listed[0], *listed[1]]
+        kept = set(without_others(self.opt.get('name') or 'data set', found))
+        lq, gt = (_by_name(path for path in paths if path in kept) for paths in listed)
+        distinct = all(len(paths) == 1 for paths in (*lq.values(), *gt.values()))
+        if not (matched and distinct and len(kept) == len(found)):
+            self.paths = pair_by_name(lq, gt, self.lq_folder, self.gt_folder, self.filename_tmpl)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         fault = self.paths[index].get('fault')
@@ -60,40 +81,46 @@ class SharedLmdb:
             return transaction.get(filepath.encode())
 
 
-def pair_by_name(lq: Mapping[str, str], gt: Mapping[str, str], lq_folder: str, gt_folder: str,
+def pair_by_name(lq: Mapping[str, Sequence[str]], gt: Mapping[str, Sequence[str]], lq_folder: str, gt_folder: str,
                  template: str = '{}') -> list[dict[str, str]]:
-    """Pair LR and HR pictures by name; what has no partner comes with a ``fault``.
+    """Pair LR and HR pictures by name; what has no partner, or of which there are several, comes with a ``fault``.
 
     Args:
-        lq, gt: path (or LMDB key) by name without ending.
+        lq, gt: paths (or the LMDB key) by name without ending.
         lq_folder, gt_folder: where they are, for the message.
         template: LR name made of the HR name.
 
     Returns:
         ``lq_path``, ``gt_path`` and perhaps ``fault``, sorted by LR name; a lone picture stands in for both.
     """
-    partner = {template.format(name): path for name, path in gt.items()}
+    partners: dict[str, list[str]] = {}
+    for name, paths in gt.items():
+        partners.setdefault(template.format(name), []).extend(paths)
     pairs = []
-    for name in sorted(lq.keys() | partner.keys()):
-        if name in lq and name in partner:
-            pairs.append({'lq_path': lq[name], 'gt_path': partner[name]})
-        else:
-            path = lq.get(name) or partner[name]
-            missing, folder = ('HR', gt_folder) if name in lq else ('LR', lq_folder)
-            fault = f'{path}: there is no {missing} image to it in {folder}'
-            pairs.append({'lq_path': path, 'gt_path': path, 'fault': fault})
+    for name in sorted(lq.keys() | partners.keys()):
+        low, high = lq.get(name, ()), partners.get(name, ())
+        twins = next((paths for paths in (low, high) if len(paths) > 1), ())
+        fault = ''
+        if twins:
+            fault = f'two pictures bear the same name, but for its ending: {", ".join(twins)}'
+        elif not low or not high:
+            missing, folder = ('LR', lq_folder) if high else ('HR', gt_folder)
+            fault = f'there is no {missing} image to it in {folder}'
+        pairs += [{'lq_path': path, 'gt_path': high[0] if high else path,
+                   **({'fault': f'{path}: {fault}'} if fault else {})} for path in low or high]
     return pairs
 
 
-def _files(folder: str) -> dict[str, str]:
-    """Paths of the files of a folder by name without ending; hidden ones are left out, as BasicSR does."""
-    with os.scandir(folder) as found:
-        return {os.path.splitext(entry.name)[0]: entry.path for entry in found
-                if entry.is_file() and not entry.name.startswith('.')}
+def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Paths by name without folder and ending."""
+    names: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        names.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+    return names
 
 
-def _lmdb_keys(folder: str) -> dict[str, str]:
+def _lmdb_keys(folder: str) -> dict[str, list[str]]:
     """Keys of an LMDB by themselves; as BasicSR writes them, up to the first dot of the name."""
     with open(os.path.join(folder, 'meta_info.txt'), encoding='utf-8') as file:
         keys = [line.split('.')[0] for line in file if line.strip()]
-    return dict(zip(keys, keys, strict=True))
+    return {key: [key] for key in keys}

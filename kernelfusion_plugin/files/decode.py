@@ -98,19 +98,8 @@ def read_picture(path: Path) -> Picture:
 
 def decode(raw: bytes) -> Picture:
     """:func:`read_picture` of a file's content."""
-    try:
-        image = load(raw)
-    except UnknownFormat:
-        if not TIFF.match(raw):
-            raise
-        image = None
-    try:
-        with _silence():
-            values, alpha, profile, kind, exif = _by_tifffile(raw) if image is None else _by_pil(raw, image)
-    except BadPicture:
-        raise
-    except Exception as error:  # noqa: BLE001  (decoders of broken files raise whatever they like)
-        raise BadPicture(f'the image is damaged: {first_line(error)}') from error
+    image = opened(raw)
+    values, alpha, profile, kind, exif = content(raw, image)
     grey, bits = values.ndim == 2, 16 if values.dtype != np.uint8 else 8
     top = np.iinfo(values.dtype).max if values.dtype.kind == 'u' else 1.0
     if alpha is not None:
@@ -119,6 +108,27 @@ def decode(raw: bytes) -> Picture:
     y = torch.from_numpy(np.ascontiguousarray(values.astype(np.float64) / top * 2 - 1)).float()
     y = y.expand(3, -1, -1) if grey else y.permute(2, 0, 1)
     return Picture(y[None].contiguous(), grey, bits, alpha, profile, kind, exif, _pages(raw, kind))
+
+
+def opened(raw: bytes) -> Image.Image | None:
+    """The image as PIL unpacks it; None for a TIFF that PIL does not know."""
+    try:
+        return load(raw)
+    except UnknownFormat:
+        if not TIFF.match(raw):
+            raise
+        return None
+
+
+def content(raw: bytes, image: Image.Image | None) -> _Content:
+    """What :func:`opened` has opened, with all of its bits."""
+    try:
+        with _silence():
+            return _by_tifffile(raw) if image is None else _by_pil(raw, image)
+    except BadPicture:
+        raise
+    except Exception as error:  # noqa: BLE001  (decoders of broken files raise whatever they like)
+        raise BadPicture(f'the image is damaged: {first_line(error)}') from error
 
 
 def load(raw: bytes) -> Image.Image:
@@ -142,7 +152,7 @@ def load(raw: bytes) -> Image.Image:
         raise UnknownFormat(f'{name} is not read here: {SAVE_AS}' if name else 'not an image') from error
     except Image.DecompressionBombError as error:
         raise BadPicture(f'the image is too large to be unpacked: {first_line(error)}') from error
-    except Exception as error:  # noqa: BLE001  (as in decode)
+    except Exception as error:  # noqa: BLE001  (as in content)
         raise BadPicture(f'the image is damaged: {first_line(error)}') from error
     return image
 
@@ -182,7 +192,8 @@ def _by_pil(raw: bytes, image: Image.Image) -> _Content:
 
 
 def _by_tifffile(raw: bytes) -> _Content:
-    """The content of a TIFF that PIL does not know: floats or 32 bits in colour, half floats, 16-bit grey with alpha.
+    """The content of a TIFF that PIL does not know: floats or 32 bits in colour, half floats, 16-bit grey with alpha,
+    grey in several planes.
 
     Raises:
         UnknownFormat, BadPicture: tifffile does not know it either; without the file's name, as in load.
@@ -200,7 +211,7 @@ def _by_tifffile(raw: bytes) -> _Content:
         raise
     except Exception as error:
         raise UnknownFormat(f'{UNREAD[-1][1]} is not read here ({first_line(error)}): {SAVE_AS}') from error
-    colour, alpha = split(from_floats(values))
+    colour, alpha = split(values if values.dtype == np.uint8 else from_floats(values))
     found = getattr(profile, 'value', None)
     return _Content(colour, alpha, found if isinstance(found, bytes) else None, 'TIFF', {})
 

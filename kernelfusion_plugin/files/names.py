@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.pnm', '.jp2', '.avif',
            '.heic', '.heif')  # these two are named as what is not read, in place of being passed over
+
+# What OpenCV reads besides, and with it BasicSR's data sets: other formats, and other endings of these.
+OPENCV_ENDINGS = ('.dib', '.jpe', '.jfif', '.j2k', '.apng', '.pbm', '.pxm', '.pam', '.pfm', '.sr', '.ras', '.exr',
+                  '.hdr', '.pic')
+
+
+def may_be_picture(path: str) -> bool:
+    """Whether a file of a data set is to be tried, by its ending; one without an ending is."""
+    ending = os.path.splitext(path)[1].lower()
+    return not ending or ending in ENDINGS or ending in OPENCV_ENDINGS
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures of a folder, by name; hidden files are none."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith('.'))
 
 
 def find_pictures(places: Sequence[str]) -> list[Path]:
@@ -21,7 +37,7 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
     for place in places:
         path = Path(place).expanduser()
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith('.'))
+            files = pictures_in(path)
         elif path.exists():
             files = [path]
         else:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
-from ..core.restore import repeatable, restore_steps, unused_weights
+from ..core.restore import grid_for, repeatable, restore_steps, unused_weights
 from ..core.texture_prior import load_texture_net
 from ..report import kernel_warning
 from ..sharing import Outcome
@@ -79,7 +79,7 @@ class KernelFusionModel(RestorationModel):
         """Phase 1, unless weights of this image are at hand, and Phase 2."""
         config, kernel = self.config, self.known_kernel()
         if kernel is not None:
-            config = replace(config, kernel_size=kernel.shape[-1])
+            config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
         checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.glue.checkpoint_every)
                       if self.key else None)

@@ -4,17 +4,21 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from click.testing import CliRunner
 from glue_helpers import run_toolbox, scores, texture, write_levin
 from PIL import Image
 
+from kernelfusion_plugin import KernelFusionConfig
 from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_recipe
-from kernelfusion_plugin.bench.make import cases
+from kernelfusion_plugin.bench.make import cases, read_hr
 from kernelfusion_plugin.cli import main
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian
+from kernelfusion_plugin.core.restore import known_kernel
 from kernelfusion_plugin.options import read_file
 
 TWELVE = [f'{number:04d}' for number in range(801, 813)]
@@ -194,6 +198,79 @@ def test_the_option_file_seeks_a_kernel_on_the_datas_grid(recipe, size, option, 
     assert Image.open(tmp_path / 'set/kernels.png').size[0] > 96
 
 
+@pytest.mark.parametrize(('scale', 'size', 'sought', 'message'), [
+    (4, 65, 65, 'will refuse it: kernels of 65 x 65 are larger than 64 x 64'),
+    (4, 5, 9, None), (3, 4, 6, None), (4, 64, 64, None), (4, 8, 8, None)])
+def test_kernels_that_our_solver_refuses_are_told(scale, size, sought, message, tmp_path, caplog):
+    (tmp_path / 'hr').mkdir()
+    Image.fromarray(texture(96, 96, 1)).save(tmp_path / 'hr/a.png')
+    np.save(tmp_path / 'k.npy', gaussian(size, sigmas=1.0).numpy())
+    answer = invoke('free', '--hr', tmp_path / 'hr', '--kernels', tmp_path / 'k.npy', '--scale', scale,
+                    '--out', tmp_path / 'set')
+    assert answer.exit_code == 0 and len(list((tmp_path / f'set/LRx{scale}').iterdir())) == 1
+    section = read_file(tmp_path / 'set/options.yml')['kernelfusion']
+    assert section['kernel_size'] == sought and (sought - size) % 2 == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == 'WARNING']
+    assert len(warnings) == (message is not None)
+    assert message is None or warnings[0].startswith(f'{tmp_path}/set/options.yml: ') and message in warnings[0]
+    taken = {'scale': scale, 'kernel_size': section['kernel_size']}
+    if size > 64:
+        with pytest.raises(ValueError, match='kernel_size must be between'):
+            KernelFusionConfig(**taken)
+    else:  # smaller ones get zeros around them
+        assert known_kernel(gaussian(size, sigmas=1.0), KernelFusionConfig(**taken)).shape == (sought, sought)
+
+
+DEEP = {
+    'grey.png': lambda path, v: cv2.imwrite(str(path), v * np.uint16(257)),
+    'wide.png': lambda path, v: cv2.imwrite(str(path), v.astype(np.uint16)),  # 8 bits in a file of 16
+    'grey.tif': lambda path, v: tifffile.imwrite(path, v * np.uint16(256)),
+    'long.tif': lambda path, v: tifffile.imwrite(path, v.astype(np.uint32) * 257),
+    'float.tif': lambda path, v: tifffile.imwrite(path, (v / 255).astype(np.float32)),
+    'colour.png': lambda path, v: cv2.imwrite(str(path), np.stack([v] * 3, -1) * np.uint16(257)),
+    'colour.tif': lambda path, v: tifffile.imwrite(path, np.stack([v / 255] * 3, -1).astype(np.float32),
+                                                   photometric='rgb'),
+    'planes.tif': lambda path, v: tifffile.imwrite(path, np.stack([v, v]), photometric='minisblack',
+                                                   planarconfig='separate'),
+}
+
+
+@pytest.mark.parametrize('file', DEEP)
+def test_more_than_8_bits_are_scaled(file, tmp_path):
+    """PIL's convert would clip grey ones: white for 16 bits, black for floats."""
+    grey = texture(64, 68, 1)[..., 0]
+    DEEP[file](tmp_path / file, grey)
+    made = read_hr(tmp_path / file, 64, Setting('s'))
+    assert np.array_equal(made, np.stack([grey[:64, :64]] * 3, -1))
+
+
+def test_8_bits_are_taken_as_pil_has_them(tmp_path):
+    """Else the sums of manifests that exist would change: transparency is dropped, EXIF's orientation not followed."""
+    colours = texture(64, 128, 1)
+    see_through = np.dstack([colours, np.where(np.arange(128) < 40, 0, 255) * np.ones((64, 1))]).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    pictures = {'a.png': Image.fromarray(see_through), 'b.png': Image.fromarray(colours).quantize(20),
+                'c.png': Image.fromarray(colours[..., 0] > 99), 'd.jpg': Image.fromarray(colours).convert('CMYK')}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+    Image.fromarray(colours).save(tmp_path / 'e.jpg', exif=exif)
+    for path in sorted(tmp_path.iterdir()):
+        with Image.open(path) as picture:
+            assert np.array_equal(read_hr(path, 64, Setting('s')), np.array(picture.convert('RGB'))), path.name
+
+
+def test_values_of_unknown_range_cost_their_picture(div2k, tmp_path, caplog):
+    folder = shutil.copytree(div2k, tmp_path / 'hr')
+    (folder / '0802.png').unlink()
+    tifffile.imwrite(folder / '0802.tif', np.full((64, 64), 300, np.float32))
+    answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', *images(TWELVE[:2]))
+    manifest = json.loads((tmp_path / 'set/manifest.json').read_text())
+    assert answer.exit_code == 1 and manifest['failed'] == ['0802']
+    message, = caplog.messages
+    assert '0802.tif: cannot be read: its values (float32) are not in a range that is known' in message
+
+
 def test_what_was_cut_short_is_made_anew(div2k, tmp_path):
     (tmp_path / '.set.unfinished/HR').mkdir(parents=True)
     (tmp_path / '.set.unfinished/HR/0899.png').write_bytes(b'')
@@ -236,7 +313,19 @@ def test_two_pictures_of_one_name_are_refused(div2k, tmp_path):
     folder = shutil.copytree(div2k, tmp_path / 'hr')
     Image.open(folder / '0801.png').save(folder / '0801.jpg')
     answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', '--image', '0801')
-    assert answer.exit_code == 2 and 'same name, but for its ending' in answer.output
+    assert answer.exit_code == 2
+    assert 'same name, but for its ending: 0801.jpg, 0801.png' in ' '.join(answer.output.split())
+
+
+def test_all_kinds_of_pictures_are_taken_and_nothing_else(tmp_path):
+    (tmp_path / 'hr').mkdir()
+    for name in ('a.webp', 'b.PPM', 'c.png', '.d.png'):  # a hidden one BasicSR would not read
+        Image.fromarray(texture(64, 64, 1)).save(tmp_path / 'hr' / name)
+    (tmp_path / 'hr/notes.txt').write_text('shopping list')
+    np.save(tmp_path / 'k.npy', gaussian(24, sigmas=2.0).numpy())
+    answer = invoke('free', '--hr', tmp_path / 'hr', '--kernels', tmp_path / 'k.npy', '--out', tmp_path / 'set')
+    rows = json.loads((tmp_path / 'set/manifest.json').read_text())['images']
+    assert answer.exit_code == 0 and [row['image'] for row in rows] == ['a', 'b', 'c']
 
 
 def test_a_complete_set_is_not_written_over(div2k, tmp_path):

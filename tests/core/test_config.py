@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -120,9 +121,26 @@ def test_without_a_near_name_none_is_made_up():
 
 
 @pytest.mark.parametrize('section', ['prior', 'em', 'joint'])
-@pytest.mark.parametrize('value', [None, 5, 'quick', [('steps', 1)], True])
+@pytest.mark.parametrize('value', [5, 'quick', [('steps', 1)], True])
 def test_sections_must_be_mappings(section, value):
     refused({section: value}, f"'{section}'", 'section', repr(value))
+    with pytest.raises(ValueError, match=f"'{section}'"):
+        KernelFusionConfig(**{section: value})
+    assert read({section: None, 'preset': 'quick'}) == KernelFusionConfig(preset='quick')
+
+
+def test_by_name_it_is_as_from_a_file():
+    options = {'scale': '3', 'seed': 2.0, 'preset': 'quick', 'em': {'fine_passes': '7'}, 'tuning': {'steps': 5},
+               'texture_weights': Path('own.pt')}
+    config = KernelFusionConfig(**options)
+    assert config == read(options) and config == read(config.to_dict())
+    assert (config.scale, config.seed, config.kernel_size) == (3, 2, 18) and type(config.seed) is int
+    assert config.em.fine_passes == 7 and config.em.steps == KernelFusionConfig(preset='quick').em.steps
+    assert config.tuning.steps == 5 and config.texture_weights == 'own.pt'
+    for wrong, words in (({'scale': 2.5}, "'scale' must be a whole number"), ({'seed': 'x'}, "'seed' must be a whole"),
+                         ({'kernel_size': [24]}, "'kernel_size'"), ({'em': {'fine_pass': 1}}, "'em.fine_passes'")):
+        with pytest.raises(ValueError, match=words):
+            KernelFusionConfig(**wrong)
 
 
 @pytest.mark.parametrize(('options', 'name', 'word'), [

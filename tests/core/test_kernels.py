@@ -251,6 +251,16 @@ def test_tiny_negatives_become_zero(tmp_path):
     torch.testing.assert_close(kernels.load_kernel(tmp_path / 'k.npy'), torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
 
 
+def test_a_kernel_that_was_found_with_negative_values_is_read_again(tmp_path):
+    """As LinearCnnKernel's may have them: it sums to 1, which tells it from a picture."""
+    k = kernels.gaussian(9, sigmas=1.0) - 0.004
+    np.save(tmp_path / 'k.npy', (k / k.sum()).numpy())
+    torch.testing.assert_close(kernels.load_kernel(tmp_path / 'k.npy'), k / k.sum())
+    np.save(tmp_path / 'k.npy', 3 * (k / k.sum()).numpy())
+    with pytest.raises(ValueError, match='must not be negative'):
+        kernels.load_kernel(tmp_path / 'k.npy')
+
+
 def test_a_mat_file_with_one_array_needs_no_name(tmp_path):
     scipy.io.savemat(tmp_path / 'k.mat', {'blur': np.ones((3, 3)), 'size': 3.0})
     assert kernels.load_kernel(tmp_path / 'k.mat').shape == (3, 3)

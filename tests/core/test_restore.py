@@ -57,6 +57,56 @@ def full():
     return restore(image(), TOY, name='a', on_progress=seen.append), seen
 
 
+@pytest.mark.parametrize('top', [255, 65535])
+def test_how_y_was_read_makes_no_difference(top):
+    """Layout and arithmetic: EM would make another kernel of another last bit."""
+    values = torch.randint(top + 1, (3, 21, 18), generator=torch.Generator().manual_seed(0))
+    plain = module.checked(values.double() / top * 2 - 1)
+    assert plain.is_contiguous() and plain.dtype == torch.float32
+    assert (plain[0] - (values.double() / top * 2 - 1)).abs().max() < 1e-7
+    last = values.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as of an array (H, W, C)
+    for y in (values.float() / top * 2 - 1, (values.float() - top / 2) / (top / 2), values.float() * (2 / top) - 1,
+              last.float() / top * 2 - 1, (last.double() / top * 2 - 1)[None]):
+        found = module.checked(y)
+        assert torch.equal(found, plain) and found.stride() == plain.stride()
+
+
+def test_values_in_between_stay_as_they_are():
+    y = (torch.arange(3 * 20 * 20).reshape(3, 20, 20) + 0.3) / 32767.5 - 1
+    assert torch.equal(module.checked(y), y[None])
+
+
+def test_what_is_no_tensor_or_config_is_named():
+    for arguments, options, said in (((image().numpy(),), {}, 'y must be a tensor, got ndarray'),
+                                     ((image(), {'scale': 2}), {}, 'must be a KernelFusionConfig, got dict'),
+                                     ((image(), TOY), {'kernel': gaussian(8, sigmas=1.0).numpy()}, 'must be a tensor')):
+        with pytest.raises(ValueError, match=said):
+            restore(*arguments, **options)
+
+
+@pytest.mark.parametrize('size', [2, 4, 6])
+def test_a_smaller_known_kernel_gets_zeros_around_it(size):
+    """Its centre stays: the forward model of its own size agrees."""
+    small = torch.rand(size, size, generator=torch.Generator().manual_seed(1))
+    small /= small.sum()
+    kernel = module.known_kernel(small, TOY)
+    assert kernel.shape == (8, 8)
+    x = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(2))
+    wide, narrow = (Degradation(2, len(k), 'zeros').forward(x, k) for k in (kernel, small))
+    torch.testing.assert_close(wide, narrow)
+
+
+@pytest.mark.parametrize(('size', 'scale', 'grid'), [(3, 4, 9), (5, 4, 9), (6, 4, 8), (8, 4, 8), (24, 4, 24)])
+def test_the_grid_of_a_known_kernel_is_said(size, scale, grid):
+    config = KernelFusionConfig(scale=scale, kernel_size=23 if size % 2 == 0 else 24)
+    assert module.grid_for(size, scale) == grid
+    if size < 23:
+        with pytest.raises(ValueError, match=f'set kernel_size to {grid}$'):
+            module.known_kernel(gaussian(size, sigmas=1.0), config)
+    config = KernelFusionConfig(scale=scale, kernel_size=grid)
+    assert module.known_kernel(gaussian(size, sigmas=1.0), config).shape == (grid, grid)
+
+
 def test_the_result(full):
     result, _ = full
     assert isinstance(result, Result) and result.config is TOY

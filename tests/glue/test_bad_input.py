@@ -2,15 +2,19 @@
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import digests, make_lmdb, run_toolbox, scores, texture, toy_options, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import runlog
+from kernelfusion_plugin.data import RandomBlurDataset, TolerantPairedDataset
+from kernelfusion_plugin.entries import entries
 
 
 @pytest.fixture
@@ -74,12 +78,88 @@ def test_only_bad_images(data, monkeypatch):
 
 
 def test_bad_image_of_a_folder_without_truth(data, monkeypatch):
-    (data / 'lr/notes.txt').write_text('shopping list')
+    (data / 'lr/notes').write_text('shopping list')  # without an ending it may be one
     opt = toy_options(data)
     opt['datasets']['test_1'] = {'name': 'Plain', 'type': 'SingleImageDataset', 'dataroot_lq': str(data / 'lr'),
                                  'io_backend': {'type': 'disk'}}
     assert run_toolbox(opt, data / 'run', monkeypatch) == 1
-    assert len(scores(data / 'run')) == 2 and 'notes.txt: not an image' in runlog.failures[0]
+    assert len(scores(data / 'run')) == 2 and 'notes: not an image' in runlog.failures[0]
+
+
+def scatter(folder, names=('readme.txt', 'Thumbs.db', 'meta.json', 'a.png.bak')):
+    """Files as they come to lie beside pictures."""
+    for name in names:
+        (folder / name).write_bytes(b'\xd0\xcf no picture')
+
+
+def left_out(log):
+    return [record.getMessage() for record in log.records if record.levelname == 'INFO' and 'left out' in record.msg]
+
+
+@pytest.mark.parametrize('kind', ['SingleImageDataset', 'PairedImageDataset', 'TolerantPairedDataset'])
+def test_files_that_are_no_pictures_are_left_out(kind, data, monkeypatch, log):
+    scatter(data / 'lr')
+    if kind != 'SingleImageDataset':
+        scatter(data / 'hr')
+    if kind == 'TolerantPairedDataset':  # which neither BasicSR's count nor its names stop
+        scatter(data / 'hr', ['LICENSE.md', 'bad.xml'])
+    opt = toy_options(data, datasets__test_1__type=kind)
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 0 and not runlog.failures
+    assert [row['image'] for row in scores(data / 'run')] == ['bad', 'good']
+    line, = left_out(log)
+    count = {'SingleImageDataset': 4, 'PairedImageDataset': 8, 'TolerantPairedDataset': 10}[kind]
+    assert line.startswith(f'Toy: {count} files are no pictures by their ending, left out: {data}/')
+    assert line.count(str(data)) == 3 and line.endswith(', …')
+
+
+def test_they_are_left_out_in_training_too(data, log):
+    scatter(data / 'hr', ['readme.txt'])
+    opt = {'name': 'T', 'phase': 'train', 'scale': 4, 'gt_size': 32, 'dataroot_gt': str(data / 'hr'),
+           'dataroot_lq': str(data / 'lr'), 'io_backend': {'type': 'disk'}, 'use_hflip': False, 'use_rot': False}
+    assert len([item['lq'] for item in TolerantPairedDataset(opt)]) == 2
+    shared = {key: opt[key] for key in ('name', 'phase', 'scale', 'gt_size', 'dataroot_gt', 'io_backend')}
+    drawn = RandomBlurDataset({**shared, 'kernels': [{'type': 'motion', 'size': 24}]})
+    assert [Path(path).name for path in drawn.paths] == ['bad.png', 'good.png']
+    assert left_out(log) == [f'T: 1 file is no picture by its ending, left out: {data}/hr/readme.txt'] * 2
+
+
+def test_what_opencv_reads_by_another_ending_is_a_picture(data, log):
+    for number, ending in enumerate(('JPE', 'ras', 'pbm', 'hdr', 'dib')):
+        Image.fromarray(texture(24, 24, number)).save(data / f'lr/{ending}.png')
+        (data / f'lr/{ending}.png').rename(data / f'lr/{ending}.{ending}')
+    Image.fromarray(texture(24, 24, 8)).save(data / 'lr/bare', format='PNG')
+    dataset = SingleImageDataset({'name': 'P', 'dataroot_lq': str(data / 'lr'), 'io_backend': {'type': 'disk'}})
+    assert len([entry.read(4, False) for entry in entries(dataset)]) == 8 and not left_out(log)
+
+
+def test_lists_and_data_sets_of_others_are_read_as_they_are(data, log):
+    """Who names a file, means it; and another's data set may read what it likes."""
+    class Arrays(SingleImageDataset):
+        pass
+
+    (data / 'list.txt').write_text('good.png\nnotes.txt\n')
+    scatter(data / 'lr', ['notes.txt'])
+    opt = {'name': 'P', 'dataroot_lq': str(data / 'lr'), 'io_backend': {'type': 'disk'}}
+    listed = SingleImageDataset({**opt, 'meta_info_file': str(data / 'list.txt')})
+    assert [entry.name for entry in entries(listed)] == ['good', 'notes']
+    assert len(list(entries(Arrays(opt)))) == 3 and not left_out(log)
+    assert len(list(entries(SingleImageDataset(opt)))) == 2 and len(left_out(log)) == 1
+
+
+@pytest.mark.parametrize('role', ['lr', 'hr', 'both'])
+def test_pictures_that_share_a_name_are_not_paired(role, data, monkeypatch):
+    """Neither by chance, where BasicSR counts three files and two, nor by their endings, where it finds two and two."""
+    folders = ('lr', 'hr') if role == 'both' else (role,)
+    for folder in folders:
+        size = 96 if folder == 'hr' else 24
+        Image.fromarray(texture(size, size, 7)).save(data / folder / 'bad.bmp')
+    opt = toy_options(data, datasets__test_1__type='TolerantPairedDataset')
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 1
+    assert [row['image'] for row in scores(data / 'run')] == ['good']
+    low = ['bad.png'] if role == 'hr' else ['bad.bmp', 'bad.png']
+    twins = ', '.join(str(data / folders[0] / name) for name in ('bad.bmp', 'bad.png'))
+    assert runlog.failures == [
+        f'{data}/lr/{name}: two pictures bear the same name, but for its ending: {twins}' for name in low]
 
 
 def test_files_that_differ_in_the_ending_only_are_kept_apart(data, monkeypatch):
