@@ -38,6 +38,14 @@ class Entry:
     name: str
     path: str
 
+    @property
+    def kernel_name(self) -> str:
+        """What the file of its true kernel goes by: ``name``; the HR file's where the LR's is that with something added
+        (``filename_tmpl: {}x4``), in which a number would not be the image's.
+        """
+        truth = dict(self._paths()).get('gt')
+        return self.name if truth is None or getattr(self.dataset, 'filename_tmpl', '{}') == '{}' else Path(truth).stem
+
     def read(self, scale: int, crop_gt: bool) -> dict[str, Any]:
         """The image as BasicSR's loader gives it: lq (1, C, h, w), gt (1, C, s·h, s·w) if there is one, paths.
 

@@ -227,7 +227,9 @@ def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> s
         parts.append(f'PSNR {means["psnr"]:.2f} dB (bicubic {means["psnr_bicubic"]:.2f}, {gain:+.2f}), '
                      f'SSIM {means["ssim"]:.4f} (bicubic {means["ssim_bicubic"]:.4f})')
     if 'kernel_ncc' in means:
-        parts.append(f'kernel correlation {means["kernel_ncc"]:.3f}')
+        known = sum('kernel_ncc' in row for row in rows)
+        some = f' ({known} known)' if known < len(rows) else ''
+        parts.append(f'kernel correlation {means["kernel_ncc"]:.3f}{some}')
     both = f'{means["seconds_phase1"]:.1f} s phase 1 and ' if means['seconds_phase1'] else ''
     parts.append(f'{both}{means["seconds_phase2"]:.1f} s{" phase 2" if both else ""} per image')
     same = sum(math.isinf(row.get('psnr', 0.0)) for row in rows)

@@ -63,7 +63,7 @@ class BlindSRModel(ImageByImage, SRModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, self.options, opt['network_g'], net = self.read_options(opt)
         BaseModel.__init__(self, opt)
-        self.start()
+        self.start(self.options)
         self.weights = opt['path'].get('pretrain_network_g')
         self.kind = opt['network_g']['type']
         self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
@@ -155,7 +155,7 @@ class BlindSRModel(ImageByImage, SRModel):
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
         data = entry.read(self.scale, self.options.crop_gt)
-        k_true = self.true_kernel(entry, data, self.options)
+        k_true = self.true_kernel(entry, data)
         self.feed_data(data)
         start = time.perf_counter()
         self.test()
@@ -166,7 +166,7 @@ class BlindSRModel(ImageByImage, SRModel):
                          kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
                          kernel_space=self.estimate.kernel_space)
         place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
-        row = self.written(entry, image, self.folder(place, save_img), self.options,
+        row = self.written(entry, image, self.folder(place, save_img),
                            {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
                             'preset': self._weights_name()})
         self.lq = self.gt = self.output = self.estimate = None

@@ -41,7 +41,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, (self.config, self.files, self.preset), net = self.read_options(opt)
         super().__init__(opt)
-        self.start()
+        self.start(self.files)
         self.schedule, self.together = self.config.schedule(), self.files.batch
         self.net_g = self.model_to_device(net)
         path = opt['path'].get('pretrain_network_g')
@@ -182,7 +182,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         visuals, k_true = done['visuals'], done['k_true']
         title = f'x{self.scale}, {self.preset}, {self.config.steps} steps'
         image = Restored(entry.name, visuals, self.scale, title, done['kernel'], k_true, 'BlindDiff')
-        return self.written(entry, image, self.folder(dataset, save_img), self.files,
+        return self.written(entry, image, self.folder(dataset, save_img),
                             {'seconds_phase1': 0.0, 'seconds_phase2': done['seconds'], 'seed': self.config.seed,
                              'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight})
 
@@ -211,7 +211,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         """lq, gt and kernel, as far as there are, with a batch of 1 in front, and the name."""
         item = entry.read(self.scale, self.files.crop_gt)
         data = {key: item[key] for key in ('lq', 'gt') if key in item}
-        k_true = self.true_kernel(entry, item, self.files, needed=self.files.kernel_oracle)
+        k_true = self.true_kernel(entry, item, needed=self.files.kernel_oracle)
         if k_true is not None:
             data['kernel'] = k_true[None]
         return {**data, 'name': entry.name}

@@ -49,8 +49,6 @@ class KernelFusionModel(RestorationModel):
         if glue.plot and importlib.util.find_spec('matplotlib') is None:
             self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
             self.glue = replace(glue, plot=False)
-        if self.config.texture_weights:
-            load_texture_net(self.config.texture_weights)  # a fault in them is one of the options, not of each image
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
@@ -73,6 +71,8 @@ class KernelFusionModel(RestorationModel):
         config, glue = parse_section(opt)
         check_known_kernel(glue)
         config, factories = network_factories(opt, config)
+        if config.texture_weights:
+            load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each image
         return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:

@@ -28,8 +28,9 @@ class FileOptions:
     Attributes:
         kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
             dataset's own ``dataroot_kernel`` goes before it, and kernels that it gives along (RandomBlurDataset).
-        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name,
-            ``{number}`` the last number in it (im_13: 13). A dataset's own ``kernel_tmpl`` goes before it.
+        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name (the HR
+            image's where a dataset has a ``filename_tmpl``), ``{number}`` the last number in it (im_13: 13). A
+            dataset's own ``kernel_tmpl`` goes before it.
         crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
             place of reporting it as an error.
         sheet: write NAME_sheet.png.

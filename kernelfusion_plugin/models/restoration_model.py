@@ -60,7 +60,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     def __init__(self, opt: dict[str, Any], scale: int, glue: FileOptions) -> None:
         super().__init__(opt)
-        self.start()
+        self.start(glue)
         self.scale, self.glue = scale, glue
 
     @classmethod
@@ -88,8 +88,8 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         """What ``summary.json`` says about the method, plain values."""
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``, ``kernel``
-        (K, K), the true one, if they are known.
+        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``,
+        ``kernel_name`` (what files of kernels go by) and ``kernel`` (K, K), the true one, if they are known.
         """
         if data['lq'].ndim != 4 or data['lq'].shape[0] != 1:
             raise ValueError(f'{type(self).__name__} does one image at a time, (1, C, h, w); '
@@ -97,6 +97,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         self.lq = data['lq'].to(self.device)
         self.gt = data['gt'] if 'gt' in data else None
         self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
+        self.kernel_name = data.get('kernel_name') or self.name
         self.k_true = data.get('kernel')
         self.output = self.restoration = None
 
@@ -120,8 +121,8 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
         data = entry.read(self.scale, self.glue.crop_gt)
-        k_true = self.true_kernel(entry, data, self.glue, needed=self._known is True)
-        self.feed_data({**data, 'name': entry.name, 'kernel': k_true})
+        k_true = self.true_kernel(entry, data, needed=self._known is True)
+        self.feed_data({**data, 'name': entry.name, 'kernel_name': entry.kernel_name, 'kernel': k_true})
         done = self.done_before(dataset)
         if done is not None:
             return done
@@ -132,7 +133,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
                          found.method, kernels=found.kernels)
         seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
-        row = self.written(entry, image, folder, self.glue, {**seconds, **found.settings})
+        row = self.written(entry, image, folder, {**seconds, **found.settings})
         if folder is not None and found.history is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
@@ -163,7 +164,8 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         """
         if self._known is False:
             return None
-        kernel = self.k_true if self._known is True else read_kernel(self._known, self.glue.kernel_tmpl, self.name)
+        kernel = self.k_true if self._known is True else read_kernel(self._known, self.glue.kernel_tmpl,
+                                                                           self.kernel_name)
         if kernel is None:
             raise ValueError(f'known_kernel is {self._known!r}, but there is no kernel for the image {self.name!r}')
         return kernel

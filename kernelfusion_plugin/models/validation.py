@@ -19,7 +19,7 @@ from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..entries import BadImage, Entry
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
-from ..true_kernels import read_kernel
+from ..true_kernels import ENDINGS, find_kernel, kernel_stem, read_kernel
 from .options import FileOptions, check_names
 from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
@@ -55,8 +55,10 @@ class ImageByImage:
         check_metrics(opt)
         check_names(opt)
 
-    def start(self) -> None:
-        """``logger``, a device that is there, empty tables and the folder for them."""
+    def start(self, files: FileOptions) -> None:
+        """``logger``, a device that is there, empty tables and the folder for them; ``files``: which are read, written.
+        """
+        self.files = files
         self.logger = get_root_logger()
         if self.device.type == 'cuda' and not torch.cuda.is_available():
             self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
@@ -142,6 +144,8 @@ class ImageByImage:
             number, count = parse_shard(self.opt['shard'])
             work = work.part(number, count)
         self.suffix = str(current_iter) if self.opt['is_train'] else self.opt['val'].get('suffix') or self.opt['name']
+        if self.opt['rank'] == 0:
+            self._tell_of_missing_kernels(work)
         self.begin_dataset(work.name, [entry.name for entry in work.entries])
         return work
 
@@ -195,13 +199,12 @@ class ImageByImage:
         """Where the results of a data set, or of an image, go; None where none are written."""
         return Path(self.opt['path']['visualization']) / name if save_img else None
 
-    def written(self, entry: Entry, image: Restored, folder: Path | None, files: FileOptions,
-                about: Mapping[str, Any]) -> dict[str, Any]:
+    def written(self, entry: Entry, image: Restored, folder: Path | None, about: Mapping[str, Any]) -> dict[str, Any]:
         """Score an image and write its files; returns its row: scores, ``about``, ``val.metrics``.
 
         A metric that fails leaves its cell empty: a failure of the run, not of the image, whose files are there.
         """
-        scores = scores_and_files(image, folder, self.suffix, files.sheet)
+        scores = scores_and_files(image, folder, self.suffix, self.files.sheet)
         metrics, errors = image_metrics(self.opt['val'].get('metrics'), image.visuals)
         self.metric_faults = [f'{entry.path}: val.metrics.{name}: {_reason(error)}' for name, error in errors.items()]
         for fault in self.metric_faults:
@@ -213,23 +216,18 @@ class ImageByImage:
         self.logger.error(f'{fault} (the image itself is done)')
         runlog.record_failure(fault)
 
-    def true_kernel(self, entry: Entry, data: Mapping[str, Any], files: FileOptions,
-                    needed: bool = False) -> Tensor | None:
+    def true_kernel(self, entry: Entry, data: Mapping[str, Any], needed: bool = False) -> Tensor | None:
         """The true kernel (K, K) of an image, if it is known: what its data set gives along, or a file's.
 
         Args:
             data: the image as it was read; RandomBlurDataset's has ``kernel`` (1, K, K). What others call so may be
                 anything, and is passed over if it is no kernel.
-            files: where the file is, unless the data set has ``dataroot_kernel`` and ``kernel_tmpl``. A bad one that
-                only scores need is reported once.
-            needed: raise the error.
+            needed: raise the error. A bad file that only scores need is reported once.
         """
         if _is_kernel(data.get('kernel')):
             return data['kernel'][0]
-        options = entry.dataset.opt
         try:
-            return read_kernel(options.get('dataroot_kernel') or files.kernel_dir,
-                               options.get('kernel_tmpl') or files.kernel_tmpl, entry.name)
+            return read_kernel(*self._kernel_place(entry), entry.kernel_name)
         except ValueError as error:
             if needed:
                 raise
@@ -237,6 +235,28 @@ class ImageByImage:
                 self.logger.error(f'{error}. Results come without kernel scores')
                 runlog.record_failure(str(error))
             return None
+
+    def _kernel_place(self, entry: Entry) -> tuple[str | None, str]:
+        """Where the true kernels are, and the template of their files' names: the data set's own go before ours."""
+        options = entry.dataset.opt
+        return (options.get('dataroot_kernel') or self.files.kernel_dir,
+                options.get('kernel_tmpl') or self.files.kernel_tmpl)
+
+    def _tell_of_missing_kernels(self, work: Work) -> None:
+        """One line where kernels are to be had and some images have none: scores would lack without a word."""
+        place, template = self._kernel_place(work.entries[0]) if work.entries else (None, '')
+        if place is None:
+            return
+        try:
+            missing = [entry for entry in work.entries if find_kernel(place, template, entry.kernel_name) is None]
+        except ValueError:
+            return  # that is said with the first image
+        if missing:
+            count = f'{len(missing)} of {len(work.entries)} images'
+            names = ', '.join(entry.name for entry in missing[:3]) + (', …' if len(missing) > 3 else '')
+            wanted = f'{place}/{kernel_stem(template, missing[0].kernel_name)}{ENDINGS[0]}'
+            self.logger.warning(f'{work.name}: no true kernel for {count} ({names}): there is no {wanted} (or '
+                                f'{", ".join(ENDINGS[1:])}); kernel_tmpl says what files of kernels are called')
 
     def _name_fault(self, entry: Entry, save_img: bool) -> str | None:
         return name_fault(entry.name, self.endings(save_img), self.results)

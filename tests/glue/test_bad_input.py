@@ -171,6 +171,34 @@ def test_files_that_differ_in_the_ending_only_are_kept_apart(data, monkeypatch):
     assert [row['image'] for row in scores(data / 'run')] == ['bad', 'good_bmp', 'good_png']
 
 
+def test_images_without_a_true_kernel_are_counted(data, monkeypatch, log):
+    (data / 'kernels/bad.npy').unlink()
+    assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 0
+    assert f'no true kernel for 1 of 2 images (bad): there is no {data}/kernels/bad.npy' in log.text
+    assert '(1 known)' in log.text
+    log.clear()
+    assert run_toolbox(toy_options(data, datasets__test_1__kernel_tmpl='k_{name}'), data / 'two', monkeypatch) == 0
+    assert 'no true kernel for 2 of 2 images (bad, good)' in log.text and 'kernels/k_bad.npy' in log.text
+    (data / 'kernels/bad.npy').write_bytes((data / 'kernels/good.npy').read_bytes())
+    log.clear()
+    assert run_toolbox(toy_options(data), data / 'three', monkeypatch) == 0 and 'no true kernel' not in log.text
+
+
+def test_true_kernels_go_by_the_name_of_the_truth(tmp_path, monkeypatch, log):
+    """Of DIV2K's LR pictures, 0801x4.png, the last number is the scale."""
+    for seed, name in enumerate(('0801', '0802')):
+        write_pair(tmp_path, name, seed)
+        (tmp_path / f'lr/{name}.png').rename(tmp_path / f'lr/{name}x4.png')
+        (tmp_path / f'kernels/{name}.npy').rename(tmp_path / f'kernels/kernel_{int(name)}.npy')
+    np.save(tmp_path / 'kernels/kernel_4.npy', np.eye(24) / 24)
+    opt = toy_options(tmp_path, kernelfusion__known_kernel=True, datasets__test_1__kernel_tmpl='kernel_{number}',
+                      datasets__test_1__filename_tmpl='{}x4')
+    assert run_toolbox(opt, tmp_path / 'run', monkeypatch) == 0
+    for name in ('0801', '0802'):
+        used = np.load(tmp_path / f'run/results/toy/visualization/Toy/{name}x4_kernel.npy')
+        assert np.allclose(used, np.load(tmp_path / f'kernels/kernel_{int(name)}.npy'), atol=1e-6)
+
+
 def test_a_name_that_is_no_text(data, monkeypatch):
     """As on disks that were written elsewhere. The tables hold it as JSON and Python write such bytes."""
     odd = os.fsdecode(b'b\xff')

@@ -88,8 +88,10 @@ def test_kernels_that_a_data_set_gives_along(data, tmp_path, monkeypatch):
     (torch.full((1, 1, 3, 3), 1 / 9), False), (torch.full((1, 3, 4), 1 / 12), False), (['k.mat'], False),
     (None, False)])
 def test_what_a_data_set_calls_kernel_may_be_something_else(given, taken):
-    entry = SimpleNamespace(name='a', dataset=SimpleNamespace(opt={}))
-    found = ImageByImage().true_kernel(entry, {'kernel': given}, FileOptions())
+    entry = SimpleNamespace(name='a', kernel_name='a', dataset=SimpleNamespace(opt={}))
+    model = ImageByImage()
+    model.files = FileOptions()
+    found = model.true_kernel(entry, {'kernel': given})
     assert torch.equal(found, given[0]) if taken else found is None
 
 

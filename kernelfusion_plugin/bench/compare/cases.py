@@ -135,7 +135,7 @@ def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa:
     place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
     template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
     for entry in entries(dataset):
-        file = find_kernel(str(place), template, entry.name) if place else None
+        file = find_kernel(str(place), template, entry.kernel_name) if place else None
         case = Case((title, entry.name), (entry,), _scale(method))
         yield case if file is None else replace(case, kernel=load_kernel(file).numpy(), kernel_name=file.stem)
 
