@@ -91,7 +91,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         options['kernel_size'] = options['kernel_size'] or grid_for(kernel.shape[-1], options['scale'])
     try:
         config = configure(options, changes)
-        known_kernel(kernel, config)
+        kernel = known_kernel(kernel, config)
     except ValueError as error:
         if kernel is None or not re.search('kernel_size|known kernel', str(error)):
             raise

@@ -37,7 +37,7 @@ from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
 from .orientations import TurningPrior
-from .restarts import judged, search, search_steps
+from .restarts import search, search_steps, surprise
 from .state import EmPlace, Phase2State
 
 
@@ -69,7 +69,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
         kernel = place.best
         if place.surprise is None:
-            place.surprise = judged(y, kernel, kernel_prior, degradation, config, frame)
+            place.surprise = surprise(y, kernel, kernel_prior, degradation, config, frame)
     yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
 
 

@@ -21,7 +21,7 @@ class EmConfig:
         final_prior: of the final passes: ``textures``, ``internal`` (PD fitted to y), or the mean of two estimates:
             ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
         searches: for the kernel, each from other noise; of several the kernel is taken that makes y likeliest
-            (:func:`~.restarts.judged`).
+            (:func:`~.restarts.surprise`).
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
         rim: LR pixels at each side of y that the kernel is not found on. None: those that see beyond the frame, at

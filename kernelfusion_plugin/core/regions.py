@@ -31,7 +31,7 @@ from .kernel_search import cut_piece, paste, unsure_rims
 from .metrics import kernel_ncc
 from .noise import CLEAN, Noise
 from .regional_degradation import RegionalDegradation
-from .restarts import search, search_steps, surprise
+from .restarts import mean_nll, search, search_steps
 from .state import EmPlace, Phase2State
 
 SAME = 0.9  # correlation above which two kernels count as one
@@ -114,5 +114,5 @@ def takes_own(y: Tensor, own: Tensor, whole: Tensor, prior: Prior, degradation: 
     if kernel_ncc(own, whole) > SAME:
         return False
     seed = int(torch.randint(2 ** 31, (1,), generator=generator, device=generator.device))
-    mine, others = (surprise(y, kernel, prior, degradation, config, seed, noise) for kernel in (own, whole))
+    mine, others = (mean_nll(y, kernel, prior, degradation, config, seed, noise) for kernel in (own, whole))
     return mine < others

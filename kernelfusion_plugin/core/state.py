@@ -61,7 +61,7 @@ class EmPlace:
         found, found_nll: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
             stage's ``nll``.
         best: that of the best search so far.
-        surprise: how unlikely that one makes y (:func:`~.restarts.judged`); None: not judged.
+        surprise: how unlikely that one makes y (:func:`~.restarts.surprise`); None: not judged.
         before: sum of the final samples that are done.
         kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
     """

@@ -99,7 +99,7 @@ def solve(y, prior, degradation, config=SMALL, seed=0, kernel=None):
 def unjudged(monkeypatch):
     """How likely a stage makes y is not asked for, which the prior is asked for too: its calls are counted."""
     monkeypatch.setattr(kernel_search, 'nll', lambda *args: 0.0)
-    monkeypatch.setattr(restarts, 'surprise', lambda *args: 0.0)
+    monkeypatch.setattr(restarts, 'mean_nll', lambda *args: 0.0)
 
 
 def gain(y, x, estimate, degradation):
@@ -636,7 +636,7 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0.5, 1, 2][:tried]
     assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
     assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
-    told = restarts.surprise(y, states[-1].kernel, prior, degradation, config, 0)  # with noise of its own
+    told = restarts.surprise(y, states[-1].kernel, prior, degradation, config)  # with noise of its own
     assert [state.surprise for state in states] == [None] * (len(states) - 3) + [told] * 3
     assert fine[0].uncertainty == (0.5, 1, 2)[best]
     carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
@@ -661,7 +661,7 @@ def test_the_kernel_is_judged_on_the_most_informative_piece(monkeypatch):
     k = l_shape()
     y, _, prior, degradation = problem(4, k)
     judged = []
-    monkeypatch.setattr(restarts, 'surprise', lambda *args: judged.append(args) or 1.5)
+    monkeypatch.setattr(restarts, 'mean_nll', lambda *args: judged.append(args) or 1.5)
     monkeypatch.setattr(restarts, 'JUDGED', 12)
     states = solve(y, prior, degradation)
     top, left, *_ = informative_piece(y, 12)
@@ -705,7 +705,7 @@ def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, m
     first, last = seen[3], seen[-1]
     best = last if likelier > kernel_search.CLEARLY else first
     assert torch.equal(states[-1].kernel, kernel_search.carry_over(best[2], best[0].degradation, degradation, config))
-    assert states[-1].surprise == restarts.surprise(y, states[-1].kernel, prior, degradation, config, 0)
+    assert states[-1].surprise == restarts.surprise(y, states[-1].kernel, prior, degradation, config)
     if len(runs) > 4:
         assert torch.equal(seen[4][1], seen[0][1]) and not torch.equal(first[2], last[2])
     assert len(states) == 3 + 6 * 2 + 3 + 12 * (len(runs) > 4) + 3 and states[-1].step == states[-1].total == 33

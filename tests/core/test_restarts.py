@@ -1,6 +1,7 @@
 """Several searches for one kernel: each from other noise, and the likeliest of their kernels is taken."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ def told(monkeypatch):
         says = ()
 
     judged = Told()
-    monkeypatch.setattr(restarts, 'surprise', lambda *args: judged.append(args[1]) or judged.says[len(judged) - 1])
+    monkeypatch.setattr(restarts, 'AREA_WEIGHT', 0.0)
+    monkeypatch.setattr(restarts, 'mean_nll', lambda *args: judged.append(args[1]) or judged.says[len(judged) - 1])
     return judged
 
 
@@ -61,5 +63,15 @@ def test_several_searches_where_wide_kernels_get_a_second_attempt(told):
 def test_the_true_kernel_is_likelier_than_a_wrong_one():
     k = l_shape()
     y, _, prior, degradation = problem(4, k)
-    right, wrong = (restarts.judged(y, kernel, prior, degradation, SMALL) for kernel in (k, k.T.flip(0)))
+    right, wrong = (restarts.surprise(y, kernel, prior, degradation, SMALL) for kernel in (k, k.T.flip(0)))
     assert right < wrong
+
+
+def test_a_wider_kernel_has_to_be_so_much_likelier(monkeypatch):
+    """By 0.7 times what its area's logarithm is larger: of n pixels that count alike it is n, at x4 n / 16."""
+    y, _, prior, degradation = problem(4, l_shape())
+    monkeypatch.setattr(restarts, 'mean_nll', lambda *args: -7.0)
+    dot, square = torch.zeros(2, 12, 12)
+    dot[5, 5], square[4:8, 4:8] = 1, 1 / 16
+    assert restarts.surprise(y, square, prior, degradation, SMALL) == pytest.approx(-7)
+    assert restarts.surprise(y, dot, prior, degradation, SMALL) == pytest.approx(-7 - 0.7 * math.log(16))

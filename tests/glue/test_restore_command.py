@@ -377,7 +377,8 @@ def test_the_estimate_of_a_command_is_made_and_said(tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize(('options', 'said'), [
-    (['--kernel-size', 16], 'k.npy: the known kernel must be 16 x 16'),
+    (['--kernel-size', 13], 'k.npy: the known kernel must be 13 x 13'),
+    (['--kernel-size', 10], 'got (12, 12): set kernel_size to 12'),
     (['--solver', 'joint'], "k.npy: a known kernel needs solver 'em'")])
 def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
@@ -385,6 +386,16 @@ def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_
     np.save(tmp_path / 'k.npy', np.full((12, 12), 1 / 144, np.float32))
     answer = call('restore', 'a.png', '--scale', 2, '--kernel', 'k.npy', *options)
     assert answer.exit_code == 2 and said in answer.output and not (tmp_path / 'restored').exists()
+
+
+@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 12], 12)])
+def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / 'a.png')
+    np.save(tmp_path / 'k.npy', np.full((size, size), 1 / size ** 2, np.float32))
+    assert call('restore', 'a.png', *OPTIONS, '--kernel', 'k.npy', *option).exit_code == 0
+    around = (grid - size) // 2
+    assert np.allclose(np.load(tmp_path / 'restored/a_kernel.npy'), np.pad(np.load(tmp_path / 'k.npy'), around))
 
 
 def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
@@ -567,7 +578,7 @@ def test_the_estimate_knows_of_regions(monkeypatch):
 
 def test_the_estimate_judges_no_kernel(monkeypatch):
     """Its pace does not depend on how likely a kernel is, and to find out takes time."""
-    for name in ('kernel_search.nll', 'restarts.surprise'):
+    for name in ('kernel_search.nll', 'restarts.mean_nll'):
         monkeypatch.setattr(f'kernelfusion_plugin.core.{name}', lambda *args: pytest.fail('judged'))
     y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert measure_pace(y, KernelFusionConfig.from_dict(TOY)).seconds((20, 24))['em'] > 0
