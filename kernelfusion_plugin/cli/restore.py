@@ -11,7 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,11 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
             changes: tuple[str, ...], save_run: bool, fresh: bool, dry_run: bool, checkpoint_every: float,
             **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     kernel = None if kernel_file is None else load_kernels(kernel_file)
-    if kernel is not None:
-        options['kernel_size'] = options['kernel_size'] or grid_for(kernel.shape[-1], options['scale'])
+    sized = options['kernel_size'] or any(change.partition('=')[0].strip() == 'kernel_size' for change in changes)
     try:
         config = configure(options, changes)
+        if kernel is not None and not sized:
+            config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         kernel = known_kernel(kernel, config)
     except ValueError as error:
         if kernel is None or not re.search('kernel_size|known kernel', str(error)):

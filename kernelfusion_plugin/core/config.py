@@ -98,6 +98,8 @@ class KernelFusionConfig:
         if not 2 * self.scale <= self.kernel_size <= MAX_KERNEL:
             raise ValueError(f'kernel_size must be between 2 · scale = {2 * self.scale} and {MAX_KERNEL}, got '
                              f'{self.kernel_size}')
+        if self.texture_weights:
+            object.__setattr__(self, 'texture_weights', os.path.expanduser(self.texture_weights))
         if self.texture_weights and not self.uses_textures:
             raise ValueError(f'texture_weights: {self.texture_weights}: this run has no texture prior')
         self._check_levels()

@@ -49,6 +49,6 @@ def decode_rgb8(raw: bytes) -> np.ndarray:
 def _is_deep(image: Image.Image) -> bool:
     """Whether ``convert`` would clip its values to 255. Integers that do not go beyond are 8 bits in a wider file."""
     if image.mode == 'I' or image.mode.startswith('I;16'):
-        low, high = image.getextrema()
-        return low < 0 or high > 255
+        values = np.asarray(image)  # getextrema does not know all modes of 16 bits
+        return bool(values.min() < 0 or values.max() > 255)
     return image.mode == 'F'

@@ -120,8 +120,10 @@ class KernelFusionModel(RestorationModel):
             return None
         row, faults = finished
         self.logger.info(f'{self.title}: done before the run was stopped, and kept')
-        for fault in faults:  # it would fail again: most do for what the picture is
+        for fault in faults:  # it would most likely fail again, for what the picture is
             self.report_metric(fault)
+        if faults:
+            self.logger.info('That was in the run before; kernelfusion: resume: false does all anew')
         return row
 
     def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:

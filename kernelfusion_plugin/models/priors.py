@@ -111,7 +111,7 @@ def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConf
     wanted = {'tuning' if key.startswith('tuned.') else 'prior' for key in state}
     other = [f'seed {about["seed"]}'] if about.get('seed', config.seed) != config.seed else []
     textures = weights_digest(config.texture_weights)
-    if 'tuning' in wanted and about.get('textures', textures) != textures:
+    if 'tuning' in wanted and about.get('textures', weights_digest()) != textures:
         other.append('texture_weights')
     for section in sorted(wanted):
         trained = about.get(section, {})

@@ -73,6 +73,7 @@ class ImageByImage:
         self.behind: list[Entry] = []  # that may be restored together with the one under way
         self.ranks: Ranks | None = None
         self.title = ''
+        self.told: set[str] = set()  # data sets whose missing kernels have been spoken of
         self.suffix = ''
         self.metric_faults: list[str] = []  # of the image that was restored last
 
@@ -245,8 +246,9 @@ class ImageByImage:
     def _tell_of_missing_kernels(self, work: Work) -> None:
         """One line where kernels are to be had and some images have none: scores would lack without a word."""
         place, template = self._kernel_place(work.entries[0]) if work.entries else (None, '')
-        if place is None:
+        if place is None or work.name in self.told:  # in training it is validated time and again
             return
+        self.told.add(work.name)
         try:
             missing = [entry for entry in work.entries if find_kernel(place, template, entry.kernel_name) is None]
         except ValueError:

@@ -225,6 +225,7 @@ DEEP = {
     'grey.png': lambda path, v: cv2.imwrite(str(path), v * np.uint16(257)),
     'wide.png': lambda path, v: cv2.imwrite(str(path), v.astype(np.uint16)),  # 8 bits in a file of 16
     'grey.tif': lambda path, v: tifffile.imwrite(path, v * np.uint16(256)),
+    'big.tif': lambda path, v: tifffile.imwrite(path, v * np.uint16(256), byteorder='>'),
     'long.tif': lambda path, v: tifffile.imwrite(path, v.astype(np.uint32) * 257),
     'float.tif': lambda path, v: tifffile.imwrite(path, (v / 255).astype(np.float32)),
     'colour.png': lambda path, v: cv2.imwrite(str(path), np.stack([v] * 3, -1) * np.uint16(257)),

@@ -131,12 +131,12 @@ def test_sections_must_be_mappings(section, value):
 
 def test_by_name_it_is_as_from_a_file():
     options = {'scale': '3', 'seed': 2.0, 'preset': 'quick', 'em': {'fine_passes': '7'}, 'tuning': {'steps': 5},
-               'texture_weights': Path('own.pt')}
+               'texture_weights': Path('~/own.pt')}
     config = KernelFusionConfig(**options)
     assert config == read(options) and config == read(config.to_dict())
     assert (config.scale, config.seed, config.kernel_size) == (3, 2, 18) and type(config.seed) is int
     assert config.em.fine_passes == 7 and config.em.steps == KernelFusionConfig(preset='quick').em.steps
-    assert config.tuning.steps == 5 and config.texture_weights == 'own.pt'
+    assert config.tuning.steps == 5 and config.texture_weights == str(Path.home() / 'own.pt')
     for wrong, words in (({'scale': 2.5}, "'scale' must be a whole number"), ({'seed': 'x'}, "'seed' must be a whole"),
                          ({'kernel_size': [24]}, "'kernel_size'"), ({'em': {'fine_pass': 1}}, "'em.fine_passes'")):
         with pytest.raises(ValueError, match=words):

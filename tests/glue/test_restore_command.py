@@ -388,7 +388,8 @@ def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_
     assert answer.exit_code == 2 and said in answer.output and not (tmp_path / 'restored').exists()
 
 
-@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 12], 12)])
+@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 12], 12),
+                                                      (4, ['--set', 'scale=3'], 6)])
 def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'a.png')

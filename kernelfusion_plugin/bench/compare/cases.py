@@ -131,7 +131,7 @@ def _datasets(method: Method) -> Iterator[Any]:
 
 
 def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa: ANN401
-    section = next((method.opt[name] for name in SECTIONS if method.opt.get(name)), {})
+    section = next((s for name in SECTIONS if (s := method.opt.get(name) or {}).get('kernel_dir')), {})
     place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
     template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
     for entry in entries(dataset):
