@@ -48,6 +48,7 @@ class Settings:
         kernel: the known kernel (K, K); None: blind.
         save_run: keep the run's folder, with a plot of its losses and frames for an animation.
         fresh: begin anew, whatever is there.
+        shrink: the picture is made small by this factor first, so that a wide blur fits into the kernel's grid.
         every: seconds between two checkpoints.
     """
 
@@ -56,6 +57,7 @@ class Settings:
     kernel: Tensor | None = None
     save_run: bool = False
     fresh: bool = False
+    shrink: int = 1
     every: float = EVERY
 
 
@@ -108,7 +110,15 @@ class Restoration:
     def key(self) -> str:
         """Fingerprint of the result."""
         s = self.settings
-        return fingerprint(digest(self.path), s.config, self.name, s.device, s.kernel)
+        return fingerprint(digest(self.path), s.config, self.name, s.device, s.kernel, shrink=s.shrink)
+
+    def read(self) -> Picture:
+        """The picture, made as small as the settings ask for.
+
+        Raises:
+            BadPicture: it cannot be read, or nothing would be left of it.
+        """
+        return read_picture(self.path).smaller(self.settings.shrink)
 
     def finished(self) -> bool:
         """Whether the results are there, made of this very picture with these settings, and unharmed."""
@@ -127,7 +137,7 @@ class Restoration:
             OSError: a result cannot be written. The checkpoint is left, the next call goes on from it.
             Stopped: ``stop`` was asked for, by Ctrl-C or SIGTERM; likewise.
         """
-        picture = read_picture(self.path)
+        picture = self.read()
         if picture.pages > 1:
             log.warning(f'{title}: has {picture.pages} pages, the first is done')
         known = self.folder.exists()
@@ -206,5 +216,5 @@ class Restoration:
         written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
         grid = [1, 1] if kernels is None else list(kernels.shape[:2])
         write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds, regions=grid,
-                     surprise=result.surprise, config=result.config.to_dict(),
+                     surprise=result.surprise, shrink=self.settings.shrink, config=result.config.to_dict(),
                      **report.environment(self.settings.device))

@@ -30,7 +30,7 @@ from ..core.restore import grid_for, inspected, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
-from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable, read_picture
+from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import PHASES
 from ..restoration import Restoration, Settings
@@ -72,6 +72,8 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
                    '.txt or a picture.')
+@click.option('--shrink', type=click.IntRange(1, 16), default=1, show_default=True,
+              help='Make the picture small by this factor first: for a blur of many pixels, such as a shaken photo.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
 @click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
@@ -84,8 +86,8 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
               help='Seconds between two checkpoints.')
 @click.pass_context
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
-            changes: tuple[str, ...], save_run: bool, fresh: bool, dry_run: bool, checkpoint_every: float,
-            **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
+            changes: tuple[str, ...], save_run: bool, fresh: bool, shrink: int, dry_run: bool,
+            checkpoint_every: float, **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     kernel = None if kernel_file is None else load_kernels(kernel_file)
     sized = options['kernel_size'] or any(change.partition('=')[0].strip() == 'kernel_size' for change in changes)
     try:
@@ -102,7 +104,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each picture
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
-    settings = Settings(config, find_device(device), kernel, save_run, fresh, checkpoint_every)
+    settings = Settings(config, find_device(device), kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
@@ -276,7 +278,7 @@ def survey(todo: list[Restoration]) -> Survey:
         try:
             if one.finished():
                 continue
-            y, _, _ = inspected(read_picture(one.path).y, one.settings.config, one.settings.kernel)
+            y, _, _ = inspected(one.read().y, one.settings.config, one.settings.kernel)
         except (ValueError, OSError) as error:
             found.faults.append((one, error))  # said when it is its turn
             continue

@@ -14,7 +14,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..core.degradation import downscale_bicubic
 from .channels import channels, from_floats, split, tiff_values
 from .exif import read_exif
 from .faults import BadPicture, UnknownFormat, first_line
@@ -68,6 +69,23 @@ class Picture:
     format: str
     exif: Mapping[int, Any] = field(default_factory=dict)
     pages: int = 1
+
+    def smaller(self, factor: int) -> Picture:
+        """Made small by a whole factor, bicubically; what is left over at the right and at the bottom is cut.
+
+        Raises:
+            BadPicture: nothing would be left.
+        """
+        if factor == 1:
+            return self
+        height, width = (n // factor * factor for n in self.y.shape[-2:])
+        if not height or not width:
+            raise BadPicture(f'{self.y.shape[-1]} x {self.y.shape[-2]} pixels cannot be made small by {factor}')
+        y = downscale_bicubic(self.y[..., :height, :width], factor).clamp(-1, 1)
+        alpha = self.alpha
+        if alpha is not None:
+            alpha = downscale_bicubic(alpha[..., :height, :width], factor).clamp(0, 1)
+        return replace(self, y=y, alpha=alpha)
 
 
 class _Content(NamedTuple):

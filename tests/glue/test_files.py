@@ -13,7 +13,7 @@ import torch
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from kernelfusion_plugin import files
-from kernelfusion_plugin.core.degradation import upscale_bicubic
+from kernelfusion_plugin.core.degradation import downscale_bicubic, upscale_bicubic
 from kernelfusion_plugin.files import WRITABLE, BadPicture, distinct_names, find_pictures, read_picture, write_picture
 from kernelfusion_plugin.files.exif import EXIF_IFD, GPS_IFD, ORIENTATION
 
@@ -209,6 +209,18 @@ def test_names(tmp_path):
 def test_no_two_files_get_one_name(names, tmp_path):
     found = distinct_names([tmp_path / 'd' / name for name in names])
     assert len(set(found)) == len(names)
+
+
+def test_made_smaller(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (31, 42, 4), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / 'a.png')
+    picture = read_picture(tmp_path / 'a.png')
+    small = picture.smaller(4)
+    assert small.y.shape == (1, 3, 7, 10) and small.alpha.shape == (1, 1, 7, 10)
+    torch.testing.assert_close(small.y, downscale_bicubic(picture.y[..., :28, :40], 4).clamp(-1, 1))
+    assert picture.smaller(1) is picture and (small.bits, small.grey) == (picture.bits, picture.grey)
+    with pytest.raises(BadPicture, match='42 x 31 pixels cannot be made small by 32'):
+        picture.smaller(32)
 
 
 def cut_out(channels, bits, beneath):

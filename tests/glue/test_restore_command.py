@@ -399,6 +399,26 @@ def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid,
     assert np.allclose(np.load(tmp_path / 'restored/a_kernel.npy'), np.pad(np.load(tmp_path / 'k.npy'), around))
 
 
+def test_a_picture_is_made_smaller_first(run, tmp_path):
+    """For a blur wider than the kernel's grid; the result is that of the small picture, and another than the large."""
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(blocks[:37]).save(tmp_path / 'a.png')
+    status, said = run('a.png', '--shrink', 2, '-o', 'out')
+    assert status == 0 and '20 x 18 to 40 x 36' in said
+    with Image.open(tmp_path / 'out/a_x2.png') as restored:
+        assert restored.size == (40, 36)
+    assert 'is kept' in run('a.png', '--shrink', 2, '-o', 'out')[1]
+    assert json.loads((tmp_path / 'out/a_restored.json').read_text())['shrink'] == 2
+    small = read_picture(tmp_path / 'a.png').smaller(2).y
+    expected = restore(small, KernelFusionConfig.from_dict(TOY), name='a')
+    assert np.array_equal(np.load(tmp_path / 'out/a_kernel.npy'), expected.kernel.numpy())
+    assert 'is kept' not in run('a.png', '-o', 'out')[1]
+    with Image.open(tmp_path / 'out/a_x2.png') as restored:
+        assert restored.size == (80, 74)
+    status, said = run('a.png', '--shrink', 3, '-o', 'out')
+    assert status == 1 and 'at least 15 x 15 are needed' in said
+
+
 def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
     """As a run with --regions has written them."""
     caplog.set_level(logging.INFO)
