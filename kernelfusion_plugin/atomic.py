@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,7 +20,7 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name[:40]}.', suffix='.tmp', dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_prefix(path.name), suffix='.tmp', dir=path.parent)
     try:
         with os.fdopen(handle, 'wb') as file:
             write(file)
@@ -42,10 +43,17 @@ def write_text_atomically(path: PathLike, text: str, lasting: bool = True) -> No
     write_atomically(path, lambda file: file.write(text.encode(errors='backslashreplace')), lasting)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what :func:`write_atomically` leaves if it is killed; only while nobody else writes there."""
-    for path in folder.glob('.*.tmp'):
+def sweep(folder: Path, name: str = '') -> None:
+    """Remove what :func:`write_atomically` leaves if it is killed, of the file ``name`` or of any; only while nobody
+    else writes there.
+    """
+    for path in folder.glob(f'{glob.escape(_prefix(name))}*.tmp' if name else '.*.tmp'):
         path.unlink(missing_ok=True)
+
+
+def _prefix(name: str) -> str:
+    """What the names of a file's temporary ones begin with."""
+    return f'.{name[:40]}.'
 
 
 def _sync_folder(folder: Path) -> None:

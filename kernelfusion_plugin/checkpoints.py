@@ -136,19 +136,21 @@ def hold(path: Path) -> TextIO:
         ValueError: another process holds it, or the file system has no locks.
     """
     file = open(path, 'w', encoding='utf-8')
-    for patience in range(PATIENCE, -1, -1):
+    patience = PATIENCE
+    while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return file
-        except OSError as error:
-            if isinstance(error, BlockingIOError) and patience:  # perhaps somebody has just asked is_locked
+        except BlockingIOError:
+            if patience:  # perhaps somebody has just asked is_locked
+                patience -= 1
                 time.sleep(0.05)
                 continue
-            file.close()
-            taken = isinstance(error, BlockingIOError)
-            reason = 'another process is at work here' if taken else f'this file system has no locks ({error.strerror})'
-            raise ValueError(f'{path.parent}: {reason}') from None
-    raise AssertionError
+            reason = 'another process is at work here'
+        except OSError as error:
+            reason = f'this file system has no locks ({error.strerror})'
+        file.close()
+        raise ValueError(f'{path.parent}: {reason}')
 
 
 def is_locked(path: Path) -> bool:

@@ -140,7 +140,7 @@ def save_animation(folder: Path, out: Path) -> int:
         frames[index].paste(frame)
     times = [80] * (len(frames) - 1) + [2000]
     write_atomically(out, lambda file: frames[0].save(file, format=kinds[out.suffix.lower()], save_all=True,
-                                                             append_images=frames[1:], duration=times, loop=0))
+                                                      append_images=frames[1:], duration=times, loop=0))
     return len(frames)
 
 

@@ -41,6 +41,7 @@ CUT = 0.05  # part of a kernel's mass on its grid's edge from which it seems cut
 FLAT = 8 / 255  # difference of neighbouring pixels, range [-1, 1], below which there is nothing but noise
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
 
+
 def save_picture(path: PathLike, picture: np.ndarray) -> None:
     """A uint8 picture as PNG."""
     write_atomically(path, lambda file: Image.fromarray(picture).save(file, format='PNG'))

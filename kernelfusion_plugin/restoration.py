@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import shutil
 from collections.abc import Generator
@@ -170,8 +169,7 @@ class Restoration:
         for folder in (self.folder, self.folder / FRAMES):
             sweep(folder)
         for path in (*self.results, self.record):
-            for left in path.parent.glob(f'.{glob.escape(path.name[:40])}.*.tmp'):
-                left.unlink(missing_ok=True)
+            sweep(path.parent, path.name)
         if self.settings.fresh:
             (self.folder / FILE).unlink(missing_ok=True)
 

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from .core.kernels import load_kernel
 
 ENDINGS = ('.npy', '.mat', '.txt', '.csv', '.png')
+
+
+def kernel_place(dataset: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Where true kernels are, and the template of their files' names; what the data set says goes before our section.
+
+    Args:
+        dataset: its options, with ``dataroot_kernel`` and ``kernel_tmpl``.
+        ours: ``kernel_dir`` and ``kernel_tmpl`` of the model's section.
+    """
+    return (dataset.get('dataroot_kernel') or ours.get('kernel_dir'),
+            dataset.get('kernel_tmpl') or ours.get('kernel_tmpl') or '{name}')
 
 
 def find_kernel(place: str, template: str, name: str) -> Path | None:

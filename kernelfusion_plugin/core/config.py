@@ -100,8 +100,8 @@ class KernelFusionConfig:
                              f'{self.kernel_size}')
         if self.texture_weights:
             object.__setattr__(self, 'texture_weights', os.path.expanduser(self.texture_weights))
-        if self.texture_weights and not self.uses_textures:
-            raise ValueError(f'texture_weights: {self.texture_weights}: this run has no texture prior')
+            if not self.uses_textures:
+                raise ValueError(f'texture_weights: {self.texture_weights}: this run has no texture prior')
         self._check_levels()
 
     @property

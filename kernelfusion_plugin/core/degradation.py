@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernel_align import normalise
+from .kernel_align import normalise, tent
 
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
 BAND_BYTES = 32 * 2 ** 20  # of a picture that is worked on at a time: the operators' own memory does not grow with it
@@ -264,10 +264,10 @@ def resample_kernel(k: Tensor, source: Degradation, target: Degradation) -> Tens
     taps = torch.arange(target.kernel_size, dtype=torch.float64)
     distance = (taps - target.margin[0] - (target.scale - 1) / 2) / target.scale
     position = distance * source.scale + source.margin[0] + (source.scale - 1) / 2
-    away = position[:, None] - torch.arange(source.kernel_size)
     half = source.scale / target.scale / 2  # of a target's tap, in the source's
     if half <= 0.5:
-        weights = (1 - away.abs()).clamp_min(0)
+        weights = tent(position, source.kernel_size, 1.0)
     else:
+        away = position[:, None] - torch.arange(source.kernel_size)
         weights = (away + half).clamp(-0.5, 0.5) - (away - half).clamp(-0.5, 0.5)
     return normalise(weights.to(k) @ k @ weights.T.to(k))

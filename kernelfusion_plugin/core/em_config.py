@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
-LEAST_PIECE = 8  # LR pixels: side of y, or of a piece of it, that a kernel can be found on
 FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
+LEAST_PIECE = 8  # LR pixels: side of y, or of a piece of it, that a kernel can be found on
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def shift(k: Tensor, by: tuple[float, float]) -> Tensor:
     """
     size = check_square(k)
     at = torch.arange(size, dtype=torch.float64)
-    rows, cols = (_tent(at - float(d), size, 1.0).to(k) for d in by)
+    rows, cols = (tent(at - float(d), size, 1.0).to(k) for d in by)
     return rows @ k @ cols.T
 
 
@@ -104,11 +104,11 @@ def resize(k: Tensor, size: int, factor: float | None = None) -> Tensor:
     if not factor > 0:
         raise ValueError(f'the factor of a kernel resize must be positive, got {factor}')
     at = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / factor + (old - 1) / 2
-    weights = _tent(at, old, max(1.0, 1 / factor)).to(k)
+    weights = tent(at, old, max(1.0, 1 / factor)).to(k)
     return normalise(weights @ k @ weights.T)
 
 
-def _tent(at: Tensor, size: int, width: float) -> Tensor:
+def tent(at: Tensor, size: int, width: float) -> Tensor:
     """Weights (len(at), size) of the samples 0 … size - 1 at positions ``at``: a tent of half-width ``width``."""
     distance = at[:, None] - torch.arange(size, dtype=torch.float64)
     return (1 - distance.abs() / width).clamp_min(0) / width

@@ -108,12 +108,12 @@ def _checked(values: np.ndarray, path: Path) -> Tensor:
         raise ValueError(f'{path}: the kernel has values that are not finite')
     if values.max() <= 0:
         raise ValueError(f'{path}: the kernel has no positive value')
-    if abs(values.sum() - 1) < 1e-3 and values.min() < -TOLERANCE * values.max():
-        return torch.from_numpy(values / values.sum()).float()
-    if values.min() < -TOLERANCE * values.max():
+    if values.min() >= -TOLERANCE * values.max():
+        values = values.clip(min=0)
+    elif abs(values.sum() - 1) >= 1e-3:
         raise ValueError(f'{path}: a kernel must not be negative, its least value is {values.min():g} '
                          f'at a maximum of {values.max():g}')
-    return normalise(torch.from_numpy(values.clip(min=0))).float()
+    return normalise(torch.from_numpy(values)).float()
 
 
 def _read_npy(path: Path) -> np.ndarray:

@@ -205,8 +205,10 @@ def unsure_rims(y: Tensor, frame: Frame | None, config: EmConfig) -> tuple[int, 
 
 def check_rim(size: tuple[int, int], config: EmConfig) -> None:
     """Refuse an ``em.rim`` that leaves too little of y, of ``size`` (h, w), to find a kernel on."""
-    left = [n - 2 * (config.rim or 0) for n in size]
-    if config.rim and min(left) < LEAST_PIECE:
+    if not config.rim:
+        return
+    left = [n - 2 * config.rim for n in size]
+    if min(left) < LEAST_PIECE:
         raise ValueError(f'em.rim = {config.rim} leaves {max(left[1], 0)} x {max(left[0], 0)} pixels of y, '
                          f'{size[1]} x {size[0]}: at least {LEAST_PIECE} x {LEAST_PIECE} are needed')
 

@@ -15,7 +15,7 @@ FLOOR = 1e-5  # variance that the prior does not answer for, such as rounding to
 
 @torch.no_grad()
 def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
-             generator: Generator) -> float:
+        generator: Generator) -> float:
     """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
 
     p is the power spectrum of r = y - (x0_hat * k)↓s, where x0_hat = E[x | x_t] has not seen y. What r should be like

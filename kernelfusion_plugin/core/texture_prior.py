@@ -103,9 +103,8 @@ def load_texture_net(weights: str | None = None) -> TextureUNet:
 
 def weights_digest(weights: str | None = None) -> str:
     """sha256 of the file that :func:`load_texture_net` reads."""
-    if weights is None:
-        return hashlib.sha256((resources.files('kernelfusion_plugin') / 'weights' / WEIGHTS).read_bytes()).hexdigest()
-    return hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    shipped = resources.files('kernelfusion_plugin') / 'weights' / WEIGHTS
+    return hashlib.sha256((shipped if weights is None else Path(weights)).read_bytes()).hexdigest()
 
 
 @cache

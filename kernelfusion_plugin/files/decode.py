@@ -27,7 +27,7 @@ from torch import Tensor
 from ..core.degradation import downscale_bicubic
 from .channels import channels, from_floats, split, tiff_values
 from .exif import read_exif
-from .faults import BadPicture, UnknownFormat, first_line
+from .faults import BadPicture, UnknownFormat, first_line, of_file
 from .hidden import fill_hidden
 
 MAX_PIXELS = 100_000_000  # a file that claims more is not unpacked
@@ -81,11 +81,11 @@ class Picture:
         height, width = (n // factor * factor for n in self.y.shape[-2:])
         if not height or not width:
             raise BadPicture(f'{self.y.shape[-1]} x {self.y.shape[-2]} pixels cannot be made small by {factor}')
-        y = downscale_bicubic(self.y[..., :height, :width], factor).clamp(-1, 1)
-        alpha = self.alpha
-        if alpha is not None:
-            alpha = downscale_bicubic(alpha[..., :height, :width], factor).clamp(0, 1)
-        return replace(self, y=y, alpha=alpha)
+
+        def reduced(x: Tensor, low: float) -> Tensor:
+            return downscale_bicubic(x[..., :height, :width], factor).clamp(low, 1)
+
+        return replace(self, y=reduced(self.y, -1), alpha=None if self.alpha is None else reduced(self.alpha, 0))
 
 
 class _Content(NamedTuple):
@@ -106,12 +106,8 @@ def read_picture(path: Path) -> Picture:
     """
     if not path.is_file():  # a device or a pipe might never end
         raise BadPicture(f'{path}: {"no such file" if not path.exists() else "not a file"}')
-    try:
+    with of_file(path):
         return decode(path.read_bytes())
-    except OSError as error:
-        raise BadPicture(f'{path}: cannot be read: {error.strerror or first_line(error)}') from error
-    except BadPicture as error:
-        raise BadPicture(f'{path}: {error}') from error
 
 
 def decode(raw: bytes) -> Picture:

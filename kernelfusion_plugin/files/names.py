@@ -58,14 +58,15 @@ def distinct_names(paths: Iterable[Path]) -> list[str]:
     for longer in (lambda p: f'{p.stem}_{p.suffix[1:]}', lambda p: f'{p.parent.name}_{p.stem}_{p.suffix[1:]}'):
         often = Counter(names)
         names = [longer(path) if often[name] > 1 else name for name, path in zip(names, paths, strict=True)]
-    taken, number = set(names), Counter(names)
+    taken, seen = set(names), set()
     for index, name in enumerate(names):
-        if number[name] > 1 and name in names[:index]:
+        if name in seen:
             count = 2
             while f'{name}_{count}' in taken:
                 count += 1
             names[index] = f'{name}_{count}'
             taken.add(names[index])
+        seen.add(name)
     return names
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .decode import content, opened
-from .faults import BadPicture, first_line
+from .faults import BadPicture, first_line, of_file
 
 
 def read_rgb8(path: Path) -> np.ndarray:
@@ -17,12 +17,8 @@ def read_rgb8(path: Path) -> np.ndarray:
     Raises:
         BadPicture: it cannot be read, or its values are in no range that is known.
     """
-    try:
+    with of_file(path, 'cannot be read: '):
         return decode_rgb8(path.read_bytes())
-    except OSError as error:
-        raise BadPicture(f'{path}: cannot be read: {error.strerror or first_line(error)}') from error
-    except BadPicture as error:
-        raise BadPicture(f'{path}: cannot be read: {error}') from error
 
 
 def decode_rgb8(raw: bytes) -> np.ndarray:

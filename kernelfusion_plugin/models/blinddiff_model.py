@@ -118,12 +118,12 @@ class BlindDiffModel(ImageByImage, BaseModel):
         weights = {key: {name: value.cpu() for name, value in net.state_dict().items()} for key, net in nets.items()}
         number = 'latest' if current_iter == -1 else current_iter
         write_atomically(Path(self.opt['path']['models'], f'net_g_{number}.pth'),
-                                lambda file: torch.save(weights, file))
+                         lambda file: torch.save(weights, file))
         if current_iter != -1:
             state = {'epoch': epoch, 'iter': current_iter, 'optimizers': [o.state_dict() for o in self.optimizers],
                      'schedulers': [s.state_dict() for s in self.schedulers]}
             write_atomically(Path(self.opt['path']['training_states'], f'{current_iter}.state'),
-                                    lambda file: torch.save(state, file))
+                             lambda file: torch.save(state, file))
 
     # Restoration
 

@@ -17,7 +17,7 @@ from ..core.memory import is_out_of_memory
 from ..core.sections import nearest
 from ..core.tiles import tiled
 from .adapters import Estimate
-from .options import build, section_of
+from .options import build, check_network, section_of
 from .priors import load_weights
 from .published import missing_weights
 
@@ -35,8 +35,7 @@ def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
     """
     options = dict(section_of(opt, 'network_g'))
     kind = options.get('type')
-    if kind not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {kind!r} in 'network_g'{nearest(str(kind), ARCH_REGISTRY.keys())}")
+    check_network('network_g', kind)
     known = _arguments(ARCH_REGISTRY.get(kind))
     for name in options:
         if name not in known | {'type'}:

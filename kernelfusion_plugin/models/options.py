@@ -208,14 +208,15 @@ def build(key: str, options: Mapping[str, Any]) -> nn.Module:
     """
     arguments = copy.deepcopy(dict(options))
     kind = arguments.pop('type', None)
-    _check_network(key, kind)
+    check_network(key, kind)
     try:
         return ARCH_REGISTRY.get(kind)(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"'{key}' ({kind}): {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
-def _check_network(key: str, kind: object) -> None:
+def check_network(key: str, kind: object) -> None:
+    """Refuse a type of networks, in the section ``key``, that is unknown; the nearest known one is named."""
     if kind not in ARCH_REGISTRY:
         raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
 
@@ -226,7 +227,7 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
     if not options:
         return None
     kind = options.get('type')
-    _check_network(key, kind)
+    check_network(key, kind)
     accepted = inspect.signature(ARCH_REGISTRY.get(kind)).parameters
     options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
     for name in ('kernel_size', 'scale'):

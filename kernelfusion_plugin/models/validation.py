@@ -19,7 +19,7 @@ from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..entries import BadImage, Entry
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
-from ..true_kernels import ENDINGS, find_kernel, kernel_stem, read_kernel
+from ..true_kernels import ENDINGS, find_kernel, kernel_place, kernel_stem, read_kernel
 from .options import FileOptions, check_names
 from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
@@ -228,7 +228,7 @@ class ImageByImage:
         if _is_kernel(data.get('kernel')):
             return data['kernel'][0]
         try:
-            return read_kernel(*self._kernel_place(entry), entry.kernel_name)
+            return read_kernel(*kernel_place(entry.dataset.opt, vars(self.files)), entry.kernel_name)
         except ValueError as error:
             if needed:
                 raise
@@ -237,18 +237,14 @@ class ImageByImage:
                 runlog.record_failure(str(error))
             return None
 
-    def _kernel_place(self, entry: Entry) -> tuple[str | None, str]:
-        """Where the true kernels are, and the template of their files' names: the data set's own go before ours."""
-        options = entry.dataset.opt
-        return (options.get('dataroot_kernel') or self.files.kernel_dir,
-                options.get('kernel_tmpl') or self.files.kernel_tmpl)
-
     def _tell_of_missing_kernels(self, work: Work) -> None:
         """One line where kernels are to be had and some images have none: scores would lack without a word."""
-        place, template = self._kernel_place(work.entries[0]) if work.entries else (None, '')
-        if place is None or work.name in self.told:  # in training it is validated time and again
+        if not work.entries or work.name in self.told:  # in training it is validated time and again
             return
         self.told.add(work.name)
+        place, template = kernel_place(work.entries[0].dataset.opt, vars(self.files))
+        if place is None:
+            return
         try:
             missing = [entry for entry in work.entries if find_kernel(place, template, entry.kernel_name) is None]
         except ValueError:

@@ -17,7 +17,7 @@ import numpy as np
 from ... import report
 from ...core.kernels import load_kernel
 from ...entries import BadImage, Entry, entries
-from ...true_kernels import find_kernel
+from ...true_kernels import find_kernel, kernel_place
 from .methods import Method
 
 Key = tuple[str, str]  # data set, image
@@ -132,8 +132,7 @@ def _datasets(method: Method) -> Iterator[Any]:
 
 def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa: ANN401
     section = next((s for name in SECTIONS if (s := method.opt.get(name) or {}).get('kernel_dir')), {})
-    place = dataset.opt.get('dataroot_kernel') or section.get('kernel_dir')
-    template = dataset.opt.get('kernel_tmpl') or section.get('kernel_tmpl') or '{name}'
+    place, template = kernel_place(dataset.opt, section)
     for entry in entries(dataset):
         file = find_kernel(str(place), template, entry.kernel_name) if place else None
         case = Case((title, entry.name), (entry,), _scale(method))
