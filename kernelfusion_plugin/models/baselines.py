@@ -80,7 +80,7 @@ class Baseline(RestorationModel):
 
     def settings(self) -> dict[str, Any]:
         """Scale and the section."""
-        return {'scale': self.scale, **dataclasses.asdict(self.glue)}
+        return {'scale': self.scale, **dataclasses.asdict(self.files)}
 
 
 class BicubicModel(Baseline):
@@ -103,4 +103,4 @@ class BackProjectionModel(Baseline):
 
     def upscale(self, y: Tensor) -> tuple[Tensor, Tensor]:
         k = self.known_kernel().to(y)
-        return back_project(y, k, self.scale, self.glue.ridge, self.glue.iterations), k
+        return back_project(y, k, self.scale, self.files.ridge, self.files.iterations), k

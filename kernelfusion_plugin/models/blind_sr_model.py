@@ -61,12 +61,12 @@ class BlindSRModel(ImageByImage, SRModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.scale, self.options, opt['network_g'], net = self.read_options(opt)
+        self.scale, files, opt['network_g'], net = self.read_options(opt)
         BaseModel.__init__(self, opt)
-        self.start(self.options)
+        self.start(files)
         self.weights = opt['path'].get('pretrain_network_g')
         self.kind = opt['network_g']['type']
-        self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.options.tile, self.options.overlap)
+        self.sizes = Sizes(self.scale, size_multiple(opt['network_g']), self.files.tile, self.files.overlap)
         self.net_g = self.model_to_device(net)
         self.adapter = adapter(self.net)
         if self.weights:
@@ -154,7 +154,7 @@ class BlindSRModel(ImageByImage, SRModel):
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
-        data = entry.read(self.scale, self.options.crop_gt)
+        data = entry.read(self.scale, self.files.crop_gt)
         k_true = self.true_kernel(entry, data)
         self.feed_data(data)
         start = time.perf_counter()

@@ -39,9 +39,9 @@ class BlindDiffModel(ImageByImage, BaseModel):
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
-        self.scale, (self.config, self.files, self.preset), net = self.read_options(opt)
+        self.scale, (self.config, files, self.preset), net = self.read_options(opt)
         super().__init__(opt)
-        self.start(self.files)
+        self.start(files)
         self.schedule, self.together = self.config.schedule(), self.files.batch
         self.net_g = self.model_to_device(net)
         path = opt['path'].get('pretrain_network_g')

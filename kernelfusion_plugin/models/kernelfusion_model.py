@@ -48,7 +48,7 @@ class KernelFusionModel(RestorationModel):
         super().__init__(opt, self.config.scale, glue)
         if glue.plot and importlib.util.find_spec('matplotlib') is None:
             self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
-            self.glue = replace(glue, plot=False)
+            self.files = replace(glue, plot=False)
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
@@ -58,7 +58,7 @@ class KernelFusionModel(RestorationModel):
                              'kernelfusion.em.final_prior to internal or both, or solver to joint')
         self.unfinished = Unfinished(self.results, opt, self.logger)
         if opt['rank'] == 0:
-            self.unfinished.begin(self.glue.resume)
+            self.unfinished.begin(self.files.resume)
         self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []
         self.stop = StopRequest()
@@ -81,7 +81,7 @@ class KernelFusionModel(RestorationModel):
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
-        checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.glue.checkpoint_every)
+        checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.files.checkpoint_every)
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
@@ -90,7 +90,7 @@ class KernelFusionModel(RestorationModel):
         show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
-        with torch.enable_grad(), repeatable(self.device) if self.glue.deterministic else nullcontext():
+        with torch.enable_grad(), repeatable(self.device) if self.files.deterministic else nullcontext():
             try:
                 result = drain(steps, checkpoint, (show, history.add), self.stop,
                                lambda: {'history': history.state()})
@@ -102,11 +102,11 @@ class KernelFusionModel(RestorationModel):
                 show.close()
         if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
             self.logger.warning(f'{self.title or self.name}: {warning}')
-        if self.glue.save_prior and prior_state is None and result.prior_state:
+        if self.files.save_prior and prior_state is None and result.prior_state:
             self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
-                           history.points() if self.glue.plot else None, result.kernels)
+                           history.points() if self.files.plot else None, result.kernels)
 
     def settings(self) -> dict[str, Any]:
         """The core's configuration."""
@@ -134,7 +134,7 @@ class KernelFusionModel(RestorationModel):
 
     def endings(self, save_img: bool) -> list[str]:
         """Of the files that may be written of an image, those of ``unfinished`` and PD's weights as well."""
-        kept = [PriorStore.LONGEST_ENDING] if self.glue.save_prior or self.priors.reuse else []
+        kept = [PriorStore.LONGEST_ENDING] if self.files.save_prior or self.priors.reuse else []
         return [*super().endings(save_img), '.json', *kept]
 
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:

@@ -61,7 +61,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
     def __init__(self, opt: dict[str, Any], scale: int, glue: FileOptions) -> None:
         super().__init__(opt)
         self.start(glue)
-        self.scale, self.glue = scale, glue
+        self.scale = scale
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -120,7 +120,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
-        data = entry.read(self.scale, self.glue.crop_gt)
+        data = entry.read(self.scale, self.files.crop_gt)
         k_true = self.true_kernel(entry, data, needed=self._known is True)
         self.feed_data({**data, 'name': entry.name, 'kernel_name': entry.kernel_name, 'kernel': k_true})
         done = self.done_before(dataset)
@@ -154,7 +154,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
     @property
     def _known(self) -> bool | str:
         """``known_kernel`` of the methods that have it: true, false, or where the kernels are."""
-        return getattr(self.glue, 'known_kernel', False)
+        return getattr(self.files, 'known_kernel', False)
 
     def known_kernel(self) -> Tensor | None:
         """The kernel to restore with (K, K), None for blind.
@@ -164,8 +164,10 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         """
         if self._known is False:
             return None
-        kernel = self.k_true if self._known is True else read_kernel(self._known, self.glue.kernel_tmpl,
-                                                                           self.kernel_name)
+        if self._known is True:
+            kernel = self.k_true
+        else:
+            kernel = read_kernel(self._known, self.files.kernel_tmpl, self.kernel_name)
         if kernel is None:
             raise ValueError(f'known_kernel is {self._known!r}, but there is no kernel for the image {self.name!r}')
         return kernel
