@@ -28,17 +28,13 @@ from torch import Tensor
 from . import __version__
 from .atomic import PathLike, write_atomically, write_text_atomically
 from .core import metrics, shift_metrics
-from .core.config import MAX_KERNEL
 from .core.degradation import Degradation, upscale_bicubic
-from .core.kernels import edge_share
 from .core.regional_degradation import RegionalDegradation
 
 COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', 'psnr_best_shift',
            'psnr_best_subpixel_shift', 'shift_y', 'shift_x', 'kernel_ncc', 'kernel_ncc_best_shift', 'kernel_psnr',
            'kernel_lr_psnr', 'lr_consistency', 'surprise', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver',
            'preset')
-CUT = 0.05  # part of a kernel's mass on its grid's edge from which it seems cut
-FLAT = 8 / 255  # difference of neighbouring pixels, range [-1, 1], below which there is nothing but noise
 KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
 
 
@@ -74,23 +70,6 @@ def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE, grid: int | N
 def shared_grid(kernels: Iterable[np.ndarray | None]) -> int | None:
     """Size of the largest kernel, on whose grid those beside it are drawn; None without any."""
     return max((len(kernel) for kernel in kernels if kernel is not None), default=None)
-
-
-def kernel_warning(y: Tensor, kernel: Tensor, option: str) -> str | None:
-    """What to say of a kernel (K, K) that was found in y (1, 3, h, w), [-1, 1]: y has no edges, or its grid seems to
-    have cut it; ``option`` sets its size.
-
-    Of the paper's kernels, on their grids of 24, at most 3 % of the mass lie on the edge.
-    """
-    if max(float(y.diff(dim=dim).abs().max()) for dim in (-2, -1)) < FLAT:
-        return 'there are no edges in the picture by which a kernel can be found: the one given means nothing'
-    share, size = edge_share(kernel), len(kernel)
-    if share < CUT:
-        return None
-    wider = min(2 * math.ceil(size * 2 / 3), MAX_KERNEL)
-    larger = f'try {option} {wider}, which takes longer, or ' if wider > size else ''
-    return (f'{share:.0%} of the kernel lies on the edge of its {size} x {size} grid, which may have cut it: {larger}'
-            'make the picture smaller first')
 
 
 def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import pictures, report
+from .advice import blur_warning, kernel_warning
 from .atomic import sweep
 from .checkpoints import (
     EVERY,
@@ -152,7 +153,7 @@ class Restoration:
                 raise
             self._write(result, picture)
             if self.settings.kernel is None and (
-                    warning := report.kernel_warning(picture.y, result.kernel, '--kernel-size')):
+                    warning := kernel_warning(picture.y, result.kernel, '--kernel-size', self._shrink)):
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
                 trace = [row for row in result.trace if row['phase'] != 'half']
@@ -163,6 +164,11 @@ class Restoration:
             else:
                 shutil.rmtree(self.folder, ignore_errors=True)
         return result
+
+    @property
+    def _shrink(self) -> str:
+        """The option that makes the picture half as large as it was restored."""
+        return f'--shrink {2 * self.settings.shrink}'
 
     def _clear(self) -> None:
         """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""
@@ -181,16 +187,19 @@ class Restoration:
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
         if snapshot is None:
-            steps = self._anew(steps)
+            steps = self._anew(steps, y.to(s.device), title)
         with repeatable(s.device):
             try:
                 return drain(steps, checkpoint, (show, live), stop)
             finally:
                 show.close()
 
-    def _anew(self, steps: Generator[Progress, None, Result]) -> Generator[Progress, None, Result]:
+    def _anew(self, steps: Generator[Progress, None, Result], y: Tensor,
+              title: str) -> Generator[Progress, None, Result]:
         """``steps``; behind the first, when nothing can be refused any more, an older run that was saved goes."""
         first = next(steps)
+        if self.settings.kernel is None and (warning := blur_warning(y, self.settings.config, self._shrink)):
+            log.warning(f'{title}: {warning}')
         shutil.rmtree(self.folder / FRAMES, ignore_errors=True)
         (self.folder / PLOT).unlink(missing_ok=True)
         yield first

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ..core.config import KernelFusionConfig
 from ..core.degradation import upscale_bicubic
@@ -17,8 +21,11 @@ from ..core.kernels import motion
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import restore
 from ..core.shift_metrics import psnr_best_subpixel_shift
-from ..demo import degrade, load_photo
+from ..demo import SCALE, degrade, load_photo
+from ..files import read_rgb8
 from ..report import to_tensor
+from .datasets import RECIPES, Sources
+from .make import pictures
 
 PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # of scikit-image
 SHAKES = (1, 2)  # seeds of camera shakes
@@ -29,9 +36,37 @@ CLEAR = 0.3  # dB: pairs that differ by less are not asked for
 log = logging.getLogger(__name__)
 
 
-def measure(preset: str, device: torch.device, photos: Iterable[str] = PHOTOS, shakes: Iterable[int] = SHAKES,
-            seeds: Iterable[int] = SEEDS) -> dict[str, Any]:
-    """Restore the middle of each photograph under each shake with every seed.
+@dataclass(frozen=True)
+class Case:
+    """A picture, uint8 RGB (H, W, 3), and the kernel (K, K) that it is to be blurred by."""
+
+    picture_name: str
+    picture: np.ndarray
+    kernel_name: str
+    kernel: Tensor
+
+
+def photographs(names: Iterable[str] = PHOTOS, shakes: Iterable[int] = SHAKES) -> Iterator[Case]:
+    """Pictures of scikit-image, each under camera shakes."""
+    for name, shake in itertools.product(names, shakes):
+        yield Case(name, load_photo(name), f'motion {shake}', motion(6 * SCALE, shake))
+
+
+def own(hr: Path, kernels: tuple[Path, ...]) -> Iterator[Case]:
+    """The pictures of a folder, each under all kernels of files or folders.
+
+    Raises:
+        ValueError: there are none, or one cannot be read.
+    """
+    paths, found = pictures(hr), RECIPES['free'].kernel_set(SCALE, Sources(hr, kernels=kernels))
+    if not paths:
+        raise ValueError(f'--hr {hr}: there are no pictures in it')
+    for path, (name, kernel) in itertools.product(paths, found.items()):
+        yield Case(path.stem, read_rgb8(path), name, kernel)
+
+
+def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Iterable[int] = SEEDS) -> dict[str, Any]:
+    """Restore the middle of each case's picture with every seed.
 
     Returns:
         ``rows``; and, of PSNR where the picture lies and where it fits best: the largest spread of a case's seeds, of
@@ -39,14 +74,14 @@ def measure(preset: str, device: torch.device, photos: Iterable[str] = PHOTOS, s
         choose.
     """
     rows = []
-    for photo, shake in itertools.product(photos, shakes):
-        k = motion(24, shake)
-        hr, lr = degrade(load_photo(photo), k, max_lr=SIDE)
+    for case in cases:
+        k = case.kernel
+        hr, lr = degrade(case.picture, k, max_lr=SIDE)
         x, y = to_tensor(hr).float(), to_tensor(lr).float()
         for seed in seeds:
-            result = restore(y.to(device), KernelFusionConfig(preset=preset, seed=seed), name=photo)
+            result = restore(y.to(device), KernelFusionConfig(preset=preset, seed=seed), name=case.picture_name)
             sr = result.sr.cpu()
-            rows.append({'case': f'{photo}, motion {shake}', 'seed': seed,
+            rows.append({'case': f'{case.picture_name}, {case.kernel_name}', 'seed': seed,
                          'bicubic': round(psnr_y(upscale_bicubic(y, 4).clamp(-1, 1), x), 2),
                          'psnr': round(psnr_y(sr, x), 2),
                          'psnr_best_subpixel_shift': round(psnr_best_subpixel_shift(sr, x).psnr, 2),

@@ -9,7 +9,8 @@
     memory  on a processor: a large picture through the texture prior in a process that keeps freed memory, and in one
             that gives it back to the system
     seeds   not speed: four pictures of scikit-image under two camera shakes, with three seeds: how far PSNR spreads,
-            and whether the score without ground truth tells the better run; some half an hour on a CPU
+            and whether the score without ground truth tells the better run; an hour on a CPU. With --hr and
+            --kernels: own pictures, each under all the kernels
 
 Ratios hold for the machine they were measured on; run it with nothing else going on.
 """
@@ -67,11 +68,21 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the parts are measured with: preset, sides of ``area``'s LR pictures, device."""
+    """What the parts are measured with.
+
+    Attributes:
+        preset: of the settings.
+        sides: of ``area``'s LR pictures.
+        device: all is done on.
+        hr: folder of ``seeds``' pictures; None for scikit-image's.
+        kernels: files or folders of those for them.
+    """
 
     preset: str
     sides: list[int]
     device: torch.device
+    hr: Path | None = None
+    kernels: tuple[Path, ...] = ()
 
 
 @click.command(help=__doc__)
@@ -79,13 +90,22 @@ class Setting:
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
               help='Of area: side of an LR picture; to be given several times.')
+@click.option('--hr', type=click.Path(path_type=Path, exists=True, file_okay=False),
+              help='Of seeds: a folder of own sharp pictures, whose middle is taken.')
+@click.option('--kernels', multiple=True, type=click.Path(path_type=Path, exists=True),
+              help='Of seeds: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
 @click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
 @click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too.')
-def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], device: str, out: Path | None) -> None:
+def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
+            device: str, out: Path | None) -> None:
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise ValueError(f'benchmark has no part {unknown[0]!r}; it has {", ".join(PARTS)}')
-    setting = Setting(preset, sorted(sides), torch.device(device))
+    if (hr is None) != (not kernels):
+        raise ValueError('--hr and --kernels go together')
+    if hr is not None and parts and 'seeds' not in parts:
+        raise ValueError('--hr and --kernels are for the part seeds')
+    setting = Setting(preset, sorted(sides), torch.device(device), hr, kernels)
     cuda = setting.device.type == 'cuda'
     name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')
@@ -205,6 +225,12 @@ def memory(setting: Setting) -> dict[str, float]:
     return {'plain': round(plain, 3), 'kept': round(kept, 3), 'ratio': round(plain / kept, 2)}
 
 
+def across_seeds(setting: Setting) -> dict[str, Any]:
+    """:func:`.seeds.measure` of scikit-image's photographs, or of the user's own."""
+    cases = seeds.photographs() if setting.hr is None else seeds.own(setting.hr, setting.kernels)
+    return seeds.measure(setting.preset, setting.device, cases)
+
+
 def photograph() -> Tensor:
     """The astronaut of scikit-image (NASA, public domain), (1, 3, 512, 512) uint8."""
     return torch.from_numpy(load_photo('astronaut')).permute(2, 0, 1)[None].contiguous()
@@ -220,4 +246,4 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
 
 
 PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles, 'memory': memory,
-         'seeds': lambda setting: seeds.measure(setting.preset, setting.device)}
+         'seeds': across_seeds}

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..advice import blur_warning, kernel_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
 from ..core.restore import grid_for, repeatable, restore_steps, unused_weights
 from ..core.texture_prior import load_texture_net
-from ..report import kernel_warning
 from ..sharing import Outcome
 from .history import History
 from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
@@ -86,6 +86,8 @@ class KernelFusionModel(RestorationModel):
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
             self.logger.info(f'{self.title or self.name}: goes on where it was left')
+        elif kernel is None and (warning := blur_warning(y, config)):
+            self.logger.warning(f'{self.title or self.name}: {warning}')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
         show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,

@@ -59,27 +59,6 @@ def test_kernel_files(tmp_path):
     assert np.array_equal(picture[::10, ::10], np.round(255 * kernel / kernel.max()).astype(np.uint8))
 
 
-def test_a_kernel_that_is_cut_is_told_from_one_that_is_not():
-    whole, y = motion(24, 1), torch.rand(1, 3, 9, 9, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert report.kernel_warning(y, whole, '--kernel-size') is None
-    cut = motion(48, 1)[12:-12, 12:-12]  # what a grid of 24 has of a wider shake
-    assert float(cut.sum()) < 0.95
-    warning = report.kernel_warning(y, cut, '--kernel-size')
-    share = 1 - float(cut[1:-1, 1:-1].sum() / cut.sum())
-    assert warning.startswith(f'{share:.0%} of the kernel') and '24 x 24' in warning and '--kernel-size 32' in warning
-    for size, advice in ((60, 'try --kernel-size 64, which takes longer, or make'), (64, 'may have cut it: make')):
-        assert advice in report.kernel_warning(y, torch.full((size, size), 1 / size ** 2), '--kernel-size')
-
-
-@pytest.mark.parametrize(('step', 'flat'), [(0.0, True), (0.02, True), (0.05, False)])
-def test_a_picture_without_edges_is_spoken_of(step, flat):
-    y = torch.full((1, 3, 12, 10), 0.3)
-    y[..., 5:] += step
-    for turned in (y, y.mT):
-        warning = report.kernel_warning(turned, motion(24, 1), '--kernel-size')
-        assert ('there are no edges' in warning) if flat else warning is None
-
-
 def test_table_is_sorted_and_unknown_scores_are_empty(tmp_path):
     rows = [{**ROW, 'image': 'b', 'val_x': 1.0}, {**ROW, 'psnr': math.inf}, {'dataset': 'C', 'image': 'z'}]
     report.write_scores(tmp_path / 'scores.csv', rows)

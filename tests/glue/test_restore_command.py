@@ -70,12 +70,26 @@ def contents(folder):
 
 def test_a_kernel_at_the_edge_of_its_grid_is_spoken_of(run, tmp_path, monkeypatch):
     """Where it was found; one that was given may be what it is."""
-    monkeypatch.setattr('kernelfusion_plugin.report.edge_share', lambda kernel: 0.12)
+    monkeypatch.setattr('kernelfusion_plugin.advice.edge_share', lambda kernel: 0.12)
     write(tmp_path / 'photo.png')
     status, said = run('photo.png')
-    assert status == 0 and '12% of the kernel' in said and 'try --kernel-size 16' in said
+    assert status == 0 and '12% of the kernel' in said and 'try --kernel-size 16' in said and '(--shrink 2)' in said
     status, said = run('photo.png', '-o', 'again', '--kernel', 'restored/photo_kernel.npy')
     assert status == 0 and 'of the kernel' not in said
+
+
+def test_a_blur_wider_than_the_grid_is_spoken_of_before_the_search(run, tmp_path, monkeypatch):
+    """Once, and not where the kernel is known; the advice is the next size down."""
+    monkeypatch.setattr('kernelfusion_plugin.advice.seems_wider', lambda y, prior, config: True)
+    blocks = np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+    Image.fromarray(blocks).save(tmp_path / 'photo.png')
+    status, said = run('photo.png')
+    warning = 'the blur seems to be wider than the 6 pixels that the 12 x 12 grid'
+    assert status == 0 and said.count(warning) == 1 and '(--shrink 2)' in said
+    assert said.index(warning) < said.index('photo_x2.png, ')
+    assert '(--shrink 4)' in run('photo.png', '--shrink', 2, '-o', 'small')[1]
+    status, said = run('photo.png', '-o', 'again', '--kernel', 'restored/photo_kernel.npy')
+    assert status == 0 and 'the blur seems' not in said
 
 
 def test_a_picture_and_what_lies_beside_it(run, tmp_path):

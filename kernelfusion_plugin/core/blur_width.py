@@ -1,0 +1,60 @@
+"""How wide a picture's blur is, found in seconds and before the search: whether it fits into the kernel's grid."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import KernelFusionConfig
+from .degradation import Degradation
+from .diffusion import Prior
+from .em import assumed_noise
+from .em_steps import above_floor, em_passes
+from .kernel_search import adapted, cut_piece, kernel_stages
+from .kernels import gaussian
+
+LEAST_SIDE = 40  # LR pixels of y, on half of which a kernel can still be told from haze
+GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
+
+
+def spread(kernel: Tensor) -> float:
+    """Standard deviation of a kernel's (K, K) mass along the direction in which it is largest, in its pixels."""
+    mass = kernel.double().cpu() / float(kernel.sum())
+    at = torch.arange(len(mass), dtype=torch.float64)
+    rows, columns = mass.sum(1), mass.sum(0)
+    down, right = at - (at * rows).sum(), at - (at * columns).sum()
+    both = (down[:, None] * right * mass).sum()
+    covariance = torch.stack([torch.stack([(down ** 2 * rows).sum(), both]),
+                              torch.stack([both, (right ** 2 * columns).sum()])])
+    return float(torch.linalg.eigvalsh(covariance)[-1].clamp_min(0).sqrt())
+
+
+@torch.no_grad()
+def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | None:
+    """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
+
+    It is that of the kernel with which the search's first stage explains y made half as large, where the grid reaches
+    twice as far. It takes some hundredth of the search's time. None: y is too small to tell.
+    """
+    if min(y.shape[-2:]) < LEAST_SIDE:
+        return None
+    em = config.em
+    half = F.avg_pool2d(y.float(), 2)
+    piece, _ = cut_piece(half, em.kernel_side // 2)
+    em, noise = adapted(em, assumed_noise(half, em))
+    stage = kernel_stages(Degradation(config.scale, config.kernel_size, config.border), em, noise)[0]
+    kernel = gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece)
+    for _, _, found in em_passes(piece, kernel, prior, stage, em, torch.Generator(y.device).manual_seed(0)):
+        kernel = found
+    return 2 * spread(above_floor(kernel, em.kernel_floor))
+
+
+def seems_wider(y: Tensor, prior: Prior, config: KernelFusionConfig) -> bool:
+    """Whether the blur in y seems not to fit into the grid of ``kernel_size``.
+
+    Such a kernel does not show by itself: it may come out as a blob that touches no edge, and the picture stays
+    blurred.
+    """
+    found = blur_spread(y, prior, config)
+    return found is not None and found > GRID_SHARE * config.kernel_size / config.scale
