@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Generator
 
 from torch import Tensor
 
 from .core.blur_width import seems_wider
 from .core.config import MAX_KERNEL, KernelFusionConfig
 from .core.kernels import edge_share
+from .core.restore import Progress, Result
 from .core.texture_prior import load_texture_prior
 
 CUT = 0.05  # part of a kernel's mass on its grid's edge from which it seems cut
 FLAT = 8 / 255  # difference of neighbouring pixels, range [-1, 1], below which there is nothing but noise
+
+
+def with_blur_warning(steps: Generator[Progress, None, Result], y: Tensor, config: KernelFusionConfig,
+                      say: Callable[[str], object], shrink: str = '') -> Generator[Progress, None, Result]:
+    """``steps`` of a run on y; behind the first, when nothing can be refused any more, :func:`blur_warning` is said."""
+    first = next(steps)
+    if warning := blur_warning(y, config, shrink):
+        say(warning)
+    yield first
+    return (yield from steps)
 
 
 def blur_warning(y: Tensor, config: KernelFusionConfig, shrink: str = '') -> str | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import pictures, report
-from .advice import blur_warning, kernel_warning
+from .advice import kernel_warning, with_blur_warning
 from .atomic import sweep
 from .checkpoints import (
     EVERY,
@@ -187,19 +187,19 @@ class Restoration:
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
         if snapshot is None:
-            steps = self._anew(steps, y.to(s.device), title)
+            steps = self._anew(steps)
+            if s.kernel is None:
+                steps = with_blur_warning(steps, y.to(s.device), s.config,
+                                          lambda warning: log.warning(f'{title}: {warning}'), self._shrink)
         with repeatable(s.device):
             try:
                 return drain(steps, checkpoint, (show, live), stop)
             finally:
                 show.close()
 
-    def _anew(self, steps: Generator[Progress, None, Result], y: Tensor,
-              title: str) -> Generator[Progress, None, Result]:
+    def _anew(self, steps: Generator[Progress, None, Result]) -> Generator[Progress, None, Result]:
         """``steps``; behind the first, when nothing can be refused any more, an older run that was saved goes."""
         first = next(steps)
-        if self.settings.kernel is None and (warning := blur_warning(y, self.settings.config, self._shrink)):
-            log.warning(f'{title}: {warning}')
         shutil.rmtree(self.folder / FRAMES, ignore_errors=True)
         (self.folder / PLOT).unlink(missing_ok=True)
         yield first

@@ -5,7 +5,7 @@
     ranks/0/000004.json   it is through with it: row of the table, faults, rank, seconds
 
 Each rank begins with its own part, longest first, and then helps with what nobody has begun. So ranks end together, the
-images of a dead rank are done by the others, and where locks or clocks differ between machines the parts still do. An
+images of a dead rank are done by the others, and clocks may differ between machines; locks may not, and are checked. An
 image is begun once per run: the one that a rank died at, and perhaps of, is left to the next run.
 
 Nobody waits for a message. The lowest rank that lives waits for the others' locks, and closes the run.
@@ -113,6 +113,16 @@ class Worker:
             self._lock = hold(self.folder / f'lock_{self.rank}')
         except FileNotFoundError:
             self._lock = None
+
+    def check_locks(self) -> None:
+        """Whether rank 0's lock, which it took before this rank joined, is seen here.
+
+        Raises:
+            ValueError: it is not: the run would be closed while other machines are still at work.
+        """
+        if self._lock is not None and not is_locked(self.folder / 'lock_0') and self.folder.is_dir():
+            raise ValueError(f"{self.folder}: rank 0's lock is not seen by rank {self.rank}: either rank 0 has died, "
+                             'or this file system has no locks between machines (Lustre: mount it with flock)')
 
     def leave(self) -> None:
         """Be no more at work."""

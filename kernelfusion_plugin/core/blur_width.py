@@ -11,7 +11,8 @@ from .degradation import Degradation
 from .diffusion import Prior
 from .em import assumed_noise
 from .em_steps import above_floor, em_passes
-from .kernel_search import adapted, cut_piece, kernel_stages
+from .frame import Frame
+from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
 from .kernels import gaussian
 
 LEAST_SIDE = 40  # LR pixels of y, on half of which a kernel can still be told from haze
@@ -37,13 +38,15 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     It is that of the kernel with which the search's first stage explains y made half as large, where the grid reaches
     twice as far. It takes some hundredth of the search's time. None: y is too small to tell.
     """
+    degradation, em = Degradation(config.scale, config.kernel_size, config.border), config.em
+    top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
+    y = y[..., top:y.shape[-2] - bottom, left:y.shape[-1] - right].float()
     if min(y.shape[-2:]) < LEAST_SIDE:
         return None
-    em = config.em
-    half = F.avg_pool2d(y.float(), 2)
-    piece, _ = cut_piece(half, em.kernel_side // 2)
+    half = F.avg_pool2d(y, 2)
+    piece, _ = cut_piece(half, max(em.kernel_side, LEAST_SIDE) // 2 if em.kernel_side else 0)
     em, noise = adapted(em, assumed_noise(half, em))
-    stage = kernel_stages(Degradation(config.scale, config.kernel_size, config.border), em, noise)[0]
+    stage = kernel_stages(degradation, em, noise)[0]
     kernel = gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece)
     for _, _, found in em_passes(piece, kernel, prior, stage, em, torch.Generator(y.device).manual_seed(0)):
         kernel = found

@@ -78,7 +78,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
         x_t = resume['x_t'].to(y.device)
         load_states(trained, resume['trained'])
     for t, t_next, n_iter in walk[level:]:
-        u = x_t if prior is None else prior.predict_x0(x_t, t).float()
+        u = prior.predict_x0(x_t, t).float() if config.uses_pd else x_t
         for i in range(done, n_iter):
             k = kernel_model()
             with autocast(y.device, config.precision):

@@ -175,14 +175,15 @@ def _outline(config: EmConfig, by_area: bool) -> list[tuple[str, int, tuple[floa
 
 
 def scaled(full: Degradation, scale: int, support: float) -> Degradation:
-    """The forward model at another scale, its kernel grid ``support`` times as wide.
+    """The forward model at another scale, its kernel grid ``support`` times as wide, and by a pixel at each side.
 
     Its centre lies on the LR pixel's; at the full scale where ``full`` has it, so that a kernel can be cut to its size.
     """
     if scale == full.scale:
         return Degradation(scale, full.kernel_size + 2 * math.ceil((support - 1) * full.kernel_size / 2 - 1e-9),
                            full.border)
-    size = full.kernel_size * scale / full.scale * support
+    size = full.kernel_size * scale / full.scale
+    size = max(size * support, size + 2) if support > 1 else size
     return Degradation(scale, scale + 2 * math.ceil((size - scale) / 2 - 1e-9), full.border)
 
 

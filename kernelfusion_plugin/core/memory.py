@@ -19,6 +19,7 @@ CPU = torch.device('cpu')
 CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
+OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'ALLOC_FAILED')  # in the text of a RuntimeError
 PROBES = (64, 128)  # sides of the pictures that are tried
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -102,9 +103,12 @@ class _Tally(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: a card's, or the processor's, which has no class of its own."""
+    """Whether an exception says that memory ran out: a card's, or the processor's, which has no class of its own.
+
+    Nor have shortages that the driver, cuBLAS or cuDNN finds, such as where processes share a card.
+    """
     return (isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
-            or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error)))
+            or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)))
 
 
 def _cgroup_files() -> list[Path]:

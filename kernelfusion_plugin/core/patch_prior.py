@@ -25,7 +25,7 @@ from .tiles import Tiles
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Phase 1. Defaults are the paper's (Sec. 4 and A.2); presets change them, see ``restore.PRESETS``.
+    """Phase 1. Defaults are the paper's (Sec. 4 and A.2); presets change them, see ``config.PRESETS``.
 
     Attributes:
         channels: filters of PD's hidden layers (A.2: 128).

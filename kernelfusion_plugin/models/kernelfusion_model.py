@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..advice import blur_warning, kernel_warning
+from ..advice import kernel_warning, with_blur_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
 from ..core.restore import grid_for, repeatable, restore_steps, unused_weights
@@ -86,12 +86,13 @@ class KernelFusionModel(RestorationModel):
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
             self.logger.info(f'{self.title or self.name}: goes on where it was left')
-        elif kernel is None and (warning := blur_warning(y, config)):
-            self.logger.warning(f'{self.title or self.name}: {warning}')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
         show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
+        if snapshot is None and kernel is None:
+            steps = with_blur_warning(steps, y, config,
+                                      lambda warning: self.logger.warning(f'{self.title or self.name}: {warning}'))
         with torch.enable_grad(), repeatable(self.device) if self.files.deterministic else nullcontext():
             try:
                 result = drain(steps, checkpoint, (show, history.add), self.stop,

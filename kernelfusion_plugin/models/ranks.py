@@ -37,8 +37,11 @@ class Ranks:
         self.worker = Worker(model.results, opt['rank'], opt['world_size'])
         if opt['rank'] == 0:
             self.worker.prepare()
+            self.worker.join()
         after_rank_0(opt['rank'])
-        self.worker.join()
+        if opt['rank'] > 0:
+            self.worker.join()
+            self.worker.check_locks()
         self.works: list[tuple[Work, Any, Any]] = []
 
     def validate(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
@@ -46,17 +49,19 @@ class Ranks:
         work = self.model.open_dataset(dataloader, current_iter)
         self.works.append((work, current_iter, tb_logger))
         last = len(self.works) == len(self.model.opt['datasets'])
+        closing = False
         with _ended_by_sigterm():
             try:
                 self._restore(work, save_img)
-                if last and self.worker.closes():
+                closing = last and self.worker.closes()
+                if closing:
                     self._wait()
             except (SystemExit, KeyboardInterrupt):
                 self._stopped()
                 raise
         if not last:
             return
-        if self.worker.closes():
+        if closing:
             self._close()
         else:
             self._leave()

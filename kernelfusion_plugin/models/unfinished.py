@@ -104,7 +104,10 @@ class Unfinished:
             if checkpoint.stem not in names:
                 checkpoint.unlink(missing_ok=True)
         for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
-            files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
+            try:
+                files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
+            except FileNotFoundError:  # another rank was faster
+                continue
             for path in (*(record.parent / name for name in files), record):
                 path.unlink(missing_ok=True)
 

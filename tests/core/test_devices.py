@@ -23,6 +23,8 @@ from kernelfusion_plugin.core import restore as module
 from kernelfusion_plugin.core.back_projection import back_project
 from kernelfusion_plugin.core.blinddiff import BlindDiffConfig, training_loss
 from kernelfusion_plugin.core.blinddiff_sampling import image_generator, sample
+from kernelfusion_plugin.core.blur_width import blur_spread
+from kernelfusion_plugin.core.config import KernelFusionConfig
 from kernelfusion_plugin.core.deconvolution import lr_space_kernel
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation, downscale_bicubic, resample_kernel, synthesise
 from kernelfusion_plugin.core.diffusion import Schedule
@@ -355,6 +357,13 @@ def test_scores_are_those_of_the_cpu_wherever_pictures_and_kernels_are(gpu):
 def test_noise(gpu):
     y = (random(1, 3, 80, 72) * 4).round() / 4
     assert estimate_noise(y.to(gpu)) == estimate_noise(y)
+
+
+def test_the_width_of_a_blur(gpu):
+    y = (random(1, 3, 80, 84) * 4).round() / 4
+    config = KernelFusionConfig(em=EmConfig(sketch_passes=2, steps=3))
+    found, expected = (blur_spread(y.to(device), load_texture_prior(device, 'fp32'), config) for device in (gpu, 'cpu'))
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize('gradient', [False, True])

@@ -310,6 +310,17 @@ def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(rim):
     torch.testing.assert_close(em_steps.without_haze(hazy, rim), clear if rim else hazy)
 
 
+@pytest.mark.parametrize('scale', [2, 3, 4, 8])
+def test_every_stage_has_a_rim_to_see_the_haze_in(scale):
+    """And inside it all of the grid that was asked for."""
+    for size in range(scale, 65):
+        for stage in kernel_stages(Degradation(scale, size), EmConfig()):
+            grid = stage.degradation
+            assert stage.rim >= 1 and grid.kernel_size - 2 * stage.rim >= size * grid.scale / scale, (size, grid)
+        exact = kernel_stages(Degradation(scale, size), EmConfig(support=1.0))
+        assert exact[-1].rim == 0 and exact[-1].degradation.kernel_size == size
+
+
 def test_each_m_step_clears_the_haze(monkeypatch):
     """A fit that comes with haze leads to the kernel that it would have led to without."""
     config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3)

@@ -55,6 +55,20 @@ def test_unet_starts_from_the_noised_guess_and_walks_down():
     assert torch.equal(net.inputs[0], net.inputs[2]) and not torch.equal(net.inputs[2], net.inputs[3])
 
 
+def test_unet_leaves_a_prior_alone_that_it_is_given():
+    class Forbidden:
+        schedule = Schedule()
+
+        def predict_x0(self, x_t, t):
+            raise AssertionError('PD is no part of this pipeline')
+
+    degradation, config = Degradation(2, 12), JointConfig(**SMALL, pipeline='unet')
+    y = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    steps = solve_ablation(y, Forbidden(), Schedule(), degradation, Watched(), Siren(12, width=64), config,
+                           torch.Generator().manual_seed(0))
+    assert len(list(steps)) == 7
+
+
 def test_pd_stands_before_the_unet():
     states, net, *_, prior = run('pd_unet', Watched())
     assert all(torch.equal(u, prior.x_true) for u in net.inputs)  # the oracle's estimate, whatever x_t is

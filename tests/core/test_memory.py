@@ -114,6 +114,9 @@ def test_the_end_of_memory_is_told_from_other_errors():
         torch.empty(2 ** 55, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(torch.cuda.OutOfMemoryError('CUDA out of memory')) and is_out_of_memory(MemoryError())
+    for text in ('CUDA error: out of memory', 'CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`',
+                 'cuDNN error: CUDNN_STATUS_ALLOC_FAILED'):
+        assert is_out_of_memory(RuntimeError(text))
     assert not is_out_of_memory(RuntimeError('shapes differ')) and not is_out_of_memory(ValueError('memory_limit'))
 
 

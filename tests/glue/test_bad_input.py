@@ -63,11 +63,12 @@ def test_larger_truth_is_cut_on_demand(data, monkeypatch):
     assert len(scores(data / 'run')) == 2
 
 
-def test_small_image(data, monkeypatch):
-    replace_by(10, 24)(data / 'lr/bad.png')
-    replace_by(40, 96)(data / 'hr/bad.png')
+@pytest.mark.parametrize('height', [10, 1])
+def test_small_image(height, data, monkeypatch):
+    replace_by(height, 24)(data / 'lr/bad.png')
+    replace_by(4 * height, 96)(data / 'hr/bad.png')
     assert run_toolbox(toy_options(data), data / 'run', monkeypatch) == 1
-    assert len(scores(data / 'run')) == 1 and re.search(r'lr/bad\.png: .*24 x 10 .*15 x 15', runlog.failures[0])
+    assert len(scores(data / 'run')) == 1 and re.search(rf'lr/bad\.png: .*24 x {height} .*15 x 15', runlog.failures[0])
 
 
 def test_only_bad_images(data, monkeypatch):

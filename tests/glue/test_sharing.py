@@ -51,6 +51,16 @@ def ranks(tmp_path):
         worker.leave()
 
 
+def test_locks_that_are_not_seen_are_spoken_of(ranks, monkeypatch):
+    """On other machines than rank 0's; not where rank 0 has closed the run."""
+    ranks[1].check_locks()
+    monkeypatch.setattr('kernelfusion_plugin.sharing.is_locked', lambda path: False)
+    with pytest.raises(ValueError, match="rank 0's lock is not seen by rank 1.* flock"):
+        ranks[1].check_locks()
+    ranks[0].close()
+    ranks[1].check_locks()
+
+
 def test_an_image_is_begun_once(ranks):
     assert ranks[1].take(0, 4) and ranks[2].take(1, 4)
     assert not any(worker.take(0, 4) for worker in ranks)
