@@ -15,8 +15,11 @@ from .frame import Frame
 from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
 from .kernels import gaussian
 
-LEAST_SIDE = 40  # LR pixels of y, on half of which a kernel can still be told from haze
+LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
+LEAST_AREA = 80 * 80
+LEAST_TEXTURE = 0.01  # range [-1, 1]: root mean square of neighbours' differences
 GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
+LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as there some pictures' kernels are as wide too
 
 
 def spread(kernel: Tensor) -> float:
@@ -36,12 +39,13 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
 
     It is that of the kernel with which the search's first stage explains y made half as large, where the grid reaches
-    twice as far. It takes some hundredth of the search's time. None: y is too small to tell.
+    twice as far. It takes some hundredth of the search's time. None: y is too small to tell, or too empty.
     """
     degradation, em = Degradation(config.scale, config.kernel_size, config.border), config.em
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
     y = y[..., top:y.shape[-2] - bottom, left:y.shape[-1] - right].float()
-    if min(y.shape[-2:]) < LEAST_SIDE:
+    height, width = y.shape[-2:]
+    if min(height, width) < LEAST_SIDE or height * width < LEAST_AREA or texture(y) < LEAST_TEXTURE:
         return None
     half = F.avg_pool2d(y, 2)
     piece, _ = cut_piece(half, max(em.kernel_side, LEAST_SIDE) // 2 if em.kernel_side else 0)
@@ -53,6 +57,11 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     return 2 * spread(above_floor(kernel, em.kernel_floor))
 
 
+def texture(y: Tensor) -> float:
+    """Root mean square of the differences between neighbours in y (..., h, w)."""
+    return float((y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()).div(2).sqrt())
+
+
 def seems_wider(y: Tensor, prior: Prior, config: KernelFusionConfig) -> bool:
     """Whether the blur in y seems not to fit into the grid of ``kernel_size``.
 
@@ -60,4 +69,4 @@ def seems_wider(y: Tensor, prior: Prior, config: KernelFusionConfig) -> bool:
     blurred.
     """
     found = blur_spread(y, prior, config)
-    return found is not None and found > GRID_SHARE * config.kernel_size / config.scale
+    return found is not None and found > GRID_SHARE * max(config.kernel_size / config.scale, LEAST_GRID)

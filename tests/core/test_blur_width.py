@@ -37,8 +37,23 @@ def test_a_blur_that_fits_is_told_from_one_that_is_too_wide():
     wide = spoilt(motion(72, 3))
     assert seems_wider(wide, prior, config)
     assert not seems_wider(wide, prior, KernelFusionConfig(kernel_size=48))  # a grid that holds it
-    height, width = (n // 2 * 2 for n in wide.shape[-2:])
-    assert not seems_wider(F.avg_pool2d(wide[..., :height, :width], 2), prior, config)  # --shrink 2
+
+
+def test_made_small_a_wide_blur_fits():
+    pytest.importorskip('skimage')
+    prior, config = load_texture_prior(), KernelFusionConfig()
+    y = to_tensor(degrade(load_photo('astronaut'), motion(36, 3), scale=2, max_lr=240)[1])
+    assert seems_wider(y, prior, config)
+    assert not seems_wider(F.avg_pool2d(y[..., :236, :236], 2), prior, config)
+
+
+def test_a_black_frame_does_not_count():
+    """A picture that was blurred with black beyond its frame shows how far the blur reaches, not how wide it is."""
+    pytest.importorskip('skimage')
+    x = torch.from_numpy(load_photo('rocket')).permute(2, 0, 1)[None, ..., :424, :640]
+    pale = (x.double() / 2 + 127).round().clamp(0, 255)
+    y = (synthesise(pale.byte(), motion(24, 3), 4, 'zeros').double() / 127.5 - 1)
+    assert not seems_wider(y, load_texture_prior(), KernelFusionConfig())
 
 
 def test_it_is_repeatable_and_leaves_random_numbers_alone():
@@ -49,12 +64,14 @@ def test_it_is_repeatable_and_leaves_random_numbers_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_small_and_flat_pictures():
+def test_nothing_is_said_of_small_and_of_empty_pictures():
     prior, config = load_texture_prior(), KernelFusionConfig()
-    small = torch.rand(1, 3, LEAST_SIDE - 1, 90) * 2 - 1
-    assert blur_spread(small, prior, config) is None and not seems_wider(small, prior, config)
-    flat = torch.full((1, 3, LEAST_SIDE, LEAST_SIDE), 0.25)
-    assert math.isfinite(blur_spread(flat, prior, config))
+    generator = torch.Generator().manual_seed(0)
+    for size in ((LEAST_SIDE - 1, 200), (70, 70)):
+        small = torch.rand(1, 3, *size, generator=generator) * 2 - 1
+        assert blur_spread(small, prior, config) is None and not seems_wider(small, prior, config)
+    empty = 0.01 * torch.randn(1, 3, 90, 90, generator=generator)
+    assert blur_spread(empty, prior, config) is None
 
 
 def test_other_scales():
