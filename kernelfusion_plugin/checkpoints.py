@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -20,7 +21,6 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from . import __version__
 from .atomic import write_atomically, write_text_atomically
 from .core.config import KernelFusionConfig
 from .core.restore import Progress, Result
@@ -39,6 +39,16 @@ def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != 'memory_limit'}
 
 
+@functools.cache
+def code_digest() -> str:
+    """sha256 of the package's code: what it has made with other code is not taken for its own."""
+    total = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob('*.py')):
+        total.update(os.fsencode(path.relative_to(root)) + b'\0' + path.read_bytes() + b'\0')
+    return total.hexdigest()
+
+
 def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch.device, kernel: Tensor | None = None,
                 **more: Any) -> str:  # noqa: ANN401  (anything that JSON takes)
     """sha256 of all that decides a result: two runs of the same fingerprint on one machine give the same bits.
@@ -49,7 +59,7 @@ def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch
     """
     settings = decisive(config.to_dict())
     about = {'image': image, 'config': settings, 'name': name, 'device': device.type,
-             'torch': torch.__version__, 'version': __version__,
+             'torch': torch.__version__, 'code': code_digest(),
              'kernel': None if kernel is None else kernel.tolist(),
              'textures': weights_digest(config.texture_weights) if config.uses_textures else None, **more}
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -30,7 +30,8 @@ from .core.nets.patch_net import PatchDiffusionNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
 from .core.regional_degradation import OVERLAP, choose_grid
 from .core.restore import forward_model, phase1_images
-from .core.solvers import SOLVERS, Problem, kernel_prior
+from .core.solver import Problem
+from .core.solvers import SOLVERS, kernel_prior
 from .core.texture_prior import load_texture_net, load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels

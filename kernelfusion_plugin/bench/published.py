@@ -38,6 +38,7 @@ from .seeds import by_case, ranked
 CROPS = ('0813_k07', '0814_k10', '0827_k07')
 KERNELS = ('0802_k00', '0802_k01', '0802_k02', '0802_k05', '0802_k07')
 GAUSSIANS = ('krk_13', 'krk_14')
+BLIND144 = 12  # kernels
 BORDER = 4
 SCALE = 4
 CLEAR = {'psnr': 0.3, 'psnr_whole': 0.3, 'kernel_ncc': 0.02}  # scores, and from which difference on seeds are ranked
@@ -64,7 +65,7 @@ class Setting:
 @click.option('--out', type=click.Path(path_type=Path), default=Path('results/published'), show_default=True,
               help='For rows.jsonl and the sheets.')
 @click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
-              help='To be given several times; default: all.')
+              help="NNNN_kKK or krk_N, as DATA has them; to be given several times; default: all of the paper's.")
 @click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='To be given several times; default: 0.')
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--options', default='{}', help='JSON over the preset, e.g. {"em": {"steps": 8}}.')
@@ -74,7 +75,16 @@ class Setting:
 @click.option('--device', default='cpu', show_default=True)
 def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...], preset: str, options: str,
             noise: float, jpeg: int | None, piece: int | None, device: str) -> None:
-    setting = Setting(data, out, preset, json.loads(options), device, noise, jpeg, piece)
+    try:
+        over = json.loads(options)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'--options is no JSON: {error}; e.g. {{"em": {{"steps": 8}}}}') from error
+    KernelFusionConfig.from_dict({'preset': preset, **over})  # a fault in them is found before the work
+    there = cases_in(data)
+    unknown = [case for case in cases if case not in there]
+    if unknown:
+        raise ValueError(f'--case {unknown[0]}: {data} has the cases {", ".join(there) or "none"}')
+    setting = Setting(data, out, preset, over, device, noise, jpeg, piece)
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory(torch.device(device))
     rows = []
@@ -124,6 +134,15 @@ def _name(case: str, seed: int, setting: Setting) -> str:
     """Of a sheet: case and seed, and what was done to y."""
     parts = {'piece': setting.piece, 'noise': setting.noise, 'jpeg': setting.jpeg}
     return '_'.join([case, str(seed), *(f'{key}{value:g}' for key, value in parts.items() if value)])
+
+
+def cases_in(data: Path) -> list[str]:
+    """The cases whose LR and HR pictures are there: ``0802_k05`` and the like, then ``krk_13`` and the like."""
+    shakes = [path.stem for path in sorted((data / 'div2k' / 'LRx4').glob('[0-9]*_k[0-9][0-9].png'))
+              if int(path.stem[-2:]) < BLIND144 and (data / 'div2k' / 'HR' / f'{path.stem[:-4]}.png').is_file()]
+    numbers = [int(path.stem.rpartition('_')[2]) for path in sorted((data / 'div2krk').glob('lr_x4_im_[0-9]*.png'))]
+    return shakes + [f'krk_{number}' for number in numbers
+                     if (data / 'div2k' / 'HR' / f'{800 + number:04d}.png').is_file()]
 
 
 def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:

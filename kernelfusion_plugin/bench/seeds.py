@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from ..core.config import KernelFusionConfig
-from ..core.degradation import upscale_bicubic
+from ..core.degradation import Degradation, upscale_bicubic
 from ..core.kernels import motion
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
+from ..core.nets.patch_net import RECEPTIVE_FIELD
 from ..core.restore import restore
 from ..core.shift_metrics import psnr_best_subpixel_shift
 from ..demo import SCALE, degrade, load_photo
-from ..files import read_rgb8
+from ..files import distinct_names, read_rgb8
 from ..report import to_tensor
 from .datasets import RECIPES, Sources
 from .make import pictures
@@ -52,21 +53,30 @@ def photographs(names: Iterable[str] = PHOTOS, shakes: Iterable[int] = SHAKES) -
         yield Case(name, load_photo(name), f'motion {shake}', motion(6 * SCALE, shake))
 
 
-def own(hr: Path, kernels: tuple[Path, ...]) -> Iterator[Case]:
+def own(hr: Path, kernels: tuple[Path, ...]) -> list[Case]:
     """The pictures of a folder, each under all kernels of files or folders.
 
     Raises:
-        ValueError: there are none, or one cannot be read.
+        ValueError: there are none, one cannot be read, or is too small.
     """
     paths, found = pictures(hr), RECIPES['free'].kernel_set(SCALE, Sources(hr, kernels=kernels))
     if not paths:
         raise ValueError(f'--hr {hr}: there are no pictures in it')
-    for path, (name, kernel) in itertools.product(paths, found.items()):
-        yield Case(path.stem, read_rgb8(path), name, kernel)
+    cases = []
+    for path, name in zip(paths, distinct_names(paths), strict=True):
+        picture = read_rgb8(path)
+        for kernel_name, kernel in found.items():
+            around = -(-max(Degradation(SCALE, len(kernel)).margin) // SCALE)
+            if min(n // SCALE - 2 * around for n in picture.shape[:2]) < RECEPTIVE_FIELD:
+                raise ValueError(f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels are too few under the kernel '
+                                 f'{kernel_name}: less than {RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are left, made small')
+            cases.append(Case(name, picture, kernel_name, kernel))
+    return cases
 
 
-def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Iterable[int] = SEEDS) -> dict[str, Any]:
-    """Restore the middle of each case's picture with every seed.
+def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Iterable[int] = SEEDS,
+            keep: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any]:
+    """Restore the middle of each case's picture with every seed; ``keep`` gets what there is after each run.
 
     Returns:
         ``rows``; and, of PSNR where the picture lies and where it fits best: the largest spread of a case's seeds, of
@@ -89,6 +99,8 @@ def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Ite
                          'kernel_ncc_best_shift': round(kernel_ncc_best_shift(result.kernel, k)[0], 3),
                          'surprise': result.surprise})
             log.info(f'  {json.dumps(rows[-1])}')
+            if keep:
+                keep({'rows': rows})
     return {'rows': rows, **{name: summary(rows, name) for name in ('psnr', 'psnr_best_subpixel_shift')}}
 
 

@@ -26,7 +26,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ import click
 import torch
 from torch import Tensor
 
+from ..atomic import write_text_atomically
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule
@@ -74,15 +75,15 @@ class Setting:
         preset: of the settings.
         sides: of ``area``'s LR pictures.
         device: all is done on.
-        hr: folder of ``seeds``' pictures; None for scikit-image's.
-        kernels: files or folders of those for them.
+        cases: of ``seeds``.
+        keep: gets what ``seeds`` has found so far.
     """
 
     preset: str
     sides: list[int]
     device: torch.device
-    hr: Path | None = None
-    kernels: tuple[Path, ...] = ()
+    cases: Iterable[seeds.Case] = ()
+    keep: Callable[[dict[str, Any]], object] | None = None
 
 
 @click.command(help=__doc__)
@@ -95,7 +96,7 @@ class Setting:
 @click.option('--kernels', multiple=True, type=click.Path(path_type=Path, exists=True),
               help='Of seeds: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
 @click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
-@click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too.')
+@click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too, as they come.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
             device: str, out: Path | None) -> None:
     unknown = [part for part in parts if part not in PARTS]
@@ -105,17 +106,23 @@ def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Pat
         raise ValueError('--hr and --kernels go together')
     if hr is not None and parts and 'seeds' not in parts:
         raise ValueError('--hr and --kernels are for the part seeds')
-    setting = Setting(preset, sorted(sides), torch.device(device), hr, kernels)
+    cases = seeds.photographs() if hr is None else seeds.own(hr, kernels)
+    setting = Setting(preset, sorted(sides), torch.device(device), cases, lambda found: write('seeds', found))
     cuda = setting.device.type == 'cuda'
     name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')
     keep_freed_memory(setting.device)
     figures: dict[str, Any] = {'torch': torch.__version__, 'device': name}
+
+    def write(part: str, found: Any) -> None:  # noqa: ANN401  (a part's figures)
+        figures[part] = found
+        if out:
+            write_text_atomically(out, json.dumps(figures, indent=1))
+
     for part in parts or PARTS:
-        figures[part] = PARTS[part](setting)
+        write(part, 'under way')  # a place that cannot be written is found before the work
+        write(part, PARTS[part](setting))
         log.info(f'{part}: {json.dumps(figures[part])}')
-    if out:
-        out.write_text(json.dumps(figures, indent=1), encoding='utf-8')
 
 
 def work(setting: Setting) -> list[dict[str, float]]:
@@ -225,12 +232,6 @@ def memory(setting: Setting) -> dict[str, float]:
     return {'plain': round(plain, 3), 'kept': round(kept, 3), 'ratio': round(plain / kept, 2)}
 
 
-def across_seeds(setting: Setting) -> dict[str, Any]:
-    """:func:`.seeds.measure` of scikit-image's photographs, or of the user's own."""
-    cases = seeds.photographs() if setting.hr is None else seeds.own(setting.hr, setting.kernels)
-    return seeds.measure(setting.preset, setting.device, cases)
-
-
 def photograph() -> Tensor:
     """The astronaut of scikit-image (NASA, public domain), (1, 3, 512, 512) uint8."""
     return torch.from_numpy(load_photo('astronaut')).permute(2, 0, 1)[None].contiguous()
@@ -246,4 +247,4 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float
 
 
 PARTS = {'work': work, 'area': area, 'prior': prior, 'tiles': tiles, 'memory': memory,
-         'seeds': across_seeds}
+         'seeds': lambda setting: seeds.measure(setting.preset, setting.device, setting.cases, keep=setting.keep)}

@@ -88,7 +88,7 @@ class KernelFusionConfig:
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
-            raise ValueError(f"regions: {self.regions} needs solver 'em': {self.solver!r} finds one kernel")
+            raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for all of the picture')
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
         if self.memory_limit is not None and not 0 < self.memory_limit < math.inf:

@@ -24,7 +24,8 @@ from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
 from .plan import Plan, make_plan
 from .regional_degradation import RegionalDegradation, choose_grid
 from .seeds import derived
-from .solvers import SOLVERS, Factory, Problem
+from .solver import Factory, Problem
+from .solvers import SOLVERS
 from .texture_prior import load_texture_net, load_texture_prior
 
 
@@ -337,7 +338,7 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
     if kernel is None:
         return None
     if not SOLVERS[config.solver].takes_kernels:
-        raise ValueError(f"a known kernel needs solver 'em': {config.solver!r} always estimates it")
+        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates it')
     if not isinstance(kernel, Tensor):
         raise ValueError(f'the known kernel must be a tensor, got {type(kernel).__name__}')
     size, square = config.kernel_size, kernel.ndim in (2, 4) and kernel.shape[-1] == kernel.shape[-2] > 0

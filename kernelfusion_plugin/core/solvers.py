@@ -1,18 +1,14 @@
 """The ways to do Phase 2, and what a run has to know of each.
 
-Another one is a :class:`Solver`, a line in :data:`SOLVERS`, and for its settings, a frozen dataclass, a field of
-:class:`~.config.KernelFusionConfig` of the solver's name.
+Another one is a :class:`~.solver.Solver`, in a module of its own, a line in :data:`SOLVERS`, and for its settings, a
+frozen dataclass, a field of :class:`~.config.KernelFusionConfig` of the solver's name.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from .degradation import Degradation
 from .diffusion import Schedule
@@ -25,6 +21,7 @@ from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig
 from .regional_degradation import RegionalDegradation
 from .regions import solve_regions
+from .solver import Factory, Problem, Solver
 from .state import Phase2State
 from .tiles import SIDES
 
@@ -32,84 +29,9 @@ if TYPE_CHECKING:
     from .config import KernelFusionConfig
     from .plan import Cost
 
-Factory = Callable[[], nn.Module]
 FINAL = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
          'internal': ('prior',)}  # of em.final_prior: the priors whose estimates are averaged
 MATRICES = 8  # of em's K² x K² for the kernel that are alive at once; measured: 7
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What Phase 2 begins with.
-
-    Attributes:
-        y: LR image (1, 3, h, w) in [-1, 1].
-        config: of the run.
-        degradation: the forward model.
-        priors: of Phase 1 by phase, and ``textures`` where the solver uses it.
-        generator: of all noise; on y's device.
-        build: makes a network, given what for and its factory, on y's device, with weights of a seed of its own.
-        factories: other networks than the solver's own, by name; None: its own.
-        kernel: the known kernel (K, K), or one for each region (R, C, K, K).
-        resume: a state's ``snapshot()``, to go on behind that step.
-        recompute: what a gradient needs is to be computed twice, in place of being kept.
-    """
-
-    y: Tensor
-    config: KernelFusionConfig
-    degradation: Degradation
-    priors: Mapping[str, PatchPrior]
-    generator: torch.Generator
-    build: Callable[[str, Factory], nn.Module]
-    factories: Mapping[str, Factory | None]
-    kernel: Tensor | None = None
-    resume: Mapping[str, Any] | None = None
-    recompute: bool = False
-
-
-class Solver(ABC):
-    """What a run asks of a way to do Phase 2; answers that few need have a default."""
-
-    takes_kernels = False  # known ones
-    takes_regions = False  # each of which has a kernel of its own
-
-    @abstractmethod
-    def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
-        """How Phase 1 fits each of its networks to y, by phase, in their order.
-
-        ``prior`` is PD, ``half`` PD of y at half size, ``tuned`` the texture prior, trained on.
-        """
-
-    @abstractmethod
-    def solve(self, problem: Problem) -> Iterator[Phase2State]:
-        """Estimate picture and kernel; yields after every step, the last state is the result."""
-
-    def uses_textures(self, config: KernelFusionConfig) -> bool:
-        """Whether the texture prior takes part, as it is or tuned to y."""
-        return False
-
-    def check(self, size: tuple[int, int], config: KernelFusionConfig, kernel_known: bool) -> None:  # noqa: B027
-        """Refuse, by a ValueError of one line, settings that do not go with a y of ``size`` (h, w)."""
-
-    def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
-        """The solver's settings that are levels, and the priors that must have been trained on each: ``prior``,
-        ``textures``.
-        """
-        return {}
-
-    def networks(self, factories: Mapping[str, Factory | None]) -> dict[str, Factory]:
-        """Networks of a picture (B, 3, H, W) alone, besides the priors', whose memory counts, by name.
-
-        They run in the ``precision`` of the solver's settings, if these have one.
-        """
-        return {}
-
-    def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
-               kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
-        """(side of the priors' tiles, recompute, bytes of Phase 2) on a canvas (H, W), the best first."""
-        each = {name: cost.inference(name) for name in cost.nets}
-        for tile in SIDES:
-            yield tile, False, max((each[name] * cost.on_tile(name, canvas, tile) for name in each), default=0.0)
 
 
 class DiffusionEM(Solver):

@@ -1,6 +1,7 @@
 """``kernelfusion published`` on a toy folder of data, and what it makes of several seeds."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -93,3 +94,13 @@ def test_noise_and_jpeg_are_of_the_size_asked_for():
     assert float(noisy.std()) == pytest.approx(0.02, rel=0.05) and torch.equal(noisy, degrade(y, 1, None, 'a'))
     assert not torch.equal(noisy, degrade(y, 1, None, 'b'))
     assert 0 < float((degrade(noisy, 0, 90, 'a') - noisy).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (['--case', '0813_k07', '--case', '0813_k99'], '--case 0813_k99: .* has the cases 0802_k05, 0813_k07'),
+    (['--case', 'krk_99'], '--case krk_99'), (['--options', 'x'], '--options is no JSON'),
+    (['--case', '0813_k07', '--options', '{"em": {"stepz": 3}}'], 'stepz.*steps')])
+def test_faults_are_found_before_the_work(arguments, said, data):
+    answer = CliRunner().invoke(main, ['published', str(data), '--out', str(data / 'out'), *arguments])
+    assert answer.exit_code == 2 and re.search(said, answer.output), answer.output
+    assert not (data / 'out').exists()

@@ -181,9 +181,9 @@ def test_auto_on_a_small_picture_is_one_kernel_to_the_bit():
 
 
 def test_regions_need_em_and_room():
-    with pytest.raises(ValueError, match="regions: 2x1 needs solver 'em'"):
+    with pytest.raises(ValueError, match="regions: 2x1: solver 'joint' finds one kernel"):
         KernelFusionConfig(regions='2x1', solver='joint')
-    with pytest.raises(ValueError, match="regions: auto needs solver 'em'"):
+    with pytest.raises(ValueError, match="regions: auto: solver 'joint' finds one kernel"):
         KernelFusionConfig(regions='auto', solver='joint')
     with pytest.raises(ValueError, match='regions: 2x1 of an image of 80 x 60 pixels'):
         restore(torch.zeros(3, 60, 80), KernelFusionConfig(regions='2x1'))

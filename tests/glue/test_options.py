@@ -13,6 +13,7 @@ from torch import nn
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
+from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.options import network_factories, parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
 from kernelfusion_plugin.options import read_file
@@ -147,6 +148,12 @@ def test_there_is_a_file_per_experiment():
 def test_wrong_key_of_the_section_is_refused(section, message):
     with pytest.raises(ValueError, match=message.replace('.', r'\.')):
         parse_section({'scale': 4, 'kernelfusion': section})
+
+
+def test_a_known_kernel_needs_a_solver_that_takes_one(tmp_path):
+    opt = {**toy_options(tmp_path, kernelfusion__solver='joint', kernelfusion__known_kernel=True), 'is_train': False}
+    with pytest.raises(ValueError, match=r"kernelfusion\.known_kernel: solver 'joint' takes no known kernel"):
+        KernelFusionModel.read_options(opt)
 
 
 def test_section_maps_onto_the_configuration():

@@ -161,10 +161,29 @@ def test_what_is_done_is_kept_and_what_has_changed_is_done_anew(run, tmp_path):
     assert done_anew() and not done_anew()
 
 
+def test_the_digest_of_the_code_is_of_all_files(tmp_path, monkeypatch):
+    def digest():
+        checkpoints.code_digest.cache_clear()
+        return checkpoints.code_digest()
+
+    before = digest()
+    monkeypatch.setattr(checkpoints, '__file__', str(tmp_path / 'checkpoints.py'))
+    (tmp_path / 'core').mkdir()
+    seen = [before, digest()]
+    for name, text in (('a.py', 'x = 1'), ('core/b.py', 'x = 1'), ('a.py', 'x = 2')):
+        (tmp_path / name).write_text(text)
+        seen.append(digest())
+    (tmp_path / 'core/b.py').rename(tmp_path / 'b.py')
+    seen.append(digest())
+    assert len(set(seen)) == 6
+    monkeypatch.undo()
+    assert digest() == before
+
+
 def test_another_version_begins_anew(run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
     assert run('a.png')[0] == 0
-    monkeypatch.setattr(checkpoints, '__version__', '0.0.0')
+    monkeypatch.setattr(checkpoints, 'code_digest', lambda: 'other')
     assert 'is kept' not in run('a.png')[1]
 
 
@@ -393,7 +412,7 @@ def test_the_estimate_of_a_command_is_made_and_said(tmp_path, monkeypatch, caplo
 @pytest.mark.parametrize(('options', 'said'), [
     (['--kernel-size', 13], 'k.npy: the known kernel must be 13 x 13'),
     (['--kernel-size', 10], 'got (12, 12): set kernel_size to 12'),
-    (['--solver', 'joint'], "k.npy: a known kernel needs solver 'em'")])
+    (['--solver', 'joint'], "k.npy: solver 'joint' takes no known kernel")])
 def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'a.png')

@@ -116,6 +116,15 @@ def test_damaged_results_and_removed_images(whole, data, monkeypatch, log):
     assert digests(data / 'run') == kept
 
 
+def test_other_code_begins_anew(data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=2)
+    for module in ('checkpoints', 'models.unfinished'):
+        monkeypatch.setattr(f'kernelfusion_plugin.{module}.code_digest', lambda: 'other')
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert 'done before' not in log.text and 'moved back' not in log.text
+
+
 def test_resume_can_be_turned_off(data, monkeypatch, log):
     run_killed(options(data), data / 'run', monkeypatch, at=1)
     log.clear()

@@ -25,6 +25,7 @@ import yaml
 
 from ... import report
 from ...atomic import write_text_atomically
+from ...checkpoints import code_digest
 from .methods import Method
 
 NOT_FILES = ('name', 'type', 'suffix', 'prior_dir')  # prior_dir: the run itself writes there
@@ -64,9 +65,9 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
     if not fresh:
         known = _recorded(record, root / method.slug)
         if known is not None and known.digest == now:
-            other = known.made['commit'] != _environment(False)['commit']
+            other = known.made.get('code') != code_digest()
             log.info(f'{method.label}: made on {known.made["date"]} with the same options and data, not run again'
-                     + (' (but by another version of this package: --fresh runs all)' if other else ''))
+                     + (' (but by other code of this package: --fresh runs all)' if other else ''))
             return known
     record.unlink(missing_ok=True)  # what it tells is about to be gone
     _put_aside(root / method.slug)
@@ -165,7 +166,7 @@ def _start(method: Method, root: Path) -> int:
 
 
 def _environment(gpu: bool) -> dict[str, Any]:
-    return {'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'),
+    return {'date': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), 'code': code_digest(),
             **report.environment(torch.device('cuda' if gpu else 'cpu'))}
 
 
