@@ -38,6 +38,7 @@ class Schedule:
         self.steps = steps
         betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
         self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}  # a GPU waits for what is copied to it
 
     def alpha_bar(self, t: int | Tensor, like: Tensor) -> Tensor:
         """ᾱ_t to multiply ``like`` (B, C, H, W) with; 1 at t = -1.
@@ -45,10 +46,16 @@ class Schedule:
         For a batch of indices (B, 1, 1, 1), on the device of ``like``; for one index a scalar, on the CPU: a GPU has
         nothing to wait for then.
         """
-        table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)]).to(like.dtype)  # index -1 is the 1
         if not isinstance(t, Tensor):
-            return table[t]
-        return table.to(like.device)[t.to(like.device)].reshape(-1, *[1] * (like.ndim - 1))
+            return self._table(torch.device('cpu'), like.dtype)[t]
+        return self._table(like.device, like.dtype)[t.to(like.device)].reshape(-1, *[1] * (like.ndim - 1))
+
+    def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """ᾱ_0 … ᾱ_{T-1}, and 1, which is also at index -1."""
+        if (device, dtype) not in self._tables:
+            table = torch.cat([self.alphas_cumprod, self.alphas_cumprod.new_ones(1)])
+            self._tables[device, dtype] = table.to(device, dtype)
+        return self._tables[device, dtype]
 
     def q_sample(self, x0: Tensor, t: int | Tensor, eps: Tensor | float) -> Tensor:
         """x_t = √ᾱ_t · x0 + √(1 - ᾱ_t) · eps; its mean with eps = 0."""

@@ -182,7 +182,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
                 x0_above, x_above = x0.detach(), x_t.detach()             # lines 26 to 28: see the module's text
                 level, done = level + 1, 0
             yield Phase2State(step, config.total_steps, t, x0_refined.detach(), k.detach(),
-                              {name: loss.item() for name, loss in losses.items()}, snapshot)
+                              read(losses), snapshot)
 
 
 def _losses(y: Tensor, x0_refined_above: Tensor, x0_refined: Tensor, k: Tensor, degradation: Degradation,
@@ -193,6 +193,11 @@ def _losses(y: Tensor, x0_refined_above: Tensor, x0_refined: Tensor, k: Tensor, 
     centre = centre_of_mass_loss(k)
     total = config.weight_before * before + config.weight_after * after + config.weight_centre * centre
     return {'consistency_before': before, 'consistency_after': after, 'centre': centre, 'total': total}
+
+
+def read(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """Losses as numbers; a GPU is waited for once."""
+    return dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist()))
 
 
 def _levels(config: JointConfig) -> list[int]:

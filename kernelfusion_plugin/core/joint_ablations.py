@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
-from .joint import JointConfig, check_start, load_states, make_optimiser, set_rate, solve_joint
+from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate, solve_joint
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
@@ -96,7 +96,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
                     x_t = schedule.posterior_step(x_t, x0.detach(), t, t_next, noise, config.sigma_scale)
                 level, done = level + 1, 0
             yield Phase2State(step, config.total_steps, t, x0.detach(), k.detach(),
-                              {name: loss.item() for name, loss in losses.items()}, snapshot)
+                              read(losses), snapshot)
 
 
 def _walk(config: JointConfig) -> list[tuple[int, int, int]]:

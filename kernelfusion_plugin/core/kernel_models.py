@@ -22,9 +22,9 @@ def leaky_sigmoid(x: Tensor) -> Tensor:
     return (1 + LEAK) * torch.sigmoid(x) - LEAK
 
 
-def coordinate_grid(kernel_size: int) -> Tensor:
+def coordinate_grid(kernel_size: int, device: torch.device | None = None) -> Tensor:
     """The K x K grid g of A.4, (K², 2): (row, column) of each entry, scaled so that the outermost are at ±1."""
-    axis = torch.linspace(-1, 1, kernel_size) if kernel_size > 1 else torch.zeros(1)
+    axis = torch.linspace(-1, 1, kernel_size, device=device) if kernel_size > 1 else torch.zeros(1, device=device)
     return torch.stack(torch.meshgrid(axis, axis, indexing='ij'), dim=-1).reshape(-1, 2)
 
 
@@ -40,7 +40,7 @@ def centre_of_mass_loss(k: Tensor) -> Tensor:
     Returns:
         A scalar >= 0.
     """
-    grid = coordinate_grid(k.shape[-1]).to(k)
+    grid = coordinate_grid(k.shape[-1], k.device).to(k)
     return (k.reshape(-1) @ grid).square().sum()
 
 

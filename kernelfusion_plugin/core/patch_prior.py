@@ -22,6 +22,8 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .orientations import COUNT, oriented
 from .tiles import Tiles
 
+READ = 25  # steps between two looks at the loss on a GPU
+
 
 @dataclass(frozen=True)
 class PriorConfig:
@@ -142,6 +144,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 class PriorState:
     """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on.
 
+    On a GPU, whose queue a look at the loss would empty, it is that of the last of each :data:`READ` steps.
     ``snapshot()`` gives what :func:`fit_prior` takes as ``resume``, see :class:`.state.Phase2State`.
     """
 
@@ -155,18 +158,24 @@ class PriorState:
 def random_crops(y: Tensor, size: int, count: int, generator: Generator, turns: bool = False) -> Tensor:
     """``count`` crops of side ``size`` (or the image's own, if smaller) from y (1, C, h, w).
 
-    With ``turns`` each has a random one of the orientations that keep its size.
+    With ``turns`` each has a random one of the orientations that keep its size. On a GPU nothing is waited for.
     """
-    def draw(limit: int) -> list[int]:
-        return torch.randint(limit, (count,), generator=generator, device=generator.device).tolist()
+    def draw(limit: int) -> Tensor:
+        return torch.randint(limit, (count,), generator=generator, device=generator.device).to(y.device)
 
     height, width = (min(size, n) for n in y.shape[-2:])
     tops, lefts = draw(y.shape[-2] - height + 1), draw(y.shape[-1] - width + 1)
-    crops = [y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)]
-    if turns:
-        step = 1 if height == width else 2
-        crops = [oriented(crop, step * number) for crop, number in zip(crops, draw(COUNT // step))]
-    return torch.cat(crops)
+    pixels = _pixels(height, width, turns, y.device)
+    pixels = pixels[draw(len(pixels))] if turns else pixels
+    rows, columns = tops[:, None, None] + pixels // width, lefts[:, None, None] + pixels % width
+    return y[0][:, rows, columns].transpose(0, 1).contiguous()
+
+
+def _pixels(height: int, width: int, turns: bool, device: torch.device) -> Tensor:
+    """Where the pixels of a crop come from, row by row, in each orientation that keeps its size, (N, height, width)."""
+    upright = torch.arange(height * width, device=device).reshape(height, width)
+    numbers = range(0, COUNT if turns else 1, 1 if height == width else 2)
+    return torch.stack([oriented(upright, number) for number in numbers])
 
 
 def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: PriorConfig, generator: Generator,
@@ -191,7 +200,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
         optimizer, lambda i: (config.lr_end + (config.lr - config.lr_end)
                               * (1 + math.cos(math.pi * i / config.steps)) / 2) / config.lr)
     t_max = config.t_max or schedule.steps
-    done = 0
+    done, last = 0, None
 
     def snapshot() -> dict[str, Any]:
         return {'done': done, 'net': net.state_dict(), 'optimizer': optimizer.state_dict(),
@@ -221,5 +230,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
             decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
             with torch.no_grad():
                 torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
+        if x0.device.type == 'cpu' or step % READ == 0 or step == config.steps or last is None:
+            last = float(loss.detach())
         done = step
-        yield PriorState(step, config.steps, float(loss.detach()), net if shadow is None else shadow, snapshot)
+        yield PriorState(step, config.steps, last, net if shadow is None else shadow, snapshot)

@@ -49,6 +49,7 @@ class OnGpu(torch.Tensor):
         return f'OnGpu({self.held})'
 
     def tolist(self):
+        waits['tolist'] += 1
         return self.held.tolist()
 
     @classmethod

@@ -18,7 +18,7 @@ from test_restore import JOINT, TOY, image, tiny_unet
 from test_resume import framed
 
 from kernelfusion_plugin import restore_steps
-from kernelfusion_plugin.core import frame, metrics, regional_degradation, shift_metrics
+from kernelfusion_plugin.core import frame, metrics, patch_prior, regional_degradation, shift_metrics
 from kernelfusion_plugin.core import restore as module
 from kernelfusion_plugin.core.back_projection import back_project
 from kernelfusion_plugin.core.blinddiff import BlindDiffConfig, training_loss
@@ -30,6 +30,7 @@ from kernelfusion_plugin.core.degradation import BORDERS, Degradation, downscale
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.joint_ablations import solve_pipeline
 from kernelfusion_plugin.core.kernel_align import centre, centre_by_pixels, resize
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernel_models import DirectKernel, LinearCnnKernel
@@ -259,14 +260,45 @@ def test_a_gpu_is_waited_for_once_a_step(gpu):
     assert max(steps) < 40
 
 
+@pytest.mark.parametrize('turns', [False, True])
+def test_phase_1_waits_for_a_gpu_where_it_reads_the_loss(turns, gpu, monkeypatch):
+    monkeypatch.setattr(patch_prior, 'READ', 3)
+    config = patch_prior.PriorConfig(channels=8, steps=8, crop=16, batch=2, turns=turns, precision='fp32', ema=0.9)
+    losses, waited = {}, []
+    for device in ('cpu', gpu):
+        y, net = image()[None].to(device), PatchDiffusionNet(8)
+        net.load_state_dict({name: torch.full_like(value, 0.01) for name, value in net.state_dict().items()})
+        generator = torch.Generator(device).manual_seed(0)
+        losses[str(device)] = []
+        for state in patch_prior.fit_patch_prior(net.to(device), y, Schedule(), config, generator):
+            losses[str(device)].append(state.loss)
+            waited.append(waits.total())
+    expected = losses['cpu']
+    assert losses[str(gpu)] == pytest.approx([expected[i] for i in (0, 0, 2, 2, 2, 5, 5, 7)], rel=1e-4)
+    steps = [after - before for before, after in itertools.pairwise(waited[8:])]
+    assert steps == [0, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize('pipeline', ['kernelfusion', 'unet'])
+def test_joint_waits_for_a_gpu_once_a_step(pipeline, gpu):
+    config = dataclasses.replace(JOINT.joint, pipeline=pipeline, n_iter_first=3, n_iter=3)
+    y, schedule, waited = image()[None].to(gpu), Schedule(), [waits.total()]
+    prior = PatchPrior(PatchDiffusionNet(8).to(gpu), schedule, 'fp32') if config.uses_pd else None
+    for _ in solve_pipeline(y, prior, schedule, Degradation(2, 8), tiny_unet().to(gpu), DirectKernel(8).to(gpu), config,
+                            torch.Generator(gpu).manual_seed(0), None, None, False):
+        waited.append(waits.total())
+    steps = [after - before for before, after in itertools.pairwise(waited)]
+    assert set(steps[1:]) == {1}, steps
+
+
 def test_what_a_gpu_is_waited_for_is_counted(gpu):
     b, counted = random(3, 3).to(gpu), []
     for ask in (lambda: float(b.sum()), b.cpu, lambda: random(3).to(gpu), lambda: torch.equal(b, b), lambda: b[b > 0],
-                lambda: b * 2 + torch.tensor(3.0), lambda: b.clone().copy_(b), lambda: b.to(torch.float64)):
+                b.tolist, lambda: b * 2 + torch.tensor(3.0), lambda: b.clone().copy_(b), lambda: b.to(torch.float64)):
         before = waits.total()
         ask()
         counted.append(waits.total() - before)
-    assert counted == [1, 1, 1, 1, 1, 0, 0, 0]
+    assert counted == [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_joint_that_computes_twice_what_it_would_keep(gpu, monkeypatch):

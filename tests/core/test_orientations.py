@@ -92,3 +92,22 @@ def test_crops_come_in_all_the_orientations_that_fit(size):
     plain = random_crops(y, 8, 3, torch.Generator().manual_seed(0))
     assert torch.equal(plain, random_crops(y, 8, 3, torch.Generator().manual_seed(0), turns=False))
     assert bool((plain.diff(dim=-1) == 1).all())
+
+
+@pytest.mark.parametrize(('shape', 'size', 'turns'), [((30, 40), 12, False), ((30, 40), 12, True), ((10, 40), 12, True),
+                                                      ((10, 11), 12, True)])
+def test_crops_are_those_of_plain_slices(shape, size, turns):
+    """To the bit, and in the memory layout of a batch put together from slices."""
+    y = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(1))
+    found = random_crops(y, size, 5, torch.Generator().manual_seed(0), turns)
+    generator = torch.Generator().manual_seed(0)
+    height, width = min(size, shape[0]), min(size, shape[1])
+    tops = torch.randint(shape[0] - height + 1, (5,), generator=generator).tolist()
+    lefts = torch.randint(shape[1] - width + 1, (5,), generator=generator).tolist()
+    crops = [y[..., i:i + height, j:j + width] for i, j in zip(tops, lefts)]
+    if turns:
+        step = 1 if height == width else 2
+        numbers = torch.randint(8 // step, (5,), generator=generator).tolist()
+        crops = [oriented(crop, step * number) for crop, number in zip(crops, numbers)]
+    expected = torch.cat(crops)
+    assert torch.equal(found, expected) and found.stride() == expected.stride()
