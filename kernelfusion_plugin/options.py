@@ -162,7 +162,7 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
-            almost a known one (others may belong to other models); a seed is no number.
+            almost a known one (others may belong to other models); a seed is no number, ``path`` or ``val`` no section.
     """
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
@@ -183,6 +183,8 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
         opt[section] = opt.get(section) or {}
+        if not isinstance(opt[section], dict):
+            raise ValueError(f'{path}: {section!r} must be a section of options, got {opt[section]!r}')
     opt['val'].setdefault('save_img', True)
     return opt
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ..core.sections import nearest
 from ..files import may_be_picture
 from ..listing import no_pictures
 from .random_blur_dataset import TOOLBOX_KEYS, BlurOptions, RandomBlurDataset
-from .tolerant_dataset import TolerantPairedDataset
+from .tolerant_dataset import TolerantPairedDataset, lmdb_keys
 
 PAIRED = (PairedImageDataset, TolerantPairedDataset)
 _SINGLE_KEYS = (TOOLBOX_KEYS - {'dataroot_gt'}) | {'dataroot_lq', 'scale', 'mean', 'std', 'color'}
@@ -53,8 +54,8 @@ def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> No
     listed = backend != 'lmdb' and _is_listed(where, kind, options)
     if kind in PAIRED:
         _check_template(where, options)
-        if backend == 'disk' and not listed:
-            _check_partners(where, kind, options)
+        if backend in ('disk', 'lmdb') and not listed:
+            _check_partners(where, kind, options, backend)
     if kind is RandomBlurDataset:
         given = {} if scale is None else {'scale': scale}
         RandomBlurDataset.read_options({**options, **given, 'phase': phase}, where)
@@ -127,10 +128,10 @@ def _check_template(where: str, options: Mapping[str, Any]) -> None:
                          f'got {template!r}') from error
 
 
-def _check_partners(where: str, kind: type, options: Mapping[str, Any]) -> None:
-    """Refuse two folders of which BasicSR's data set finds the files unlike, and ours no pair at all."""
-    template = options.get('filename_tmpl', '{}')
-    lq, gt = ([Path(name) for name in scandir(Path(options[root]).expanduser())]
+def _check_partners(where: str, kind: type, options: Mapping[str, Any], backend: str) -> None:
+    """Refuse two folders (or LMDBs) of which BasicSR's data set finds the files unlike, and ours no pair at all."""
+    template = '{}' if backend == 'lmdb' else options.get('filename_tmpl', '{}')
+    lq, gt = ([Path(name) for name in (lmdb_keys if backend == 'lmdb' else scandir)(os.path.expanduser(options[root]))]
               for root in ('dataroot_lq', 'dataroot_gt'))
     if kind is PairedImageDataset:
         made = {f'{template.format(path.stem)}{path.suffix}' for path in gt}
@@ -153,5 +154,8 @@ def _difference(options: Mapping[str, Any], lq: list[Path], gt: list[Path], made
     absent = next((name for name in sorted(made) if name not in there), None)
     if absent is None:
         return f'there are {len(lq)} files in {options["dataroot_lq"]}, and {len(gt)} in {options["dataroot_gt"]}'
-    by = '' if template == '{}' else f', which filename_tmpl {template!r} makes of an HR name'
+    if template != '{}':
+        by = f', which filename_tmpl {template!r} makes of an HR name'
+    else:
+        by = '' if options['dataroot_lq'].endswith('.lmdb') else ' (filename_tmpl says how names of LR differ)'
     return f'there is no {absent} in {options["dataroot_lq"]}{by}'

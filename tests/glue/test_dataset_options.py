@@ -23,8 +23,6 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp('data')
     for seed, name in enumerate(('one', 'two')):
         write_pair(root, name, seed)
-    for role in ('lr', 'hr'):
-        make_lmdb(root / role, root / f'{role}.lmdb')
     (root / 'empty').mkdir()
     (root / 'bare.lmdb').mkdir()
     shutil.copytree(root / 'lr', root / 'renamed')
@@ -32,6 +30,8 @@ def data(tmp_path_factory):
     (root / 'fewer').mkdir()
     shutil.copy(root / 'lr/one.png', root / 'fewer')
     (root / 'made/LRx4/k00').mkdir(parents=True)
+    for folder in ('lr', 'hr', 'renamed', 'fewer'):
+        make_lmdb(root / folder, root / f'{folder}.lmdb')
     return root
 
 
@@ -75,8 +75,10 @@ LMDB = {'io_backend': {'type': 'lmdb'}}
     ({'filename_tmpl': None}, ':filename_tmpl must be like'),
     ({'filename_tmpl': '{}x8'}, "there is no onex8.png in DATA/lr, which filename_tmpl '{}x8' makes of an HR name; "),
     ({**TOLERANT, 'filename_tmpl': '{}x8'}, "there is no onex8 in DATA/lr, which filename_tmpl '{}x8' makes of"),
-    ({'dataroot_lq': 'renamed'}, 'there is no one.png in DATA/renamed; TolerantPairedDataset pairs what can be paired'),
+    ({'dataroot_lq': 'renamed'}, 'there is no one.png in DATA/renamed (filename_tmpl says how names of LR differ); '),
     ({'dataroot_gt': 'fewer'}, 'there are 2 files in DATA/lr, and 1 in DATA/fewer; TolerantPairedDataset pairs'),
+    ({**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'renamed.lmdb'}, 'there is no one in DATA/renamed.lmdb; Toler'),
+    ({**LMDB, 'dataroot_gt': 'fewer.lmdb', 'dataroot_lq': 'lr.lmdb'}, 'there are 2 files in DATA/lr.lmdb, and 1 in '),
     ({**TOLERANT, 'dataroot_lq': 'made'}, 'there are no pictures in DATA/made; is one of its folders meant (LRx4)?'),
 ])
 def test_faults_are_named(data, changes, said):
@@ -96,8 +98,9 @@ def test_what_training_needs_is_named(data, missing):
 @pytest.mark.parametrize('changes', [
     {'quality': 3, 'my_list': 'x'}, {**SINGLE, 'filename_tmpl': '{}x4'}, {**TOLERANT, 'dataroot_lq': 'renamed'},
     {**TOLERANT, 'dataroot_gt': 'fewer'}, {'dataroot_gt': 'empty', 'dataroot_lq': 'empty'},
-    {**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'lr.lmdb'}, {**SINGLE, **LMDB, 'dataroot_lq': 'lr.lmdb'},
-    {**BLUR, 'io_backend': ABSENT}, {'meta_info_file': None, 'scale': 4}])
+    {**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'lr.lmdb', 'filename_tmpl': '{}x4'},
+    {**TOLERANT, **LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'renamed.lmdb'},
+    {**SINGLE, **LMDB, 'dataroot_lq': 'lr.lmdb'}, {**BLUR, 'io_backend': ABSENT}, {'meta_info_file': None, 'scale': 4}])
 def test_what_can_be_read_is_let_through(data, changes):
     check_section('test_1', section(data, **changes), 4)
 

@@ -148,6 +148,7 @@ def test_missing_file(parse, monkeypatch):
     ('scael=4', "unknown option 'scael': did you mean 'scale'?"),
     ('model_type=KernelFusonModel', "unknown model_type 'KernelFusonModel': did you mean 'KernelFusionModel'?"),
     ('manual_seed=abc', "'manual_seed' must be a whole number, got 'abc'"),
+    ('val=5', "'val' must be a section of options, got 5"),
     ('datasets=3', "'datasets' must be a section of data sets"), ('datasets:test=5', 'datasets:test must be a section'),
     ('datasets:test:type=SingelImageDataset', "datasets:test: unknown type 'SingelImageDataset': did you mean 'Single"),
     ('datasets:test_2:dataroot_lq=.', 'datasets:test_2: name, type must be given'),
