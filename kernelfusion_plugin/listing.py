@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .files import may_be_picture, printable
 
 Item = TypeVar('Item', str, Mapping[str, str])
-SHOWN = 3  # files that the line names
+SHOWN = 3  # files that a line names
 # Those of BasicSR that list folders of pictures. Another's data set may well read .npy or .mat.
 TOOLBOX = ('basicsr.data.single_image_dataset', 'basicsr.data.paired_image_dataset')
 log = logging.getLogger('basicsr')  # the toolbox's own, for it is what goes into a run's log
@@ -31,10 +32,21 @@ def without_others(dataset: str, items: Sequence[Item]) -> list[Item]:
         else:
             others += paths
     if others:
-        names = ', '.join(printable(path) for path in sorted(others)[:SHOWN]) + (', …' if len(others) > SHOWN else '')
         verb = 'file is no picture by its' if len(others) == 1 else 'files are no pictures by their'
-        log.info(f'{dataset}: {len(others)} {verb} ending, left out: {names}')
+        log.info(f'{dataset}: {len(others)} {verb} ending, left out: {_first(others)}')
     return kept
+
+
+def no_pictures(place: str) -> str:
+    """That a folder (an LMDB, a list) has none, for a message; with its own folders, one of which may be meant."""
+    path = Path(place).expanduser()
+    below = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
+    meant = f'; is one of its folders meant ({_first(below)})?' if below else ''
+    return f'there are no pictures in {printable(place)}{meant}'
+
+
+def _first(names: Sequence[str]) -> str:
+    return ', '.join(printable(name) for name in sorted(names)[:SHOWN]) + (', …' if len(names) > SHOWN else '')
 
 
 def drop_others(dataset: Any) -> None:  # noqa: ANN401

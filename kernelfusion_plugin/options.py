@@ -33,6 +33,7 @@ _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false'
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
              'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'kernelfusion',
              'blinddiff', 'blind_sr', 'baseline')
+PHASES = ('train', 'val', 'test')
 _every_run = False
 
 
@@ -74,8 +75,8 @@ def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read an option file, on top of the one that it names as ``base``.
 
     ``base: other.yml``, a path from the file's own folder, takes over all of that file's options; what this file gives
-    goes over them, section by section (a network of another type takes over no arguments). A data set given as ``~`` is
-    left out.
+    goes over them, section by section (a network of another type takes over no arguments). A data set or a metric given
+    as ``~`` is left out.
 
     Args:
         below: the files that are being read on top of this one.
@@ -99,9 +100,10 @@ def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _leave_out(opt: dict[str, Any]) -> None:
-    """Data sets that are given as ``~``."""
-    if isinstance(opt.get('datasets'), dict):
-        opt['datasets'] = {key: value for key, value in opt['datasets'].items() if value is not None}
+    """Data sets, and metrics of ``val``, that are given as ``~``."""
+    for section, key in ((opt, 'datasets'), (opt.get('val'), 'metrics')):
+        if isinstance(section, dict) and isinstance(section.get(key), dict):
+            section[key] = {name: value for name, value in section[key].items() if value is not None}
 
 
 def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
-            almost a known one (others may belong to other models); a seed is no number.
+            almost a known one (others may belong to other models); a seed is no number, ``path`` or ``val`` no section.
     """
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
@@ -175,41 +177,60 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     seed = opt.get('manual_seed')
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(f"{path}: 'manual_seed' must be a whole number, got {seed!r}")
-    opt['name'] = str(opt['name'])
+    for section in (opt, *opt['datasets'].values()):
+        if isinstance(section, dict) and section.get('name') is not None:
+            section['name'] = str(section['name'])  # folders bear it
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
         opt[section] = opt.get(section) or {}
+        if not isinstance(opt[section], dict):
+            raise ValueError(f'{path}: {section!r} must be a section of options, got {opt[section]!r}')
     opt['val'].setdefault('save_img', True)
     return opt
 
 
 def check_parts(opt: dict[str, Any], path: str) -> None:
-    """Refuse models and data sets that nobody has registered, and folders that are not there.
+    """Refuse models and data sets that nobody has registered, folders that are not there, and what else is wrong with a
+    data set of a known type.
 
     Raises:
         ValueError: in one line that names the option.
     """
-    from basicsr.utils.registry import DATASET_REGISTRY, MODEL_REGISTRY
+    from basicsr.utils.registry import MODEL_REGISTRY
 
     from kernelfusion_plugin.core.sections import nearest
     if not _registered(opt['model_type'], MODEL_REGISTRY):
         raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
                          f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
     for key, dataset in opt['datasets'].items():
-        where = f'{path}: datasets:{key}'
-        if not isinstance(dataset, dict):
-            raise ValueError(f'{where} must be a section of options, got {dataset!r}')
-        missing = [name for name in ('name', 'type') if not dataset.get(name)]
-        if missing:
-            raise ValueError(f'{where}: {", ".join(missing)} must be given')
-        if not _registered(dataset['type'], DATASET_REGISTRY):
-            raise ValueError(f'{where}: unknown type {dataset["type"]!r}'
-                             f'{nearest(str(dataset["type"]), DATASET_REGISTRY.keys())}')
-        for name in ('dataroot_gt', 'dataroot_lq'):
-            place = dataset.get(name)
-            if isinstance(place, str) and '://' not in place and not Path(place).expanduser().exists():
-                raise ValueError(f'{where}:{name}: there is no {place} here; "make demo" and "kernelfusion '
-                                 f'make-dataset" make data sets, --force_yml datasets:{key}:{name}=… names your own')
+        try:
+            _check_dataset(key, dataset, opt.get('scale'))
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+
+
+def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    from kernelfusion_plugin.core.sections import nearest
+    from kernelfusion_plugin.data.check import check_section
+    where = f'datasets:{key}'
+    if not isinstance(dataset, dict):
+        raise ValueError(f'{where} must be a section of options, got {dataset!r}')
+    if str(key).partition('_')[0] not in PHASES:
+        raise ValueError(f'{where}: a data set goes by {", ".join(PHASES)}, or one of these with _ and more: test_1')
+    missing = [name for name in ('name', 'type') if not dataset.get(name)]
+    if missing:
+        raise ValueError(f'{where}: {", ".join(missing)} must be given')
+    if not _registered(dataset['type'], DATASET_REGISTRY):
+        raise ValueError(f'{where}: unknown type {dataset["type"]!r}'
+                         f'{nearest(str(dataset["type"]), DATASET_REGISTRY.keys())}')
+    for name in ('dataroot_gt', 'dataroot_lq'):
+        place = dataset.get(name)
+        if isinstance(place, str) and '://' not in place and not Path(place).expanduser().exists():
+            raise ValueError(f'{where}:{name}: there is no {place} here; "make demo" and "kernelfusion make-dataset" '
+                             f'make data sets, --force_yml datasets:{key}:{name}=… names your own')
+    check_section(key, dataset, scale)
 
 
 def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
@@ -229,7 +250,7 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
 
 
 def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
-    return name in registry or f'{name}_basicsr' in registry  # as Registry.get looks it up
+    return isinstance(name, str) and (name in registry or f'{name}_basicsr' in registry)  # as Registry.get looks it up
 
 
 def claim_every_run() -> None:

@@ -199,7 +199,7 @@ def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> str:
     """One line for the log: how many images, mean scores and seconds, how many failed."""
     if not rows:
-        return f'{dataset}: no image was restored, {failed} failed'
+        return f'{dataset}: no image was restored' + (f', {failed} failed' if failed else '')
     means = mean_scores(rows)
     parts = []
     if 'psnr' in means:

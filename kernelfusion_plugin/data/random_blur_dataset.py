@@ -20,7 +20,7 @@ from ..core.degradation import Degradation
 from ..core.kernel_families import Mixture
 from ..core.sections import check_number, check_range, from_section
 from ..core.seeds import derived
-from ..listing import without_others
+from ..listing import no_pictures, without_others
 
 BORDERS = ('reflect', 'replicate', 'zeros')
 
@@ -91,17 +91,29 @@ class RandomBlurDataset(torch.utils.data.Dataset):
     def __init__(self, opt: Mapping[str, Any]) -> None:
         self.opt = opt
         self.name = str(opt.get('name') or opt.get('phase'))
-        self.options = from_section(BlurOptions, {key: value for key, value in opt.items() if key not in TOOLBOX_KEYS},
-                                    f'datasets ({self.name})')
-        self.mixture = Mixture.from_options(self.options.kernels, f'datasets ({self.name}).kernels')
+        self.options, self.mixture = self.read_options(opt, f'datasets ({self.name})')
         self.degradation = Degradation(self.options.scale, self.mixture.size, self.options.border)
         self.is_train = opt.get('phase') == 'train'
-        if self.is_train and self.options.gt_size is None:
-            raise ValueError(f'datasets ({self.name}) needs gt_size, the side of the HR crops that a batch is made of')
         self.gt_folder = str(opt.get('dataroot_gt') or '')
         self.io_backend = dict(opt.get('io_backend') or {'type': 'disk'})
         self.file_client: FileClient | None = None
         self.paths = self._find()
+
+    @staticmethod
+    def read_options(opt: Mapping[str, Any], where: str) -> tuple[BlurOptions, Mixture]:
+        """How pairs are made, and their kernels; looks at no pictures.
+
+        Args:
+            where: name of the data set, for messages.
+
+        Raises:
+            ValueError: an unknown option, one out of range or missing.
+        """
+        options = from_section(BlurOptions, {key: value for key, value in opt.items() if key not in TOOLBOX_KEYS},
+                               where)
+        if opt.get('phase') == 'train' and options.gt_size is None:
+            raise ValueError(f'{where} needs gt_size, the side of the HR crops that a batch is made of')
+        return options, Mixture.from_options(options.kernels, f'{where}.kernels')
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -177,7 +189,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         else:
             paths = without_others(self.name, sorted(paths_from_folder(self.gt_folder)))
         if not paths:
-            raise ValueError(f'datasets ({self.name}).dataroot_gt: there are no images in {self.gt_folder}')
+            raise ValueError(f'datasets ({self.name}).dataroot_gt: {no_pictures(self.gt_folder)}')
         if self.is_train and self.io_backend['type'] == 'disk':
             for path in paths:
                 self._check_file(path)  # now, not after hours of training

@@ -36,7 +36,7 @@ class TolerantPairedDataset(PairedImageDataset):
         folders = self.lq_folder, self.gt_folder
         if self.io_backend_opt['type'] == 'lmdb':
             if not matched:
-                self.paths = pair_by_name(*map(_lmdb_keys, folders), *folders)
+                self.paths = pair_by_name(*map(lmdb_keys, folders), *folders)
         elif opt.get('meta_info_file') is None:
             self._pair_files(matched)
 
@@ -119,7 +119,7 @@ def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
     return names
 
 
-def _lmdb_keys(folder: str) -> dict[str, list[str]]:
+def lmdb_keys(folder: str) -> dict[str, list[str]]:
     """Keys of an LMDB by themselves; as BasicSR writes them, up to the first dot of the name."""
     with open(os.path.join(folder, 'meta_info.txt'), encoding='utf-8') as file:
         keys = [line.split('.')[0] for line in file if line.strip()]

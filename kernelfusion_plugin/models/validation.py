@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .. import report, runlog
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..entries import BadImage, Entry
+from ..listing import no_pictures
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from ..true_kernels import ENDINGS, find_kernel, kernel_place, kernel_stem, read_kernel
@@ -73,7 +74,7 @@ class ImageByImage:
         self.behind: list[Entry] = []  # that may be restored together with the one under way
         self.ranks: Ranks | None = None
         self.title = ''
-        self.told: set[str] = set()  # data sets whose missing kernels have been spoken of
+        self.told: set[str] = set()  # data sets whose missing kernels, or pictures, have been spoken of
         self.suffix = ''
         self.metric_faults: list[str] = []  # of the image that was restored last
 
@@ -141,6 +142,8 @@ class ImageByImage:
     def open_dataset(self, dataloader: Any, current_iter: Any) -> Work:  # noqa: ANN401
         """What is to be done: all images, or this process's part (``shard``)."""
         work = Work.of(dataloader.dataset, self.together)
+        if not work.entries:
+            self._tell_of_no_pictures(work.name, dataloader.dataset.opt)
         if self.opt.get('shard'):
             number, count = parse_shard(self.opt['shard'])
             work = work.part(number, count)
@@ -172,8 +175,6 @@ class ImageByImage:
 
     def conclude(self, work: Work, current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
         """Tables and means of a data set whose images have all been tried."""
-        if not work.entries and not self.opt.get('shard'):
-            runlog.record_failure(f'{work.name}: there are no images')
         done, failed = work.rows(), work.failed()
         self.write_table()  # the head at least, where nothing was restored
         self.datasets[work.name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
@@ -236,6 +237,17 @@ class ImageByImage:
                 self.logger.error(f'{error}. Results come without kernel scores')
                 runlog.record_failure(str(error))
             return None
+
+    def _tell_of_no_pictures(self, name: str, options: Mapping[str, Any]) -> None:
+        """One line for a data set without any: where they were looked for."""
+        if name in self.told:
+            return
+        self.told.add(name)
+        place = next((options[key] for key in ('meta_info_file', 'dataroot_lq', 'dataroot_gt') if options.get(key)), '')
+        fault = f'{name}: {no_pictures(str(place))}'
+        runlog.record_failure(fault)
+        if self.opt['rank'] == 0:
+            self.logger.error(fault)
 
     def _tell_of_missing_kernels(self, work: Work) -> None:
         """One line where kernels are to be had and some images have none: scores would lack without a word."""

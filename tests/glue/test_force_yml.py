@@ -87,7 +87,8 @@ def test_file_may_write_floats_as_people_do(parse, tmp_path):
 
 def test_missing_sections_are_filled_in(parse, tmp_path):
     file = write(tmp_path / 'short.yml', 'name: short\nmodel_type: KernelFusionModel\nscale: 2\nkernelfusion:\n'
-                                         'datasets: {test: {name: a, type: SingleImageDataset}}\npath:\n')
+                                         'datasets: {test: {name: a, type: SingleImageDataset, dataroot_lq: ., '
+                                         'io_backend: {type: disk}}}\npath:\n')
     opt, _ = parse('-opt', file)
     assert isinstance(opt['num_gpu'], int) and opt['val']['save_img'] is True
     assert opt['path']['results_root'] == str(tmp_path / 'cwd' / 'results' / 'short')
@@ -147,6 +148,7 @@ def test_missing_file(parse, monkeypatch):
     ('scael=4', "unknown option 'scael': did you mean 'scale'?"),
     ('model_type=KernelFusonModel', "unknown model_type 'KernelFusonModel': did you mean 'KernelFusionModel'?"),
     ('manual_seed=abc', "'manual_seed' must be a whole number, got 'abc'"),
+    ('val=5', "'val' must be a section of options, got 5"),
     ('datasets=3', "'datasets' must be a section of data sets"), ('datasets:test=5', 'datasets:test must be a section'),
     ('datasets:test:type=SingelImageDataset', "datasets:test: unknown type 'SingelImageDataset': did you mean 'Single"),
     ('datasets:test_2:dataroot_lq=.', 'datasets:test_2: name, type must be given'),
@@ -171,7 +173,8 @@ def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, 
     (['network_k:type=SirenKernel', 'network_k:depth=0'], "'network_k' (SirenKernel): width and depth must"),
     (['val:metrics:m:type=calculate_nique'], "unknown metric 'calculate_nique' in 'val.metrics.m'"),
     (['val:metrics:m:type=calculate_niqe'], "'val.metrics.m' (calculate_niqe): missing a required argument: 'crop_"),
-    (['datasets:test_2:name=Toy', 'datasets:test_2:type=SingleImageDataset'], 'are both named'),
+    (['datasets:test_2={name: Toy, type: SingleImageDataset, dataroot_lq: ., io_backend: {type: disk}}'],
+     'are both named'),
     (['model_type=BicubicModel', 'baseline:shete=false'], "unknown option 'baseline.shete': did you mean 'sheet'?"),
     (['model_type=BackProjectionModel', 'baseline:ridge=0'], 'baseline.ridge must be positive'),
     (['model_type=BlindSRModel', 'network_g:type=DCLS', 'blind_sr:tlie=8'], "unknown option 'blind_sr.tlie'"),

@@ -1,0 +1,161 @@
+"""What is wrong with a data set's section of an option file, as far as that is certain before BasicSR builds it.
+
+Of BasicSR's two data sets of pictures and of our own. What others read of theirs, only they know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from basicsr.data.paired_image_dataset import PairedImageDataset
+from basicsr.data.single_image_dataset import SingleImageDataset
+from basicsr.utils import FileClient, scandir
+from basicsr.utils.registry import DATASET_REGISTRY
+
+from ..core.sections import nearest
+from ..files import may_be_picture
+from ..listing import no_pictures
+from .random_blur_dataset import TOOLBOX_KEYS, BlurOptions, RandomBlurDataset
+from .tolerant_dataset import TolerantPairedDataset, lmdb_keys
+
+PAIRED = (PairedImageDataset, TolerantPairedDataset)
+_SINGLE_KEYS = (TOOLBOX_KEYS - {'dataroot_gt'}) | {'dataroot_lq', 'scale', 'mean', 'std', 'color'}
+_PAIRED_KEYS = _SINGLE_KEYS | {'dataroot_gt', 'filename_tmpl', 'gt_size', 'use_hflip', 'use_rot'}
+KEYS = {SingleImageDataset: _SINGLE_KEYS, **dict.fromkeys(PAIRED, _PAIRED_KEYS),
+        RandomBlurDataset: TOOLBOX_KEYS | {field.name for field in dataclasses.fields(BlurOptions)}}
+ROOTS = {SingleImageDataset: ('dataroot_lq',), **dict.fromkeys(PAIRED, ('dataroot_gt', 'dataroot_lq')),
+         RandomBlurDataset: ('dataroot_gt',)}
+TRAINING = ('batch_size_per_gpu', 'num_worker_per_gpu')
+
+
+def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> None:
+    """Refuse the section ``datasets:key``, of a registered type, if a run could only fail on it.
+
+    Args:
+        scale: that of the run, which BasicSR hands to each data set.
+
+    Raises:
+        ValueError: in one line: an option has a name that is almost a known one, is missing, or cannot be meant.
+    """
+    where, phase = f'datasets:{key}', key.partition('_')[0]
+    kind = DATASET_REGISTRY.get(options['type'])
+    if kind not in KEYS:
+        return  # somebody else's
+    _check_keys(where, kind, options)
+    _check_needed(where, kind, options, phase)
+    backend = _backend(where, options.get('io_backend') or {'type': 'disk'})
+    for root in ROOTS[kind]:
+        _check_root(f'{where}:{root}', options[root], backend)
+    listed = backend != 'lmdb' and _is_listed(where, kind, options)
+    if kind in PAIRED:
+        _check_template(where, options)
+        if backend in ('disk', 'lmdb') and not listed:
+            _check_partners(where, kind, options, backend)
+    if kind is RandomBlurDataset:
+        given = {} if scale is None else {'scale': scale}
+        RandomBlurDataset.read_options({**options, **given, 'phase': phase}, where)
+
+
+def _check_keys(where: str, kind: type, options: Mapping[str, Any]) -> None:
+    """A key that resembles none may be meant for somebody else, and so may one that another data set reads."""
+    for key in options:
+        misspelt = not any(key in known for known in KEYS.values())
+        if misspelt and difflib.get_close_matches(str(key), KEYS[kind], n=1, cutoff=0.8):
+            raise ValueError(f'{where}: unknown option {key!r} of {kind.__name__}{nearest(str(key), KEYS[kind])}')
+
+
+def _check_needed(where: str, kind: type, options: Mapping[str, Any], phase: str) -> None:
+    needed = ROOTS[kind] + (() if kind is RandomBlurDataset else ('io_backend',))
+    if phase == 'train':
+        needed += TRAINING + (('gt_size', 'use_hflip', 'use_rot') if kind in PAIRED else ())
+    missing = [name for name in needed if options.get(name) is None]
+    if missing:
+        hint = ' (io_backend: {type: disk} reads folders)' if 'io_backend' in missing else ''
+        raise ValueError(f'{where}: {", ".join(missing)} must be given{hint}')
+
+
+def _backend(where: str, options: Any) -> str:  # noqa: ANN401
+    """The type of ``io_backend``."""
+    where, known = f'{where}:io_backend', FileClient._backends  # into which others enter theirs
+    if not isinstance(options, Mapping) or not isinstance(options.get('type'), str):
+        raise ValueError(f'{where} must be a section with a type, such as {{type: disk}}, got {options!r}')
+    kind = options['type']
+    if kind not in known:
+        raise ValueError(f'{where}: unknown type {kind!r}{nearest(kind, known)}')
+    if kind == 'disk' and len(options) > 1:
+        raise ValueError(f'{where}: disk takes no options but its type: leave out '
+                         f'{", ".join(str(name) for name in options if name != "type")}')
+    return kind
+
+
+def _check_root(where: str, place: Any, backend: str) -> None:  # noqa: ANN401
+    if not isinstance(place, str):
+        raise ValueError(f'{where} must be the path of a folder or LMDB, got {place!r}')
+    path = Path(place).expanduser()
+    if backend == 'lmdb' and not place.endswith('.lmdb'):
+        raise ValueError(f'{where}: an LMDB has a name that ends in .lmdb, and {place} has not; io_backend: '
+                         '{type: disk} reads a folder of pictures')
+    if backend == 'lmdb' and not (path / 'meta_info.txt').is_file():
+        raise ValueError(f"{where}: {place} has no meta_info.txt: make it with BasicSR's lmdb_util, or make-dataset "
+                         '--lmdb')
+    if backend == 'disk' and not path.is_dir():
+        raise ValueError(f'{where}: {place} is no folder')
+    if backend == 'disk' and path.suffix == '.lmdb' and (path / 'data.mdb').is_file():
+        raise ValueError(f'{where}: {place} is an LMDB, which io_backend: {{type: lmdb}} reads')
+
+
+def _is_listed(where: str, kind: type, options: Mapping[str, Any]) -> bool:
+    """Whether a list names the pictures; SingleImageDataset would open even ``~``."""
+    file = options.get('meta_info_file')
+    if file is None and not (kind is SingleImageDataset and 'meta_info_file' in options):
+        return False
+    if not isinstance(file, str) or not Path(file).is_file():
+        raise ValueError(f'{where}:meta_info_file must name a file with a list of pictures, and there is no {file!r}')
+    return True
+
+
+def _check_template(where: str, options: Mapping[str, Any]) -> None:
+    template = options.get('filename_tmpl', '{}')
+    try:
+        template.format('name')
+    except (AttributeError, LookupError, ValueError) as error:
+        raise ValueError(f"{where}:filename_tmpl must be like '{{}}x4', where {{}} is the name of the HR picture, "
+                         f'got {template!r}') from error
+
+
+def _check_partners(where: str, kind: type, options: Mapping[str, Any], backend: str) -> None:
+    """Refuse two folders (or LMDBs) of which BasicSR's data set finds the files unlike, and ours no pair at all."""
+    template = '{}' if backend == 'lmdb' else options.get('filename_tmpl', '{}')
+    lq, gt = ([Path(name) for name in (lmdb_keys if backend == 'lmdb' else scandir)(os.path.expanduser(options[root]))]
+              for root in ('dataroot_lq', 'dataroot_gt'))
+    if kind is PairedImageDataset:
+        made = {f'{template.format(path.stem)}{path.suffix}' for path in gt}
+        unlike = len(lq) != len(gt) or made != {path.name for path in lq}
+        advice = f'; {TolerantPairedDataset.__name__} pairs what can be paired'
+    else:
+        lq, gt = ([path for path in paths if may_be_picture(path.name)] for paths in (lq, gt))
+        made = {template.format(path.stem) for path in gt}
+        unlike, advice = bool(lq or gt) and made.isdisjoint(path.stem for path in lq), ''
+    if unlike:
+        raise ValueError(f'{where}: {_difference(options, lq, gt, made, template)}{advice}')
+
+
+def _difference(options: Mapping[str, Any], lq: list[Path], gt: list[Path], made: set[str], template: str) -> str:
+    """What sets two folders apart; one that is empty, or the first name that is not met with."""
+    for root, paths in (('dataroot_lq', lq), ('dataroot_gt', gt)):
+        if not paths:
+            return no_pictures(options[root])
+    there = {name for path in lq for name in (path.name, path.stem)}
+    absent = next((name for name in sorted(made) if name not in there), None)
+    if absent is None:
+        return f'there are {len(lq)} files in {options["dataroot_lq"]}, and {len(gt)} in {options["dataroot_gt"]}'
+    if template != '{}':
+        by = f', which filename_tmpl {template!r} makes of an HR name'
+    else:
+        by = '' if options['dataroot_lq'].endswith('.lmdb') else ' (filename_tmpl says how names of LR differ)'
+    return f'there is no {absent} in {options["dataroot_lq"]}{by}'
