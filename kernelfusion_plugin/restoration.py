@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Generator
@@ -225,3 +226,12 @@ class Restoration:
         write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds, regions=grid,
                      surprise=result.surprise, shrink=self.settings.shrink, config=result.config.to_dict(),
                      **report.environment(self.settings.device))
+
+
+def scale_of(record: Path, file: Path) -> int | None:
+    """The scale at which ``file`` came out, if that is a record of it, and it is as it was written; else None."""
+    try:
+        about = json.loads(record.read_text(encoding='utf-8'))
+        return about['config']['scale'] if about['files'][file.name] == digest(file) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

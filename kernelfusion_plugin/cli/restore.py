@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
-from ..core.regional_degradation import AUTO, choose_grid
+from ..core.regional_degradation import AUTO, choose_grid, read_grid
 from ..core.restore import grid_for, inspected, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
@@ -33,7 +33,7 @@ from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import PHASES
-from ..restoration import Restoration, Settings
+from ..restoration import Restoration, Settings, scale_of
 
 log = logging.getLogger(__name__)
 
@@ -88,18 +88,11 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
             changes: tuple[str, ...], save_run: bool, fresh: bool, shrink: int, dry_run: bool,
             checkpoint_every: float, **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
-    kernel = None if kernel_file is None else load_kernels(kernel_file)
-    sized = options['kernel_size'] or any(change.partition('=')[0].strip() == 'kernel_size' for change in changes)
-    try:
-        config = configure(options, changes)
-        if kernel is not None and not sized:
-            config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
-        kernel = known_kernel(kernel, config)
-    except ValueError as error:
-        if kernel is None or not re.search('kernel_size|known kernel', str(error)):
-            raise
-        hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if kernel_file.suffix == '.png' else ''
-        raise ValueError(f'--kernel {kernel_file}: {error}{hint}') from error
+    asked = gather(options, changes, [key for key in options
+                                      if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE])
+    config, kernel = KernelFusionConfig.from_dict(asked), None
+    if kernel_file is not None:
+        config, kernel = with_kernel(config, kernel_file, asked)
     if config.texture_weights:
         load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each picture
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
@@ -117,11 +110,14 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     ctx.exit(refused(found) if dry_run else restore_all(todo))
 
 
-def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
-    """The config of the command's own options with ``--set`` over them.
+def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str] = ()) -> dict[str, Any]:
+    """The section of settings that the command's own options make, with ``--set`` over them.
+
+    Args:
+        given: keys of ``options`` that the user gave.
 
     Raises:
-        ValueError: not KEY=VALUE, an unknown key, a value out of range.
+        ValueError: not KEY=VALUE; one of ``given`` is set to another value.
     """
     section: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     for change in changes:
@@ -133,7 +129,48 @@ def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionCo
         if not isinstance(place, dict):
             raise ValueError(f'--set {change}: {above[0]} is no section of settings')
         place[last] = parse_value(value.strip())
-    return KernelFusionConfig.from_dict(section)
+        if not above and last in given and place[last] != options[last]:
+            flag = f'--{last.replace("_", "-")} {options[last]}'
+            raise ValueError(f'{flag} and --set {change} contradict each other: give one of them')
+    return section
+
+
+def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
+    """The config with the grid of the known kernel in ``file``, and that kernel.
+
+    Args:
+        asked: the section that ``config`` was made of.
+
+    Raises:
+        ValueError: it cannot be read; ``config`` or what was ``asked`` for does not go with it.
+    """
+    kernel = load_kernels(file)
+    check_scale(file, config)
+    size, grid = grid_for(kernel.shape[-1], config.scale), tuple(kernel.shape[:-2]) or (1, 1)
+    hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if file.suffix == '.png' else ''
+    end = 'contradict each other: give one of them'
+    if asked.get('kernel_size') is not None and config.kernel_size != size:
+        raise ValueError(f'--kernel {file} ({size} x {size}) and --kernel-size {config.kernel_size} {end}{hint}')
+    if asked.get('regions') is not None and read_grid(config.regions) != grid:
+        raise ValueError(f'--kernel {file} (of {grid[0]}x{grid[1]} regions) and --regions {config.regions} {end}')
+    try:
+        config = replace(config, kernel_size=size)
+        return config, known_kernel(kernel, config)
+    except ValueError as error:
+        raise ValueError(f'--kernel {file}: {error}{hint}') from error
+
+
+def check_scale(file: Path, config: KernelFusionConfig) -> None:
+    """A kernel lies on the grid of the result: one that was found here is for the scale that it was found at.
+
+    Raises:
+        ValueError: ``file`` is a result, by the record beside it, of another scale.
+    """
+    record = file.with_name(re.sub('_kernels?$', '_restored.json', file.stem))
+    scale = scale_of(record, file)
+    if scale not in (None, config.scale):
+        raise ValueError(f'--kernel {file}: was found at x{scale}, says {record.name}, and lies on that grid: '
+                         f'give --scale {scale}, or a kernel for x{config.scale}')
 
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:

@@ -391,8 +391,10 @@ def test_the_estimate_of_a_command_is_made_and_said(tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize(('options', 'said'), [
-    (['--kernel-size', 13], 'k.npy: the known kernel must be 13 x 13'),
-    (['--kernel-size', 10], 'got (12, 12): set kernel_size to 12'),
+    (['--kernel-size', 20], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other: give one of them'),
+    (['--set', 'kernel_size=20'], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other'),
+    (['--regions', '1x2'], '--kernel k.npy (of 1x1 regions) and --regions 1x2 contradict each other: give one of them'),
+    (['--regions', 'auto'], '--kernel k.npy (of 1x1 regions) and --regions auto contradict each other'),
     (['--solver', 'joint'], "k.npy: a known kernel needs solver 'em'")])
 def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
@@ -402,8 +404,8 @@ def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_
     assert answer.exit_code == 2 and said in answer.output and not (tmp_path / 'restored').exists()
 
 
-@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 12], 12),
-                                                      (4, ['--set', 'scale=3'], 6)])
+@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 4, '--regions', '1x1'], 4),
+                                                      (4, ['--scale', 3], 6)])
 def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'a.png')
@@ -411,6 +413,32 @@ def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid,
     assert call('restore', 'a.png', *OPTIONS, '--kernel', 'k.npy', *option).exit_code == 0
     around = (grid - size) // 2
     assert np.allclose(np.load(tmp_path / 'restored/a_kernel.npy'), np.pad(np.load(tmp_path / 'k.npy'), around))
+
+
+@pytest.mark.parametrize('options', [
+    ['--scale', 2, '--set', 'scale=3'], ['--solver', 'em', '--set', 'solver=joint'], ['--seed', 1, '--set', 'seed=2'],
+    ['--preset', 'quick', '--set', 'preset=paper'], ['--kernel-size', 12, '--set', 'kernel_size=14'],
+    ['--regions', '1x1', '--set', 'regions=1x2']])
+def test_an_option_and_set_that_contradict_each_other_are_refused(options, run, tmp_path):
+    """The same twice is no contradiction, and neither is another value than the default's."""
+    write(tmp_path / 'a.png')
+    flag, value, _, change = options
+    status, said = run('a.png', *options, '--dry-run')
+    assert status == 2 and f'{flag} {value} and --set {change} contradict each other: give one of them' in said
+    for fine in ([flag, value, '--set', f'{change.partition("=")[0]}={value}'], ['--set', 'seed=2']):
+        assert run('a.png', *fine, '--dry-run')[0] == 0
+
+
+def test_a_kernel_that_was_found_at_another_scale_is_refused(run, tmp_path):
+    """As the record beside it says, if it is that very kernel."""
+    write(tmp_path / 'a.png')
+    assert run('a.png')[0] == 0
+    kernel = tmp_path / 'restored/a_kernel.npy'
+    status, said = run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '-o', 'again')
+    assert status == 2 and 'a_kernel.npy: was found at x2, says a_restored.json' in said and 'give --scale 2' in said
+    assert run('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')[0] == 0
+    np.save(kernel, gaussian(12, sigmas=1.5).numpy())
+    assert run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '--dry-run')[0] == 0
 
 
 def test_a_picture_is_made_smaller_first(run, tmp_path):
