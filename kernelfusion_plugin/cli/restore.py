@@ -110,7 +110,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     ctx.exit(refused(found) if dry_run else restore_all(todo))
 
 
-def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str] = ()) -> dict[str, Any]:
+def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:
     """The section of settings that the command's own options make, with ``--set`` over them.
 
     Args:
@@ -315,6 +315,7 @@ def survey(todo: list[Restoration]) -> Survey:
         try:
             if one.finished():
                 continue
+            one.check_place()
             y, _, _ = inspected(one.read().y, one.settings.config, one.settings.kernel)
         except (ValueError, OSError) as error:
             found.faults.append((one, error))  # said when it is its turn

@@ -359,6 +359,51 @@ def test_an_output_place_that_cannot_be(run, tmp_path):
         assert status == 2 and words in said
 
 
+@pytest.mark.parametrize(('options', 'own'), [
+    (['-o', 'in/rot.jpg'], 'rot.jpg'), (['-o', 'in'], 'p_kernel.png'), (['-o', 'in'], 'p_kernels.npy'),
+    (['-o', 'in'], 'p_restored.json'), (['-o', 'in'], 'p_run/notes.txt')])
+def test_what_is_no_result_is_not_written_over(options, own, run, tmp_path):
+    """Even with --fresh; the other pictures are done."""
+    write(tmp_path / 'in/p.png')
+    own = tmp_path / 'in' / own
+    own.parent.mkdir(exist_ok=True)
+    own.write_text('[]')
+    place, before = own.parent if own.parent.name == 'p_run' else own, set(tmp_path.rglob('*'))
+    for more in ([], ['--fresh'], ['--dry-run']):
+        status, said = run('in/p.png', *options, *more)
+        line = f'p.png: {place.relative_to(tmp_path)} would be written over, and is no result of this command'
+        assert status == 1 and f'{line}: move it away or choose another -o' in said
+    assert own.read_text() == '[]' and set(tmp_path.rglob('*')) == before
+    if options == ['-o', 'in']:
+        write(tmp_path / 'q.png')
+        status, said = run('in/p.png', 'q.png', *options)
+        assert status == 1 and '1 done, 1 failed' in said and (tmp_path / 'in/q_x2.png').exists()
+
+
+def test_results_of_other_settings_are_known_for_ours(run, tmp_path, monkeypatch):
+    """Of both scales, which share the names of the kernels; and where the disk was full before the record."""
+    write(tmp_path / 'a.png')
+    for options in ([], ['--scale', 3], [], ['--scale', 3]):
+        assert run('a.png', *options)[0] == 0
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == 'a_restored.json':
+            raise OSError(errno.ENOSPC, 'No space left on device', str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', full)
+        assert run('a.png', '--scale', 4)[0] == 1
+    assert (tmp_path / 'restored/a_x4.png').exists()
+    assert run('a.png', '--scale', 4)[0] == 0 and run('a.png')[0] == 0
+    record = json.loads((tmp_path / 'restored/a_restored.json').read_text())
+    assert set(record['earlier']) == {'a_x3.png', 'a_x4.png'}
+    (tmp_path / 'restored/a_restored.json').unlink()
+    status, said = run('a.png')
+    assert status == 1 and 'a_x2.png would be written over' in said
+
+
 def test_the_written_picture_is_like_the_given(run, tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, (18, 20, 4), dtype=np.uint16)
     tifffile.imwrite(tmp_path / 'deep.tif', deep, photometric='rgb', extrasamples=[2])
