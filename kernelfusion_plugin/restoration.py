@@ -30,8 +30,8 @@ from .checkpoints import (
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Progress, Result, repeatable, restore_steps
-from .files import Picture, printable, read_picture, write_picture
+from .core.restore import Progress, Result, inspected, repeatable, restore_steps
+from .files import BadPicture, Picture, printable, read_picture, write_picture
 from .live import FRAMES, LIVE, LOCK, STATUS, LiveView
 from .progress import ProgressLog
 
@@ -119,9 +119,19 @@ class Restoration:
         """The picture, made as small as the settings ask for.
 
         Raises:
-            BadPicture: it cannot be read, or nothing would be left of it.
+            BadPicture, ValueError: it cannot be read or be restored so, as where too little would be left of it.
         """
-        return read_picture(self.path).smaller(self.settings.shrink)
+        whole = read_picture(self.path)
+        picture = whole.smaller(self.settings.shrink)
+        try:
+            inspected(picture.y, self.settings.config, self.settings.kernel)
+        except ValueError as error:
+            if picture is whole:
+                raise
+            height, width = whole.y.shape[-2:]
+            before = f'; it was {width} x {height} before --shrink {self.settings.shrink}'
+            raise BadPicture(f'{error}{before}') from error
+        return picture
 
     def finished(self) -> bool:
         """Whether the results are there, made of this very picture with these settings, and unharmed."""
@@ -149,6 +159,10 @@ class Restoration:
     def checkpoint(self) -> Checkpoint:
         """Its file in the run's folder."""
         return Checkpoint(self.folder / FILE, self.key, self.settings.every)
+
+    def gone_on_with(self) -> bool:
+        """Whether a checkpoint is there that :meth:`run` takes up."""
+        return not self.settings.fresh and self.checkpoint().load() is not None
 
     def run(self, title: str, stop: StopRequest) -> Result:
         """Restore the picture and write what comes out.

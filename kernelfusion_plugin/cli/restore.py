@@ -26,7 +26,7 @@ from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..core.regional_degradation import AUTO, choose_grid, read_grid
-from ..core.restore import grid_for, inspected, known_kernel, plan_memory
+from ..core.restore import grid_for, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
@@ -80,7 +80,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
 @click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
-@click.option('--fresh', is_flag=True, help='Begin anew, whatever is there.')
+@click.option('--fresh', is_flag=True, help='Begin anew, whatever results are there.')
 @click.option('--dry-run', is_flag=True, help='Say what would be done, how long it would take and how much memory.')
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
@@ -94,7 +94,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     if kernel_file is not None:
         config, kernel = with_kernel(config, kernel_file, asked)
     if config.texture_weights:
-        load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each picture
+        check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
     settings = Settings(config, find_device(device), kernel, save_run, fresh, shrink, checkpoint_every)
@@ -107,7 +107,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     found = survey(todo)
     for line in announcement(todo, found):
         log.info(line)
-    ctx.exit(refused(found) if dry_run else restore_all(todo))
+    ctx.exit(rehearse(found) if dry_run else restore_all(todo))
 
 
 def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:
@@ -171,6 +171,18 @@ def check_scale(file: Path, config: KernelFusionConfig) -> None:
     if scale not in (None, config.scale):
         raise ValueError(f'--kernel {file}: was found at x{scale}, says {record.name}, and lies on that grid: '
                          f'give --scale {scale}, or a kernel for x{config.scale}')
+
+
+def check_weights(file: str) -> None:
+    """A fault in ``texture_weights`` is one of the options, not of each picture.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        load_texture_net(file)
+    except ValueError as error:
+        raise ValueError(f'--set texture_weights: {error}') from error
 
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
@@ -243,11 +255,11 @@ def restore_all(todo: list[Restoration]) -> int:
                     raise Stopped(stop.number)
                 if one.finished():
                     late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                    log.info(f'{title}: done before, {one.out} is kept ({late}--fresh does it anew)')
+                    log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
                     kept += 1
                     continue
                 result = one.run(title, stop)
-            log.info(f'{title}: {one.out}, {sum(result.seconds.values()):.0f} s')
+            log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
             log.info(f'{title}: stopped. The same command goes on from here')
             return 128 + stopped.signal
@@ -265,9 +277,13 @@ def restore_all(todo: list[Restoration]) -> int:
     return 1 if failed else 0
 
 
-def refused(found: Survey) -> int:
-    """Say which pictures cannot be done; returns the exit status that restoring them would have."""
+def rehearse(found: Survey) -> int:
+    """Say which pictures are begun already, and which cannot be done; returns the exit status that restoring them would
+    have.
+    """
     faults = list(found.faults)
+    if begun := [printable(one.path.name) for one, _ in found.sizes if one.gone_on_with()]:
+        log.info(f'{", ".join(begun)}: would go on from a checkpoint, in less time than that')
     for one, size in found.sizes:
         try:
             plan_memory(size, one.settings.device, one.settings.config, one.settings.kernel is not None)
@@ -281,9 +297,9 @@ def refused(found: Survey) -> int:
 def reason(one: Restoration, error: Exception) -> str:
     """Why a picture was not done, in one line."""
     if isinstance(error, (BadPicture, ValueError)):
-        return first_line(error).removeprefix(f'{one.path}: ')
+        return printable(str(error).strip().removeprefix(f'{one.path}: '))
     if isinstance(error, OSError):
-        where = f'{error.filename}: ' if error.filename else ''
+        where = f'{printable(str(error.filename))}: ' if error.filename else ''
         later = '; the same command goes on where it was left' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
         return f'{where}{error.strerror or first_line(error)}{later}'
     if is_out_of_memory(error):
@@ -316,7 +332,7 @@ def survey(todo: list[Restoration]) -> Survey:
             if one.finished():
                 continue
             one.check_place()
-            y, _, _ = inspected(one.read().y, one.settings.config, one.settings.kernel)
+            y = one.read().y
         except (ValueError, OSError) as error:
             found.faults.append((one, error))  # said when it is its turn
             continue
@@ -335,8 +351,9 @@ def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
         if config.regions == AUTO and settings.kernel is None:
             what += ', {} x {} regions'.format(*choose_grid(AUTO, sizes[0]))
-    yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
-           f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
+    place = printable(str(todo[0].out if len(todo) == 1 else todo[0].out.parent))
+    yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on {settings.device}, into '
+           f'{place}')
     if found.first is None:
         return
     pace = measure_pace(found.first.to(settings.device), config, settings.kernel)

@@ -503,7 +503,9 @@ def test_a_picture_is_made_smaller_first(run, tmp_path):
     with Image.open(tmp_path / 'out/a_x2.png') as restored:
         assert restored.size == (80, 74)
     status, said = run('a.png', '--shrink', 3, '-o', 'out')
-    assert status == 1 and 'at least 15 x 15 are needed' in said
+    assert status == 1 and 'the image is 13 x 12 pixels' in said and 'at least 15 x 15 are needed' in said
+    assert 'it was 40 x 37 before --shrink 3' in said
+    assert 'before --shrink' not in run(write(tmp_path / 'b.png', size=(9, 20)), '-o', 'out')[1]
 
 
 def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
@@ -609,7 +611,7 @@ def test_weights_of_the_texture_prior(run, tmp_path):
     for spoil in (lambda: torch.save({'a': torch.ones(1)}, 'own.pt'), (tmp_path / 'own.pt').unlink):
         spoil()
         status, said = run('a.png', *options, '-o', 'faulty')
-        assert status == 2 and 'own.pt: not weights of the texture prior: ' in said
+        assert status == 2 and '--set texture_weights: own.pt: not weights of the texture prior: ' in said
         assert not (tmp_path / 'faulty').exists()
     status, said = run('a.png', '--solver', 'joint', '--set', 'texture_weights=own.pt')
     assert status == 2 and 'this run has no texture prior' in said
@@ -745,6 +747,20 @@ def test_what_alpha_hides_decides_nothing(run, tmp_path):
     assert contents(tmp_path / 'black-out') == contents(tmp_path / 'white-out')
 
 
+def test_a_folder_of_photographs_of_which_some_are_not_read(run, tmp_path):
+    write(tmp_path / 'in/a.jfif', format='JPEG')
+    write(tmp_path / 'in/b.tga')
+    for name in ('c.heic', 'd.nef'):
+        (tmp_path / 'in' / name).touch()
+    status, said = run('in')
+    assert status == 0 and '2 done' in said and said.count('left out') == 1
+    assert 'in: 2 files left out, whose format is not read here: c.heic, d.nef' in said
+    for name in ('a.jfif', 'b.tga'):
+        (tmp_path / 'in' / name).unlink()
+    status, said = run('in')
+    assert status == 2 and 'in: no pictures in this folder' in said and '2 files left out' in said
+
+
 def test_a_format_that_is_not_read_is_named(run, tmp_path):
     (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(60))
     write(tmp_path / 'b.png')
@@ -758,6 +774,36 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     status, said = run('a.png', '--dry-run')
     assert status == 0 and 'a.png, 20 x 18 to 40 x 36' in said and 'about 1.7 min' in said and 'GB of memory' in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png']
+
+
+def test_a_dry_run_says_what_would_be_gone_on_with(run, tmp_path, monkeypatch):
+    write(tmp_path / 'a.png')
+    write(tmp_path / 'b.png', 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveView, '__call__', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert run('a.png')[0] == 130
+    line = 'a.png: would go on from a checkpoint'
+    for options, there in (([], True), (['b.png'], True), (['--seed', 1], False), (['--fresh'], False)):
+        status, said = run('a.png', *options, '--dry-run')
+        assert status == 0 and said.count('go on from a checkpoint') == there == (line in said)
+
+
+def test_a_path_that_is_no_line_breaks_no_line(run, tmp_path):
+    write(tmp_path / 'a\nb.png')
+    write(tmp_path / 'c\nd.png', size=(9, 9))
+    for words in (': restored/a?b_x2.png, ', ': done before, restored/a?b_x2.png is kept'):
+        status, said = run('a\nb.png')
+        assert status == 0 and words in said
+    status, said = run('a\nb.png', '-o', 'n\nm/a.png')
+    assert status == 0 and ', into n?m/a.png' in said
+    (tmp_path / 'restored/a\nb_restored.json').unlink()
+    for options, words in ((['a\nb.png'], 'a?b.png: restored/a?b_x2.png would be written over, and is'),
+                           (['c\nd.png', '-o', 'n\nm'], 'c?d.png: the image is 9 x 9 pixels')):
+        status, said = run(*options)
+        assert status == 1 and words in said
+    with checkpoints.locked(tmp_path / 'restored/a\nb_run/lock'):
+        status, said = run('a\nb.png')
+        assert status == 1 and 'a?b.png: restored/a?b_run: another process is at work here' in said
 
 
 def test_a_dry_run_names_what_cannot_be_done(run, tmp_path):
