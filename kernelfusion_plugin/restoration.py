@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -28,14 +30,15 @@ from .checkpoints import (
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Progress, Result, repeatable, restore_steps
-from .files import Picture, printable, read_picture, write_picture
-from .live import FRAMES, LOCK, LiveView
+from .core.restore import Progress, Result, inspected, repeatable, restore_steps
+from .files import BadPicture, Picture, printable, read_picture, write_picture
+from .live import FRAMES, LIVE, LOCK, STATUS, LiveView
 from .progress import ProgressLog
 
 log = logging.getLogger(__name__)
 
 PLOT = 'plot.png'  # in the folder of a run that is kept
+RUN = (FILE, LOCK, STATUS, LIVE, FRAMES, PLOT)  # what may lie in a run's folder
 
 
 @dataclass(frozen=True)
@@ -116,27 +119,60 @@ class Restoration:
         """The picture, made as small as the settings ask for.
 
         Raises:
-            BadPicture: it cannot be read, or nothing would be left of it.
+            BadPicture, ValueError: it cannot be read or be restored so, as where too little would be left of it.
         """
-        return read_picture(self.path).smaller(self.settings.shrink)
+        whole = read_picture(self.path)
+        picture = whole.smaller(self.settings.shrink)
+        try:
+            inspected(picture.y, self.settings.config, self.settings.kernel)
+        except ValueError as error:
+            if picture is whole:
+                raise
+            height, width = whole.y.shape[-2:]
+            before = f'; it was {width} x {height} before --shrink {self.settings.shrink}'
+            raise BadPicture(f'{error}{before}') from error
+        return picture
 
     def finished(self) -> bool:
         """Whether the results are there, made of this very picture with these settings, and unharmed."""
         return (not self.settings.fresh and self.record.is_file() and self.path.is_file()
                 and read_record(self.record, self.key) is not None)
 
+    def check_place(self) -> None:
+        """Nothing is written over, or removed, that is not known to be ours, even with ``fresh``.
+
+        Known is what the record lists, be it another picture's or version's; and all, while a run is under way, since
+        that may have been killed between the writing of a result and of its record.
+
+        Raises:
+            ValueError: something else lies in the place of a result.
+        """
+        if (self.folder / LOCK).exists():
+            return
+        known = {self.record.name, *listed} if (listed := _listed(self.record)) else set()
+        places = [*self.results, self.record, *(() if _is_run(self.folder) else (self.folder,))]
+        other = next((path for path in places if path.name not in known and os.path.lexists(path)), None)
+        if other is not None:
+            raise ValueError(f'{printable(str(other))} would be written over, and is no result of this command: '
+                             'move it away or choose another -o')
+
     def checkpoint(self) -> Checkpoint:
         """Its file in the run's folder."""
         return Checkpoint(self.folder / FILE, self.key, self.settings.every)
+
+    def gone_on_with(self) -> bool:
+        """Whether a checkpoint is there that :meth:`run` takes up."""
+        return not self.settings.fresh and self.checkpoint().load() is not None
 
     def run(self, title: str, stop: StopRequest) -> Result:
         """Restore the picture and write what comes out.
 
         Raises:
-            BadPicture, ValueError: the picture cannot be read, or is too small.
+            BadPicture, ValueError: the picture cannot be read, or is too small; a file of others would be written over.
             OSError: a result cannot be written. The checkpoint is left, the next call goes on from it.
             Stopped: ``stop`` was asked for, by Ctrl-C or SIGTERM; likewise.
         """
+        self.check_place()
         picture = self.read()
         if picture.pages > 1:
             log.warning(f'{title}: has {picture.pages} pages, the first is done')
@@ -206,9 +242,12 @@ class Restoration:
         return (yield from steps)
 
     def _write(self, result: Result, like: Picture) -> None:
-        """Picture, kernel, sheet; last the record, without which they do not count."""
+        """Picture, kernel, sheet; last the record, without which they do not count.
+
+        An older record stays until then: it is void, as sums differ, but tells which files are ours.
+        """
         scale = self.settings.config.scale
-        for old in (self.record, *self.region_kernels):
+        for old in self.region_kernels:
             old.unlink(missing_ok=True)
         write_picture(self.out, result.sr, like)
         kernel, kernels = (None if k is None else k.numpy() for k in (result.kernel, result.kernels))
@@ -221,7 +260,38 @@ class Restoration:
         pictures.save_sheet(self.out.parent / f'{self.stem}_sheet.png',
                             pictures.sheet_panels(bicubic, sr, None, kernel, None, {}, kernels=kernels), title)
         written = [path for path in self.results if kernels is not None or path not in self.region_kernels]
+        names = {path.name for path in written}
+        earlier = [name for name in _listed(self.record) if name not in names and (self.out.parent / name).exists()]
         grid = [1, 1] if kernels is None else list(kernels.shape[:2])
         write_record(self.record, self.key, written, picture=self.path.name, seconds=result.seconds, regions=grid,
                      surprise=result.surprise, shrink=self.settings.shrink, config=result.config.to_dict(),
-                     **report.environment(self.settings.device))
+                     earlier=earlier, **report.environment(self.settings.device))
+
+
+def scale_of(record: Path, file: Path) -> int | None:
+    """The scale at which ``file`` came out, if that is a record of it, and it is as it was written; else None."""
+    try:
+        about = json.loads(record.read_text(encoding='utf-8'))
+        return about['config']['scale'] if about['files'][file.name] == digest(file) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _listed(record: Path) -> list[str]:
+    """Names of the files that came out with a record, and before it in the same place, as at another scale; [] where it
+    is none of ours.
+    """
+    try:
+        about = json.loads(record.read_text(encoding='utf-8'))
+        return [*about['files'], *about.get('earlier', ())]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a run's folder, or what is left of one, may lie there."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return False
+    return not names or any(name in RUN or name.endswith('.tmp') for name in names)

@@ -10,7 +10,7 @@ import re
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,15 +25,15 @@ from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
-from ..core.regional_degradation import AUTO, choose_grid
-from ..core.restore import grid_for, inspected, known_kernel, plan_memory
+from ..core.regional_degradation import AUTO, choose_grid, read_grid
+from ..core.restore import grid_for, known_kernel, plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import PHASES
-from ..restoration import Restoration, Settings
+from ..restoration import Restoration, Settings, scale_of
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
 @click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
-@click.option('--fresh', is_flag=True, help='Begin anew, whatever is there.')
+@click.option('--fresh', is_flag=True, help='Begin anew, whatever results are there.')
 @click.option('--dry-run', is_flag=True, help='Say what would be done, how long it would take and how much memory.')
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
@@ -88,20 +88,13 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
             changes: tuple[str, ...], save_run: bool, fresh: bool, shrink: int, dry_run: bool,
             checkpoint_every: float, **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
-    kernel = None if kernel_file is None else load_kernels(kernel_file)
-    sized = options['kernel_size'] or any(change.partition('=')[0].strip() == 'kernel_size' for change in changes)
-    try:
-        config = configure(options, changes)
-        if kernel is not None and not sized:
-            config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
-        kernel = known_kernel(kernel, config)
-    except ValueError as error:
-        if kernel is None or not re.search('kernel_size|known kernel', str(error)):
-            raise
-        hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if kernel_file.suffix == '.png' else ''
-        raise ValueError(f'--kernel {kernel_file}: {error}{hint}') from error
+    asked = gather(options, changes, [key for key in options
+                                      if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE])
+    config, kernel = KernelFusionConfig.from_dict(asked), None
+    if kernel_file is not None:
+        config, kernel = with_kernel(config, kernel_file, asked)
     if config.texture_weights:
-        load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each picture
+        check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
     settings = Settings(config, find_device(device), kernel, save_run, fresh, shrink, checkpoint_every)
@@ -114,14 +107,17 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     found = survey(todo)
     for line in announcement(todo, found):
         log.info(line)
-    ctx.exit(refused(found) if dry_run else restore_all(todo))
+    ctx.exit(rehearse(found) if dry_run else restore_all(todo))
 
 
-def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionConfig:
-    """The config of the command's own options with ``--set`` over them.
+def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:
+    """The section of settings that the command's own options make, with ``--set`` over them.
+
+    Args:
+        given: keys of ``options`` that the user gave.
 
     Raises:
-        ValueError: not KEY=VALUE, an unknown key, a value out of range.
+        ValueError: not KEY=VALUE; one of ``given`` is set to another value.
     """
     section: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     for change in changes:
@@ -133,7 +129,60 @@ def configure(options: dict[str, Any], changes: Iterable[str]) -> KernelFusionCo
         if not isinstance(place, dict):
             raise ValueError(f'--set {change}: {above[0]} is no section of settings')
         place[last] = parse_value(value.strip())
-    return KernelFusionConfig.from_dict(section)
+        if not above and last in given and place[last] != options[last]:
+            flag = f'--{last.replace("_", "-")} {options[last]}'
+            raise ValueError(f'{flag} and --set {change} contradict each other: give one of them')
+    return section
+
+
+def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
+    """The config with the grid of the known kernel in ``file``, and that kernel.
+
+    Args:
+        asked: the section that ``config`` was made of.
+
+    Raises:
+        ValueError: it cannot be read; ``config`` or what was ``asked`` for does not go with it.
+    """
+    kernel = load_kernels(file)
+    check_scale(file, config)
+    size, grid = grid_for(kernel.shape[-1], config.scale), tuple(kernel.shape[:-2]) or (1, 1)
+    hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if file.suffix == '.png' else ''
+    end = 'contradict each other: give one of them'
+    if asked.get('kernel_size') is not None and config.kernel_size != size:
+        raise ValueError(f'--kernel {file} ({size} x {size}) and --kernel-size {config.kernel_size} {end}{hint}')
+    if asked.get('regions') is not None and read_grid(config.regions) != grid:
+        raise ValueError(f'--kernel {file} (of {grid[0]}x{grid[1]} regions) and --regions {config.regions} {end}')
+    try:
+        config = replace(config, kernel_size=size)
+        return config, known_kernel(kernel, config)
+    except ValueError as error:
+        raise ValueError(f'--kernel {file}: {error}{hint}') from error
+
+
+def check_scale(file: Path, config: KernelFusionConfig) -> None:
+    """A kernel lies on the grid of the result: one that was found here is for the scale that it was found at.
+
+    Raises:
+        ValueError: ``file`` is a result, by the record beside it, of another scale.
+    """
+    record = file.with_name(re.sub('_kernels?$', '_restored.json', file.stem))
+    scale = scale_of(record, file)
+    if scale not in (None, config.scale):
+        raise ValueError(f'--kernel {file}: was found at x{scale}, says {record.name}, and lies on that grid: '
+                         f'give --scale {scale}, or a kernel for x{config.scale}')
+
+
+def check_weights(file: str) -> None:
+    """A fault in ``texture_weights`` is one of the options, not of each picture.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    try:
+        load_texture_net(file)
+    except ValueError as error:
+        raise ValueError(f'--set texture_weights: {error}') from error
 
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
@@ -206,11 +255,11 @@ def restore_all(todo: list[Restoration]) -> int:
                     raise Stopped(stop.number)
                 if one.finished():
                     late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                    log.info(f'{title}: done before, {one.out} is kept ({late}--fresh does it anew)')
+                    log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
                     kept += 1
                     continue
                 result = one.run(title, stop)
-            log.info(f'{title}: {one.out}, {sum(result.seconds.values()):.0f} s')
+            log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
             log.info(f'{title}: stopped. The same command goes on from here')
             return 128 + stopped.signal
@@ -228,9 +277,13 @@ def restore_all(todo: list[Restoration]) -> int:
     return 1 if failed else 0
 
 
-def refused(found: Survey) -> int:
-    """Say which pictures cannot be done; returns the exit status that restoring them would have."""
+def rehearse(found: Survey) -> int:
+    """Say which pictures are begun already, and which cannot be done; returns the exit status that restoring them would
+    have.
+    """
     faults = list(found.faults)
+    if begun := [printable(one.path.name) for one, _ in found.sizes if one.gone_on_with()]:
+        log.info(f'{", ".join(begun)}: would go on from a checkpoint, in less time than that')
     for one, size in found.sizes:
         try:
             plan_memory(size, one.settings.device, one.settings.config, one.settings.kernel is not None)
@@ -244,9 +297,9 @@ def refused(found: Survey) -> int:
 def reason(one: Restoration, error: Exception) -> str:
     """Why a picture was not done, in one line."""
     if isinstance(error, (BadPicture, ValueError)):
-        return first_line(error).removeprefix(f'{one.path}: ')
+        return printable(str(error).strip().removeprefix(f'{one.path}: '))
     if isinstance(error, OSError):
-        where = f'{error.filename}: ' if error.filename else ''
+        where = f'{printable(str(error.filename))}: ' if error.filename else ''
         later = '; the same command goes on where it was left' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
         return f'{where}{error.strerror or first_line(error)}{later}'
     if is_out_of_memory(error):
@@ -278,7 +331,8 @@ def survey(todo: list[Restoration]) -> Survey:
         try:
             if one.finished():
                 continue
-            y, _, _ = inspected(one.read().y, one.settings.config, one.settings.kernel)
+            one.check_place()
+            y = one.read().y
         except (ValueError, OSError) as error:
             found.faults.append((one, error))  # said when it is its turn
             continue
@@ -297,8 +351,9 @@ def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
         what += f', {width} x {height} to {width * config.scale} x {height * config.scale}'
         if config.regions == AUTO and settings.kernel is None:
             what += ', {} x {} regions'.format(*choose_grid(AUTO, sizes[0]))
-    yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on '
-           f'{settings.device}, into {todo[0].out if len(todo) == 1 else todo[0].out.parent}')
+    place = printable(str(todo[0].out if len(todo) == 1 else todo[0].out.parent))
+    yield (f'{what}: x{config.scale}, solver {config.solver}, preset {config.preset}, on {settings.device}, into '
+           f'{place}')
     if found.first is None:
         return
     pace = measure_pace(found.first.to(settings.device), config, settings.kernel)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-ENDINGS = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.webp', '.bmp', '.gif', '.ppm', '.pgm', '.pnm', '.jp2', '.avif',
-           '.heic', '.heif')  # these two are named as what is not read, in place of being passed over
+log = logging.getLogger(__name__)
 
-# What OpenCV reads besides, and with it BasicSR's data sets: other formats, and other endings of these.
-OPENCV_ENDINGS = ('.dib', '.jpe', '.jfif', '.j2k', '.apng', '.pbm', '.pxm', '.pam', '.pfm', '.sr', '.ras', '.exr',
-                  '.hdr', '.pic')
+ENDINGS = ('.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.tif', '.tiff', '.webp', '.bmp', '.dib', '.gif',
+           '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.j2k', '.avif')
+
+# What OpenCV reads besides, and with it BasicSR's data sets.
+OPENCV_ENDINGS = ('.pxm', '.pam', '.pfm', '.sr', '.ras', '.exr', '.hdr', '.pic')
+
+# Photographs that are not read here, and are spoken of where a folder has them: HEIC, JPEG XL and XR, HDR, and
+# the raw files of cameras.
+UNREAD_ENDINGS = ('.heic', '.heif', '.hif', '.jxl', '.jxr', '.wdp', '.hdp', '.exr', '.hdr', '.dng', '.raw', '.cr2',
+                  '.cr3', '.crw', '.nef', '.nrw', '.arw', '.srf', '.sr2', '.raf', '.orf', '.rw2', '.rwl', '.pef',
+                  '.srw', '.x3f', '.3fr', '.fff', '.iiq', '.mos', '.mef', '.mrw', '.erf', '.kdc', '.dcr', '.gpr')
+SHOWN = 3  # files that the line names
 
 
 def may_be_picture(path: str) -> bool:
@@ -23,8 +32,15 @@ def may_be_picture(path: str) -> bool:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name; hidden files are none."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not p.name.startswith('.'))
+    """The pictures of a folder, by name; hidden files are none. A line of the log names photographs that are not read.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
+    if unread := [printable(path.name) for path in there if path.suffix.lower() in UNREAD_ENDINGS and path.is_file()]:
+        count = '1 file' if len(unread) == 1 else f'{len(unread)} files'
+        names = ', '.join(unread[:SHOWN]) + (', …' if len(unread) > SHOWN else '')
+        log.warning(f'{printable(str(folder))}: {count} left out, whose format is not read here: {names}; save as PNG, '
+                    'JPEG or TIFF')
+    return [path for path in there if path.suffix.lower() in ENDINGS]
 
 
 def find_pictures(places: Sequence[str]) -> list[Path]:

@@ -199,6 +199,34 @@ def test_places(tmp_path):
             find_pictures([str(tmp_path / place)])
 
 
+def test_photographs_of_other_endings_are_found_and_read(tmp_path):
+    """Each ending that a folder is looked through for, as its own format or that of its kind."""
+    kinds = {'.jfif': 'JPEG', '.jpe': 'JPEG', '.mpo': 'JPEG', '.TGA': 'TGA', '.apng': 'PNG', '.dib': 'DIB',
+             '.pbm': 'PPM', '.j2k': 'JPEG2000', '.avif': 'AVIF'}
+    given = values((20, 24, 3))
+    for ending, kind in kinds.items():
+        Image.fromarray(given).save(tmp_path / f'a{ending}', kind)
+    found = {path.suffix: read_picture(path) for path in find_pictures([str(tmp_path)])}
+    assert {ending: picture.format for ending, picture in found.items()} == kinds
+    for ending in ('.TGA', '.apng', '.dib', '.pbm'):
+        assert np.array_equal(as_read(found[ending]), given)
+
+
+def test_photographs_that_are_not_read_are_spoken_of(tmp_path, caplog):
+    for name in ('e.cr2', 'f.RAF', 'g.heic', 'h.jxl', '._e.cr2', 'notes.txt', 'film.mp4'):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match='no pictures in this folder'):
+        find_pictures([str(tmp_path)])
+    line = f'{tmp_path}: 4 files left out, whose format is not read here: e.cr2, f.RAF, g.heic, …; save as PNG'
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith(line)
+    for name in ('f.RAF', 'g.heic', 'h.jxl'):
+        (tmp_path / name).unlink()
+    (tmp_path / 'a.png').touch()
+    assert find_pictures([str(tmp_path)]) == [tmp_path / 'a.png']
+    assert '1 file left out, whose format is not read here: e.cr2;' in caplog.messages[1]
+    assert find_pictures([str(tmp_path / 'e.cr2')]) == [tmp_path / 'e.cr2'] and len(caplog.messages) == 2
+
+
 def test_names(tmp_path):
     paths = [tmp_path / name for name in ('a/x.png', 'a/x.jpg', 'b/x.png', 'a/y.png', 'c/a/x.png')]
     assert distinct_names(paths) == ['a_x_png', 'x_jpg', 'b_x_png', 'y', 'a_x_png_2']

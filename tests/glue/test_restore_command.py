@@ -378,6 +378,51 @@ def test_an_output_place_that_cannot_be(run, tmp_path):
         assert status == 2 and words in said
 
 
+@pytest.mark.parametrize(('options', 'own'), [
+    (['-o', 'in/rot.jpg'], 'rot.jpg'), (['-o', 'in'], 'p_kernel.png'), (['-o', 'in'], 'p_kernels.npy'),
+    (['-o', 'in'], 'p_restored.json'), (['-o', 'in'], 'p_run/notes.txt')])
+def test_what_is_no_result_is_not_written_over(options, own, run, tmp_path):
+    """Even with --fresh; the other pictures are done."""
+    write(tmp_path / 'in/p.png')
+    own = tmp_path / 'in' / own
+    own.parent.mkdir(exist_ok=True)
+    own.write_text('[]')
+    place, before = own.parent if own.parent.name == 'p_run' else own, set(tmp_path.rglob('*'))
+    for more in ([], ['--fresh'], ['--dry-run']):
+        status, said = run('in/p.png', *options, *more)
+        line = f'p.png: {place.relative_to(tmp_path)} would be written over, and is no result of this command'
+        assert status == 1 and f'{line}: move it away or choose another -o' in said
+    assert own.read_text() == '[]' and set(tmp_path.rglob('*')) == before
+    if options == ['-o', 'in']:
+        write(tmp_path / 'q.png')
+        status, said = run('in/p.png', 'q.png', *options)
+        assert status == 1 and '1 done, 1 failed' in said and (tmp_path / 'in/q_x2.png').exists()
+
+
+def test_results_of_other_settings_are_known_for_ours(run, tmp_path, monkeypatch):
+    """Of both scales, which share the names of the kernels; and where the disk was full before the record."""
+    write(tmp_path / 'a.png')
+    for options in ([], ['--scale', 3], [], ['--scale', 3]):
+        assert run('a.png', *options)[0] == 0
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == 'a_restored.json':
+            raise OSError(errno.ENOSPC, 'No space left on device', str(target))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'replace', full)
+        assert run('a.png', '--scale', 4)[0] == 1
+    assert (tmp_path / 'restored/a_x4.png').exists()
+    assert run('a.png', '--scale', 4)[0] == 0 and run('a.png')[0] == 0
+    record = json.loads((tmp_path / 'restored/a_restored.json').read_text())
+    assert set(record['earlier']) == {'a_x3.png', 'a_x4.png'}
+    (tmp_path / 'restored/a_restored.json').unlink()
+    status, said = run('a.png')
+    assert status == 1 and 'a_x2.png would be written over' in said
+
+
 def test_the_written_picture_is_like_the_given(run, tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, (18, 20, 4), dtype=np.uint16)
     tifffile.imwrite(tmp_path / 'deep.tif', deep, photometric='rgb', extrasamples=[2])
@@ -410,8 +455,10 @@ def test_the_estimate_of_a_command_is_made_and_said(tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize(('options', 'said'), [
-    (['--kernel-size', 13], 'k.npy: the known kernel must be 13 x 13'),
-    (['--kernel-size', 10], 'got (12, 12): set kernel_size to 12'),
+    (['--kernel-size', 20], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other: give one of them'),
+    (['--set', 'kernel_size=20'], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other'),
+    (['--regions', '1x2'], '--kernel k.npy (of 1x1 regions) and --regions 1x2 contradict each other: give one of them'),
+    (['--regions', 'auto'], '--kernel k.npy (of 1x1 regions) and --regions auto contradict each other'),
     (['--solver', 'joint'], "k.npy: solver 'joint' takes no known kernel")])
 def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
@@ -421,8 +468,8 @@ def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_
     assert answer.exit_code == 2 and said in answer.output and not (tmp_path / 'restored').exists()
 
 
-@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 12], 12),
-                                                      (4, ['--set', 'scale=3'], 6)])
+@pytest.mark.parametrize(('size', 'option', 'grid'), [(3, [], 5), (4, ['--kernel-size', 4, '--regions', '1x1'], 4),
+                                                      (4, ['--scale', 3], 6)])
 def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'a.png')
@@ -430,6 +477,32 @@ def test_a_small_known_kernel_lies_in_the_middle_of_its_grid(size, option, grid,
     assert call('restore', 'a.png', *OPTIONS, '--kernel', 'k.npy', *option).exit_code == 0
     around = (grid - size) // 2
     assert np.allclose(np.load(tmp_path / 'restored/a_kernel.npy'), np.pad(np.load(tmp_path / 'k.npy'), around))
+
+
+@pytest.mark.parametrize('options', [
+    ['--scale', 2, '--set', 'scale=3'], ['--solver', 'em', '--set', 'solver=joint'], ['--seed', 1, '--set', 'seed=2'],
+    ['--preset', 'quick', '--set', 'preset=paper'], ['--kernel-size', 12, '--set', 'kernel_size=14'],
+    ['--regions', '1x1', '--set', 'regions=1x2']])
+def test_an_option_and_set_that_contradict_each_other_are_refused(options, run, tmp_path):
+    """The same twice is no contradiction, and neither is another value than the default's."""
+    write(tmp_path / 'a.png')
+    flag, value, _, change = options
+    status, said = run('a.png', *options, '--dry-run')
+    assert status == 2 and f'{flag} {value} and --set {change} contradict each other: give one of them' in said
+    for fine in ([flag, value, '--set', f'{change.partition("=")[0]}={value}'], ['--set', 'seed=2']):
+        assert run('a.png', *fine, '--dry-run')[0] == 0
+
+
+def test_a_kernel_that_was_found_at_another_scale_is_refused(run, tmp_path):
+    """As the record beside it says, if it is that very kernel."""
+    write(tmp_path / 'a.png')
+    assert run('a.png')[0] == 0
+    kernel = tmp_path / 'restored/a_kernel.npy'
+    status, said = run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '-o', 'again')
+    assert status == 2 and 'a_kernel.npy: was found at x2, says a_restored.json' in said and 'give --scale 2' in said
+    assert run('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')[0] == 0
+    np.save(kernel, gaussian(12, sigmas=1.5).numpy())
+    assert run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '--dry-run')[0] == 0
 
 
 def test_a_picture_is_made_smaller_first(run, tmp_path):
@@ -449,7 +522,9 @@ def test_a_picture_is_made_smaller_first(run, tmp_path):
     with Image.open(tmp_path / 'out/a_x2.png') as restored:
         assert restored.size == (80, 74)
     status, said = run('a.png', '--shrink', 3, '-o', 'out')
-    assert status == 1 and 'at least 15 x 15 are needed' in said
+    assert status == 1 and 'the image is 13 x 12 pixels' in said and 'at least 15 x 15 are needed' in said
+    assert 'it was 40 x 37 before --shrink 3' in said
+    assert 'before --shrink' not in run(write(tmp_path / 'b.png', size=(9, 20)), '-o', 'out')[1]
 
 
 def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
@@ -555,7 +630,7 @@ def test_weights_of_the_texture_prior(run, tmp_path):
     for spoil in (lambda: torch.save({'a': torch.ones(1)}, 'own.pt'), (tmp_path / 'own.pt').unlink):
         spoil()
         status, said = run('a.png', *options, '-o', 'faulty')
-        assert status == 2 and 'own.pt: not weights of the texture prior: ' in said
+        assert status == 2 and '--set texture_weights: own.pt: not weights of the texture prior: ' in said
         assert not (tmp_path / 'faulty').exists()
     status, said = run('a.png', '--solver', 'joint', '--set', 'texture_weights=own.pt')
     assert status == 2 and 'this run has no texture prior' in said
@@ -691,6 +766,20 @@ def test_what_alpha_hides_decides_nothing(run, tmp_path):
     assert contents(tmp_path / 'black-out') == contents(tmp_path / 'white-out')
 
 
+def test_a_folder_of_photographs_of_which_some_are_not_read(run, tmp_path):
+    write(tmp_path / 'in/a.jfif', format='JPEG')
+    write(tmp_path / 'in/b.tga')
+    for name in ('c.heic', 'd.nef'):
+        (tmp_path / 'in' / name).touch()
+    status, said = run('in')
+    assert status == 0 and '2 done' in said and said.count('left out') == 1
+    assert 'in: 2 files left out, whose format is not read here: c.heic, d.nef' in said
+    for name in ('a.jfif', 'b.tga'):
+        (tmp_path / 'in' / name).unlink()
+    status, said = run('in')
+    assert status == 2 and 'in: no pictures in this folder' in said and '2 files left out' in said
+
+
 def test_a_format_that_is_not_read_is_named(run, tmp_path):
     (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(60))
     write(tmp_path / 'b.png')
@@ -704,6 +793,36 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     status, said = run('a.png', '--dry-run')
     assert status == 0 and 'a.png, 20 x 18 to 40 x 36' in said and 'about 1.7 min' in said and 'GB of memory' in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.png']
+
+
+def test_a_dry_run_says_what_would_be_gone_on_with(run, tmp_path, monkeypatch):
+    write(tmp_path / 'a.png')
+    write(tmp_path / 'b.png', 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveView, '__call__', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        assert run('a.png')[0] == 130
+    line = 'a.png: would go on from a checkpoint'
+    for options, there in (([], True), (['b.png'], True), (['--seed', 1], False), (['--fresh'], False)):
+        status, said = run('a.png', *options, '--dry-run')
+        assert status == 0 and said.count('go on from a checkpoint') == there == (line in said)
+
+
+def test_a_path_that_is_no_line_breaks_no_line(run, tmp_path):
+    write(tmp_path / 'a\nb.png')
+    write(tmp_path / 'c\nd.png', size=(9, 9))
+    for words in (': restored/a?b_x2.png, ', ': done before, restored/a?b_x2.png is kept'):
+        status, said = run('a\nb.png')
+        assert status == 0 and words in said
+    status, said = run('a\nb.png', '-o', 'n\nm/a.png')
+    assert status == 0 and ', into n?m/a.png' in said
+    (tmp_path / 'restored/a\nb_restored.json').unlink()
+    for options, words in ((['a\nb.png'], 'a?b.png: restored/a?b_x2.png would be written over, and is'),
+                           (['c\nd.png', '-o', 'n\nm'], 'c?d.png: the image is 9 x 9 pixels')):
+        status, said = run(*options)
+        assert status == 1 and words in said
+    with checkpoints.locked(tmp_path / 'restored/a\nb_run/lock'):
+        status, said = run('a\nb.png')
+        assert status == 1 and 'a?b.png: restored/a?b_run: another process is at work here' in said
 
 
 def test_a_dry_run_names_what_cannot_be_done(run, tmp_path):
