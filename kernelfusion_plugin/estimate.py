@@ -117,7 +117,7 @@ def _search(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConf
     passes, passes_there = most_passes(em), most_passes(em, sketch=False)
     for stage, name in zip(kernel_stages(full, em, assumed_noise(cut, em)), passes):
         step, m_step = _stage_seconds(cut, kernel_prior(priors), stage, em)
-        area, count = _area(cut.shape[-2:], stage.degradation), em.searches * passes[name]
+        area, count = _area(cut.shape[-2:], stage.degradation), em.searches * em.draws * passes[name]
         stage_terms = [Term(count * em.steps * step, stage.degradation, em.kernel_side, area),
                        Term(count * m_step, stage.degradation, em.kernel_side, area, constant=0.5)]
         terms += stage_terms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,10 +16,11 @@ from .em_steps import above_floor, em_passes
 from .frame import Frame
 from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
 from .kernels import gaussian
+from .noise import white_noise
 
 LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
 LEAST_AREA = 80 * 80
-LEAST_TEXTURE = 0.01  # range [-1, 1]: root mean square of neighbours' differences
+LEAST_TEXTURE = 0.02  # range [-1, 1], see texture()
 GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
 LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as there some pictures' kernels are as wide too
 
@@ -58,8 +61,9 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
 
 
 def texture(y: Tensor) -> float:
-    """Root mean square of the differences between neighbours in y (..., h, w)."""
-    return float((y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()).div(2).sqrt())
+    """Root mean square of the differences between neighbours in y (1, C, h, w), less twice what white noise adds."""
+    mean = float(y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()) / 2
+    return math.sqrt(max(0.0, mean - 4 * white_noise(y) ** 2))
 
 
 def seems_wider(y: Tensor, prior: Prior, config: KernelFusionConfig) -> bool:

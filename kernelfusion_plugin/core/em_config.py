@@ -33,6 +33,8 @@ class EmConfig:
         sketch_passes, coarse_passes, fine_passes: EM passes at scale 1, at scale 2 and at the full scale.
         sketch_noise_start, sketch_noise_end, coarse_…, fine_…: sigma, the noise assumed in y (range [-1, 1]), falls
             geometrically from pass to pass; high while k is wrong, lest the image bend to it.
+        draws: pictures that a pass of the search estimates, each from other noise, and that its M step sums over: with
+            several, seeds differ less on small pictures, in as many times the time (docs/tried.md).
         steps: reverse diffusion steps of a pass.
         t_start: level that a pass starts from.
         t_power: how the levels gather at the low end, see :func:`~.diffusion.timesteps`.
@@ -91,6 +93,7 @@ class EmConfig:
     fine_passes: int = 5
     fine_noise_start: float = 0.03
     fine_noise_end: float = 0.006
+    draws: int = 1
     steps: int = 6
     t_start: int = 300
     t_power: float = 1.3
@@ -120,7 +123,7 @@ class EmConfig:
         for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
             if getattr(self, name) not in known:
                 raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
-        for name in ('searches', 'sketch_passes', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
+        for name in ('searches', 'sketch_passes', 'draws', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')
         for name in ('coarse_passes', 'fine_passes', 'kernel_side', 'smoothness', 'noise_floor', 'outlier',

@@ -104,7 +104,7 @@ class _Walk:
         picture, last, grid = self.canvas, None, stage.degradation
         for t, x, fitted in self._trials(stage):
             if self.place.steps == 0:  # a pass has ended
-                picture = paste(x, grid, self.canvas, self.full, self.at)
+                picture = paste(x[:1], grid, self.canvas, self.full, self.at)
             if fitted is not last:
                 last, carried = fitted, self.carried(fitted, grid)
             yield t, picture, carried, lr_mse(grid, x, fitted, self.piece)
@@ -116,13 +116,14 @@ class _Walk:
     def _trials(self, stage: Stage) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The passes with each of its uncertainties, as long as that makes y likelier; ``place`` keeps the best."""
         place, config = self.place, self.config
+        several = self.piece.expand(config.draws, -1, -1, -1)
         tried = stage.uncertainties or (place.uncertainty,)
         level = timesteps(config.t_start, config.steps, config.t_power)[-1 - config.kernel_levels:][0]
         while place.trial < len(tried):
             if place.x is None:
                 place.kernel = place.start
             one = replace(stage, uncertainty=tried[place.trial])
-            yield from em_passes(self.piece, place.kernel, self.prior, one, config, self.generator, place)
+            yield from em_passes(several, place.kernel, self.prior, one, config, self.generator, place)
             found = nll(self.piece, place.x, place.kernel, self.prior, stage.degradation, level, self.generator)
             if not place.end_trial(found, tried[place.trial]):
                 place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # others count as done

@@ -70,6 +70,7 @@ class DiffusionEM(Solver):
         full, matrices = Degradation(config.scale, config.kernel_size, config.border), 0
         if not kernel_known:
             matrices = MATRICES * 4 * scaled(full, full.scale, config.em.support).kernel_size ** 4
+            canvas = canvas[0] * config.em.draws, canvas[1]
         for tile, recompute, need in super().memory(canvas, config, cost, kernel_known):
             yield tile, recompute, need + matrices
 

@@ -70,8 +70,9 @@ def test_nothing_is_said_of_small_and_of_empty_pictures():
     for size in ((LEAST_SIDE - 1, 200), (70, 70)):
         small = torch.rand(1, 3, *size, generator=generator) * 2 - 1
         assert blur_spread(small, prior, config) is None and not seems_wider(small, prior, config)
-    empty = 0.01 * torch.randn(1, 3, 90, 90, generator=generator)
-    assert blur_spread(empty, prior, config) is None
+    for noise in (0.0, 0.01, 0.05):
+        empty = (noise * torch.randn(1, 3, 90, 90, generator=generator)).clamp(-1, 1)
+        assert blur_spread(empty, prior, config) is None
 
 
 def test_other_scales():

@@ -302,6 +302,27 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
 
 
+@pytest.mark.parametrize('draws', [1, 3])
+def test_draws_are_pictures_from_other_noise_that_one_m_step_sums_over(draws, monkeypatch):
+    """Its equations are the mean of theirs; what is shown is the first of them."""
+    config = EmConfig(rim=0, draws=draws, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3, uncertainty=0)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    seen = []
+
+    def watched(degradation, x, y, weights=None):
+        G, b = normal_equations(degradation, x, y, weights)
+        alone = [normal_equations(degradation, x[i:i + 1], y[i:i + 1]) for i in range(len(x))]
+        torch.testing.assert_close(G, sum(one for one, _ in alone) / len(alone))
+        torch.testing.assert_close(b, sum(one for _, one in alone) / len(alone))
+        seen.append(x)
+        return G, b
+
+    monkeypatch.setattr(em_steps, 'normal_equations', watched)
+    states = list(find_kernel(y, prior, degradation, config, torch.Generator().manual_seed(0)))
+    assert {len(x) for x in seen} == {draws} and {len(picture) for _, picture, *_ in states} == {1}
+    assert all(not torch.equal(x[0], other) for x in seen for other in x[1:])
+
+
 @pytest.mark.parametrize('rim', [0, 1, 4])
 def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(rim):
     """Of a kernel and an even haze the kernel is left, at its place; with no rim it cannot be told, and stays."""
