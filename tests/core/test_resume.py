@@ -84,7 +84,8 @@ CASES = {
     'em, regions, two searches': (dataclasses.replace(
         with_em(searches=2, coarse_passes=0, fine_passes=1, steps=1, final_steps=2, final_prior='textures',
                 uncertainty=1.0), regions='1x2'), {}),
-    'em, two searches': (with_em(searches=2, draws=2, fine_passes=1, steps=2, final_steps=2, final_prior='textures'), {}),
+    'em, two searches': (with_em(searches=2, draws=2, fine_passes=1, steps=2, final_steps=2, final_prior='textures'),
+                         {}),
     'em, frame': (with_em(final_prior='textures', uncertainty=1.0), {'y': framed()}),
     'em, known kernel': (EM, {'kernel': gaussian(8, sigmas=1.2)}),
     'em, tuned': (with_em(final_prior='tuned', sketch_passes=1, coarse_passes=0, fine_passes=0), {}),
