@@ -32,8 +32,6 @@ def blur_warning(y: Tensor, config: KernelFusionConfig, shrink: str = '') -> str
 
     ``shrink`` is the option that makes the picture smaller, where there is one.
     """
-    if not _has_edges(y):
-        return None
     prior = load_texture_prior(y.device, config.prior.precision, weights=config.texture_weights)
     if not seems_wider(y, prior, config):
         return None
@@ -48,7 +46,7 @@ def kernel_warning(y: Tensor, kernel: Tensor, option: str, shrink: str = '') -> 
     ``option`` sets its size; ``shrink`` as in :func:`blur_warning`. Of the paper's kernels, on their grids of 24, at
     most 3 % of the mass lie on the edge.
     """
-    if not _has_edges(y):
+    if max(float(y.diff(dim=dim).abs().max()) for dim in (-2, -1)) < FLAT:
         return 'there are no edges in the picture by which a kernel can be found: the one given means nothing'
     share, size = edge_share(kernel), len(kernel)
     if share < CUT:
@@ -57,10 +55,6 @@ def kernel_warning(y: Tensor, kernel: Tensor, option: str, shrink: str = '') -> 
     larger = f'try {option} {wider}, which takes longer, or ' if wider > size else ''
     return (f'{share:.0%} of the kernel lies on the edge of its {size} x {size} grid, which may have cut it: {larger}'
             f'{_make_smaller(shrink)}')
-
-
-def _has_edges(y: Tensor) -> bool:
-    return max(float(y.diff(dim=dim).abs().max()) for dim in (-2, -1)) >= FLAT
 
 
 def _make_smaller(shrink: str) -> str:

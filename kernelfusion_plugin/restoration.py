@@ -37,6 +37,7 @@ from .progress import ProgressLog
 
 log = logging.getLogger(__name__)
 
+MOST_SHRUNK = 16
 PLOT = 'plot.png'  # in the folder of a run that is kept
 RUN = (FILE, LOCK, STATUS, LIVE, FRAMES, PLOT)  # what may lie in a run's folder
 
@@ -203,8 +204,9 @@ class Restoration:
 
     @property
     def _shrink(self) -> str:
-        """The option that makes the picture half as large as it was restored."""
-        return f'--shrink {2 * self.settings.shrink}'
+        """The option that makes the picture half as large as it was restored; '' where it goes no further."""
+        factor = 2 * self.settings.shrink
+        return f'--shrink {factor}' if factor <= MOST_SHRUNK else ''
 
     def _clear(self) -> None:
         """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""

@@ -33,7 +33,7 @@ from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import PHASES
-from ..restoration import Restoration, Settings, scale_of
+from ..restoration import MOST_SHRUNK, Restoration, Settings, scale_of
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
                    '.txt or a picture.')
-@click.option('--shrink', type=click.IntRange(1, 16), default=1, show_default=True,
+@click.option('--shrink', type=click.IntRange(1, MOST_SHRUNK), default=1, show_default=True,
               help='Make the picture small by this factor first: for a blur of many pixels, such as a shaken photo.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')

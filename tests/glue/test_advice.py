@@ -41,4 +41,3 @@ def test_a_blur_is_spoken_of_that_is_wider_than_the_grid(wider, monkeypatch):
         assert 'wider than the 7 pixels that the 21 x 21 grid' in warning and warning.endswith('first (--shrink 2)')
     else:
         assert warning is None
-    assert blur_warning(torch.zeros(1, 3, 50, 50), KernelFusionConfig()) is None  # no edges to tell it by
