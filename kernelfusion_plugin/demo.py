@@ -60,11 +60,16 @@ def degrade(photo: np.ndarray, kernel: torch.Tensor, scale: int = SCALE,
     height, width = (side // scale * scale for side in photo.shape[:2])
     hr = torch.from_numpy(photo[:height, :width]).permute(2, 0, 1)[None]
     lr = synthesise(hr, kernel, scale, 'reflect')
-    reach = -(-max(Degradation(scale, kernel.shape[-1]).margin) // scale)
-    (top, h), (left, w) = (_middle(side, reach, max_lr) for side in lr.shape[-2:])
+    around = reach(kernel, scale)
+    (top, h), (left, w) = (_middle(side, around, max_lr) for side in lr.shape[-2:])
     lr = lr[0, :, top:top + h, left:left + w]
     hr = hr[0, :, top * scale:(top + h) * scale, left * scale:(left + w) * scale]
     return hr.permute(1, 2, 0).numpy(), lr.permute(1, 2, 0).numpy()
+
+
+def reach(kernel: torch.Tensor, scale: int = SCALE) -> int:
+    """LR pixels at each side that a blur by ``kernel`` (K, K) sees beyond the frame in."""
+    return -(-max(Degradation(scale, kernel.shape[-1]).margin) // scale)
 
 
 def write_data(folder: Path) -> None:

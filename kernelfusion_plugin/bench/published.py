@@ -139,24 +139,27 @@ def _name(case: str, seed: int, setting: Setting) -> str:
 def cases_in(data: Path) -> list[str]:
     """The cases whose LR and HR pictures are there: ``0802_k05`` and the like, then ``krk_13`` and the like."""
     shakes = [path.stem for path in sorted((data / 'div2k' / 'LRx4').glob('[0-9]*_k[0-9][0-9].png'))
-              if int(path.stem[-2:]) < BLIND144 and (data / 'div2k' / 'HR' / f'{path.stem[:-4]}.png').is_file()]
-    numbers = [int(path.stem.rpartition('_')[2]) for path in sorted((data / 'div2krk').glob('lr_x4_im_[0-9]*.png'))]
-    return shakes + [f'krk_{number}' for number in numbers
-                     if (data / 'div2k' / 'HR' / f'{800 + number:04d}.png').is_file()]
+              if int(path.stem[-2:]) < BLIND144]
+    krk = [f'krk_{path.stem.rpartition("_")[2]}' for path in sorted((data / 'div2krk').glob('lr_x4_im_[0-9]*.png'))]
+    return [case for case in (*shakes, *krk) if _pictures(case, data)[1].is_file()]
+
+
+def _pictures(case: str, data: Path) -> tuple[Path, Path]:
+    """Files of its LR and its HR picture."""
+    if case.startswith('krk_'):
+        number = int(case[4:])
+        return data / 'div2krk' / f'lr_x4_im_{number}.png', data / 'div2k' / 'HR' / f'{800 + number:04d}.png'
+    return data / 'div2k' / 'LRx4' / f'{case}.png', data / 'div2k' / 'HR' / f'{case[:-4]}.png'
 
 
 def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:
     """(y, x, k) of a case, pictures in [-1, 1]."""
+    y, x = map(read, _pictures(case, data))
     if case.startswith('krk_'):
-        number = int(case[4:])
-        y = read(data / 'div2krk' / f'lr_x4_im_{number}.png')
-        x = read(data / 'div2k' / 'HR' / f'{800 + number:04d}.png')
         height, width = (min(a, SCALE * b) // SCALE * SCALE for a, b in zip(x.shape[-2:], y.shape[-2:]))
         return (y[..., :height // SCALE, :width // SCALE], x[..., :height, :width],
-                load_kernel(data / 'div2krk' / f'kernel_{number}.mat'))
-    image, number = case.split('_k')
-    k = torch.from_numpy(np.load(data / 'kernels' / 'blind144_gt.npy'))[int(number)]
-    return read(data / 'div2k' / 'LRx4' / f'{case}.png'), read(data / 'div2k' / 'HR' / f'{image}.png'), k
+                load_kernel(data / 'div2krk' / f'kernel_{case[4:]}.mat'))
+    return y, x, torch.from_numpy(np.load(data / 'kernels' / 'blind144_gt.npy'))[int(case[-2:])]
 
 
 def read(path: Path) -> Tensor:

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ..core.config import KernelFusionConfig
-from ..core.degradation import Degradation, upscale_bicubic
+from ..core.degradation import upscale_bicubic
 from ..core.kernels import motion
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.nets.patch_net import RECEPTIVE_FIELD
 from ..core.restore import restore
 from ..core.shift_metrics import psnr_best_subpixel_shift
-from ..demo import SCALE, degrade, load_photo
+from ..demo import SCALE, degrade, load_photo, reach
 from ..files import distinct_names, read_rgb8
 from ..report import to_tensor
 from .datasets import RECIPES, Sources
@@ -66,8 +66,7 @@ def own(hr: Path, kernels: tuple[Path, ...]) -> list[Case]:
     for path, name in zip(paths, distinct_names(paths), strict=True):
         picture = read_rgb8(path)
         for kernel_name, kernel in found.items():
-            around = -(-max(Degradation(SCALE, len(kernel)).margin) // SCALE)
-            if min(n // SCALE - 2 * around for n in picture.shape[:2]) < RECEPTIVE_FIELD:
+            if min(n // SCALE - 2 * reach(kernel) for n in picture.shape[:2]) < RECEPTIVE_FIELD:
                 raise ValueError(f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels are too few under the kernel '
                                  f'{kernel_name}: less than {RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are left, made small')
             cases.append(Case(name, picture, kernel_name, kernel))

@@ -337,8 +337,7 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
     """
     if kernel is None:
         return None
-    if not SOLVERS[config.solver].takes_kernels:
-        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates it')
+    check_takes_kernels(config)
     if not isinstance(kernel, Tensor):
         raise ValueError(f'the known kernel must be a tensor, got {type(kernel).__name__}')
     size, square = config.kernel_size, kernel.ndim in (2, 4) and kernel.shape[-1] == kernel.shape[-2] > 0
@@ -353,6 +352,12 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
         raise ValueError('the known kernel must be finite and have a positive sum')
     kernel = (kernel / sums).float()
     return kernel[0, 0] if kernel.shape[:-2] == (1, 1) else kernel
+
+
+def check_takes_kernels(config: KernelFusionConfig) -> None:
+    """ValueError, in one line, if the config's solver cannot do with a known kernel."""
+    if not SOLVERS[config.solver].takes_kernels:
+        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates it')
 
 
 def grid_for(size: int, scale: int) -> int:

@@ -15,8 +15,7 @@ from torch import Tensor
 from ..advice import kernel_warning, with_blur_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
-from ..core.restore import grid_for, repeatable, restore_steps, unused_weights
-from ..core.solvers import SOLVERS
+from ..core.restore import check_takes_kernels, grid_for, repeatable, restore_steps, unused_weights
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .history import History
@@ -71,9 +70,11 @@ class KernelFusionModel(RestorationModel):
         super().read_options(opt)
         config, glue = parse_section(opt)
         check_known_kernel(glue)
-        if glue.known_kernel and not SOLVERS[config.solver].takes_kernels:
-            raise ValueError(f'kernelfusion.known_kernel: solver {config.solver!r} takes no known kernel: it always '
-                             'estimates it')
+        if glue.known_kernel:
+            try:
+                check_takes_kernels(config)
+            except ValueError as error:
+                raise ValueError(f'kernelfusion.known_kernel: {error}') from error
         config, factories = network_factories(opt, config)
         if config.texture_weights:
             load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each image
