@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .files import may_be_picture, printable
+from .files import first_few, may_be_picture, printable
 
 Item = TypeVar('Item', str, Mapping[str, str])
-SHOWN = 3  # files that a line names
 # Those of BasicSR that list folders of pictures. Another's data set may well read .npy or .mat.
 TOOLBOX = ('basicsr.data.single_image_dataset', 'basicsr.data.paired_image_dataset')
 log = logging.getLogger('basicsr')  # the toolbox's own, for it is what goes into a run's log
@@ -33,7 +32,7 @@ def without_others(dataset: str, items: Sequence[Item]) -> list[Item]:
             others += paths
     if others:
         verb = 'file is no picture by its' if len(others) == 1 else 'files are no pictures by their'
-        log.info(f'{dataset}: {len(others)} {verb} ending, left out: {_first(others)}')
+        log.info(f'{dataset}: {len(others)} {verb} ending, left out: {first_few(others)}')
     return kept
 
 
@@ -41,12 +40,8 @@ def no_pictures(place: str) -> str:
     """That a folder (an LMDB, a list) has none, for a message; with its own folders, one of which may be meant."""
     path = Path(place).expanduser()
     below = [entry.name for entry in path.iterdir() if entry.is_dir()] if path.is_dir() else []
-    meant = f'; is one of its folders meant ({_first(below)})?' if below else ''
+    meant = f'; is one of its folders meant ({first_few(below)})?' if below else ''
     return f'there are no pictures in {printable(place)}{meant}'
-
-
-def _first(names: Sequence[str]) -> str:
-    return ', '.join(printable(name) for name in sorted(names)[:SHOWN]) + (', …' if len(names) > SHOWN else '')
 
 
 def drop_others(dataset: Any) -> None:  # noqa: ANN401

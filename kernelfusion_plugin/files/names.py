@@ -22,7 +22,7 @@ OPENCV_ENDINGS = ('.pxm', '.pam', '.pfm', '.sr', '.ras', '.exr', '.hdr', '.pic')
 UNREAD_ENDINGS = ('.heic', '.heif', '.hif', '.jxl', '.jxr', '.wdp', '.hdp', '.exr', '.hdr', '.dng', '.raw', '.cr2',
                   '.cr3', '.crw', '.nef', '.nrw', '.arw', '.srf', '.sr2', '.raf', '.orf', '.rw2', '.rwl', '.pef',
                   '.srw', '.x3f', '.3fr', '.fff', '.iiq', '.mos', '.mef', '.mrw', '.erf', '.kdc', '.dcr', '.gpr')
-SHOWN = 3  # files that the line names
+SHOWN = 3  # files that a line names
 
 
 def may_be_picture(path: str) -> bool:
@@ -35,11 +35,10 @@ def pictures_in(folder: Path) -> list[Path]:
     """The pictures of a folder, by name; hidden files are none. A line of the log names photographs that are not read.
     """
     there = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
-    if unread := [printable(path.name) for path in there if path.suffix.lower() in UNREAD_ENDINGS and path.is_file()]:
+    if unread := [path.name for path in there if path.suffix.lower() in UNREAD_ENDINGS and path.is_file()]:
         count = '1 file' if len(unread) == 1 else f'{len(unread)} files'
-        names = ', '.join(unread[:SHOWN]) + (', …' if len(unread) > SHOWN else '')
-        log.warning(f'{printable(str(folder))}: {count} left out, whose format is not read here: {names}; save as PNG, '
-                    'JPEG or TIFF')
+        log.warning(f'{printable(str(folder))}: {count} left out, whose format is not read here: '
+                    f'{first_few(unread)}; save as PNG, JPEG or TIFF')
     return [path for path in there if path.suffix.lower() in ENDINGS]
 
 
@@ -84,6 +83,11 @@ def distinct_names(paths: Iterable[Path]) -> list[str]:
             taken.add(names[index])
         seen.add(name)
     return names
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first of some names, for a message."""
+    return ', '.join(printable(name) for name in sorted(names)[:SHOWN]) + (', …' if len(names) > SHOWN else '')
 
 
 def printable(name: str) -> str:
