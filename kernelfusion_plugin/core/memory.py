@@ -68,9 +68,10 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return tally.peak
 
 
-def bytes_per_pixel(function: Callable[[Tensor], object], device: torch.device) -> float:
-    """By how much :func:`peak_bytes` of ``function(x)`` grows with the area of x, (1, 3, n, n); by trial."""
-    small, large = (peak_bytes(partial(function, torch.zeros(1, 3, side, side, device=device))) for side in PROBES)
+def bytes_per_pixel(function: Callable[[Tensor], object], device: torch.device, pictures: int = 1) -> float:
+    """By how much :func:`peak_bytes` of ``function(x)`` grows with the area of x, (``pictures``, 3, n, n); by trial."""
+    small, large = (peak_bytes(partial(function, torch.zeros(pictures, 3, side, side, device=device)))
+                    for side in PROBES)
     return (large - small) / (PROBES[1] ** 2 - PROBES[0] ** 2)
 
 

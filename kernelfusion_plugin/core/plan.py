@@ -28,7 +28,7 @@ GIGABYTE = 10 ** 9
 SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocations
 PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
 HOLES = 1.3  # the processor: times that, for freed memory that is kept but too small for what is asked for next
-IMAGES = 12  # of the canvas's size that are alive at once; measured in em's final passes: 8 to 11
+IMAGES = 12  # of a canvas's size that are alive at once; measured in em's final passes: 8 to 11
 COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
 
 
@@ -68,7 +68,7 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
     """
     canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
     cost, holes = Cost(nets, device, config, {*training, 'textures'}), HOLES if device.type == 'cpu' else 1.0
-    rest = (IMAGES * 12 * canvas[0] * canvas[1] + 4 * (WINDOW_BYTES + BAND_BYTES)
+    rest = (cost.images(canvas) + 4 * (WINDOW_BYTES + BAND_BYTES)
             + COPIES * 4 * sum(weight.numel() for net in nets.values() for weight in net.parameters()))
     phase1 = max((how.batch * min(how.crop, size[0]) * min(how.crop, size[1]) * cost.training(phase)
                   for phase, how in training.items()), default=0)
@@ -92,10 +92,15 @@ class Cost:
                  priors: Collection[str]) -> None:
         self.nets, self.device, self.config, self.priors = nets, device, config, priors
 
-    def inference(self, name: str) -> float:
-        """Of a picture that goes through a prior's network."""
+    @staticmethod
+    def images(canvas: tuple[int, int]) -> int:
+        """Of the estimates (1, 3, H, W) and what they are made from that are alive at once; not per pixel, but all."""
+        return IMAGES * 12 * canvas[0] * canvas[1]
+
+    def inference(self, name: str, pictures: int = 1) -> float:
+        """Of a picture, or so many at once, that go through a prior's network."""
         with torch.no_grad():
-            return bytes_per_pixel(lambda x: self._run(name, x), self.device)
+            return bytes_per_pixel(lambda x: self._run(name, x), self.device, pictures)
 
     def training(self, name: str) -> float:
         """Of one whose gradient is taken: what the way there keeps for the way back, which adds next to nothing."""

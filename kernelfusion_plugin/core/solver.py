@@ -91,6 +91,12 @@ class Solver(ABC):
     def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
                kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
         """(side of the priors' tiles, recompute, bytes of Phase 2) on a canvas (H, W), the best first."""
-        each = {name: cost.inference(name) for name in cost.nets}
-        for tile in SIDES:
-            yield tile, False, max((each[name] * cost.on_tile(name, canvas, tile) for name in each), default=0.0)
+        for tile, need in inference_memory(canvas, cost):
+            yield tile, False, need
+
+
+def inference_memory(canvas: tuple[int, int], cost: Cost, pictures: int = 1) -> Iterator[tuple[int, float]]:
+    """(side of tiles, bytes) of the network that takes most, where ``pictures`` of a canvas (H, W) go through it."""
+    each = {name: cost.inference(name, pictures) for name in cost.nets}
+    for tile in SIDES:
+        yield tile, max((each[name] * cost.on_tile(name, canvas, tile) for name in each), default=0.0)

@@ -21,7 +21,7 @@ from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig
 from .regional_degradation import RegionalDegradation
 from .regions import solve_regions
-from .solver import Factory, Problem, Solver
+from .solver import Factory, Problem, Solver, inference_memory
 from .state import Phase2State
 from .tiles import SIDES
 
@@ -67,12 +67,18 @@ class DiffusionEM(Solver):
 
     def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
                kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
-        full, matrices = Degradation(config.scale, config.kernel_size, config.border), 0
-        if not kernel_known:
-            matrices = MATRICES * 4 * scaled(full, full.scale, config.em.support).kernel_size ** 4
-            canvas = canvas[0] * config.em.draws, canvas[1]
-        for tile, recompute, need in super().memory(canvas, config, cost, kernel_known):
-            yield tile, recompute, need + matrices
+        """Of the final passes, or the search: its ``draws`` pictures of a piece, and the M step's matrices."""
+        final = super().memory(canvas, config, cost, kernel_known)
+        if kernel_known:
+            yield from final
+            return
+        em, full = config.em, Degradation(config.scale, config.kernel_size, config.border)
+        grid = scaled(full, full.scale, em.support)
+        height, width = (min(n, em.kernel_side or n) for n in full.lr_size(canvas))
+        piece = grid.hr_size((height, width))
+        more = MATRICES * 4 * grid.kernel_size ** 4 + (em.draws - 1) * cost.images(piece)
+        for (tile, recompute, need), (_, search) in zip(final, inference_memory(piece, cost, em.draws), strict=True):
+            yield tile, recompute, max(need, search) + more
 
 
 class Joint(Solver):

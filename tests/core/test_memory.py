@@ -35,6 +35,7 @@ EM = KernelFusionConfig(scale=2, prior=PriorConfig(channels=8, steps=2, batch=1,
                         tuning=TuningConfig(steps=2, crop=24, batch=1),
                         em=EmConfig(final_steps=3, sketch_passes=1, coarse_passes=0, fine_passes=1, uncertainty=0,
                                     steps=2, kernel_levels=1, cg_iterations=3))
+SEVERAL = dataclasses.replace(EM, em=dataclasses.replace(EM.em, draws=8))
 WIDE = dataclasses.replace(EM, kernel_size=40)  # the normal equations for the kernel take most of all
 JOINT = KernelFusionConfig(scale=2, solver='joint', prior=PriorConfig(channels=64, steps=1, batch=1, precision='fp32'),
                            joint=JointConfig(n_iter=1, n_iter_first=1, n_steps=2, precision='fp32'))
@@ -147,7 +148,7 @@ def test_joint_recomputes_before_it_refuses():
 
 
 @pytest.mark.parametrize(('config', 'kernel', 'recompute', 'side'), [
-    (EM, KERNEL, False, 96), (EM, None, False, 96), (WIDE, None, False, 48), (JOINT, None, False, 40),
+    (EM, KERNEL, False, 96), (EM, None, False, 96), (SEVERAL, None, False, 96), (WIDE, None, False, 48), (JOINT, None, False, 40),
     (JOINT, None, True, 40)])
 def test_the_estimate_is_above_what_a_run_allocates_and_not_far(config, kernel, recompute, side, monkeypatch):
     for module in (plan, quadratic):
