@@ -133,34 +133,35 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs; makes its folder. See :func:`hold`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold a lock file while the block runs. See :func:`hold`."""
     with hold(path):
         yield
 
 
 def hold(path: Path) -> TextIO:
-    """Hold a lock file until what is returned is closed. A process that dies, in whatever way, gives it back.
+    """Hold a lock file, whose folder is made, until what is returned is closed.
+
+    A process that dies, in whatever way, gives it back.
 
     Raises:
         ValueError: another process holds it, or the file system has no locks.
     """
-    file = open(path, 'w', encoding='utf-8')
-    patience = PATIENCE
-    while True:
+    for _ in range(PATIENCE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, 'w', encoding='utf-8')
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
         except BlockingIOError:
-            if patience:  # perhaps somebody has just asked is_locked
-                patience -= 1
-                time.sleep(0.05)
-                continue
-            reason = 'another process is at work here'
+            time.sleep(0.05)  # perhaps somebody has just asked is_locked
+        except FileNotFoundError:
+            pass  # who held it has removed the file since it was opened here
         except OSError as error:
-            reason = f'this file system has no locks ({error.strerror})'
+            file.close()
+            raise ValueError(f'{path.parent}: this file system has no locks ({error.strerror})') from error
         file.close()
-        raise ValueError(f'{path.parent}: {reason}')
+    raise ValueError(f'{path.parent}: another process is at work here')
 
 
 def is_locked(path: Path) -> bool:

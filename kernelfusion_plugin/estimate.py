@@ -98,7 +98,8 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
             tuned = phase == 'tuned'
             net = load_texture_net(config.texture_weights) if tuned else PatchDiffusionNet(config.prior.channels)
             net.to(y.device)
-            seconds[phase] = _seconds(fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device)))
+            steps = fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device))
+            seconds[phase] = _seconds(steps, y.device)
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)
         if config.uses_textures:
             priors['textures'] = load_texture_prior(y.device, config.prior.precision, weights=config.texture_weights)
@@ -133,7 +134,8 @@ def _stage_seconds(cut: Tensor, prior: PatchPrior, stage: Stage, em: EmConfig) -
     uncertainty = 1.0 if em.uncertainty is None else em.uncertainty
     two = dataclasses.replace(stage, sigmas=stage.sigmas[:2], uncertainty=uncertainty)
     kernel = _wide(em.start_width, stage.degradation).to(cut)
-    times = [seconds for seconds, _ in _timed(em_passes(cut, kernel, prior, two, em, torch.Generator(cut.device)))]
+    steps = em_passes(cut, kernel, prior, two, em, torch.Generator(cut.device))
+    times = [seconds for seconds, _ in _timed(steps, cut.device)]
     step = median([seconds for number, seconds in enumerate(times, 1) if number % em.steps][1:] or times)
     return step, max(0.0, times[-1] - step)
 
@@ -159,7 +161,7 @@ def _steps_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusio
     states = SOLVERS[config.solver].solve(
         Problem(cut, config, forward_model(cut, config, kernel), priors, torch.Generator(cut.device),
                 lambda purpose, factory: factory().to(cut.device), {}, kernel))
-    return Term(_seconds(states), degradation, 0, _area(cut.shape[-2:], degradation))
+    return Term(_seconds(states, cut.device), degradation, 0, _area(cut.shape[-2:], degradation))
 
 
 def _wide(width: float, degradation: Degradation) -> Tensor:
@@ -172,16 +174,18 @@ def _area(size: tuple[int, int], degradation: Degradation) -> float:
     return height * width
 
 
-def _seconds(states: Iterable[Any]) -> float:
+def _seconds(states: Iterable[Any], device: torch.device) -> float:
     """Seconds of all the steps that ``states`` come from, by the first few."""
-    steps = list(islice(_timed(states), STEPS))
+    steps = list(islice(_timed(states, device), STEPS))
     times = [seconds for seconds, _ in steps]
     return median(times[1:] or times) * steps[-1][1].total
 
 
-def _timed(states: Iterable[Any]) -> Iterator[tuple[float, Any]]:
-    """(seconds, state) of each step."""
+def _timed(states: Iterable[Any], device: torch.device) -> Iterator[tuple[float, Any]]:
+    """(seconds, state) of each step; a GPU, which steps do not wait for, is waited for here."""
     start = time.perf_counter()
     for state in states:
+        if device.type == 'cuda':
+            torch.cuda.synchronize(device)
         yield time.perf_counter() - start, state
         start = time.perf_counter()

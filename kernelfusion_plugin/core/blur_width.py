@@ -12,6 +12,7 @@ from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Prior
 from .em import assumed_noise
+from .em_config import EmConfig
 from .em_steps import above_floor, em_passes
 from .frame import Frame
 from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
@@ -42,16 +43,17 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
 
     It is that of the kernel with which the search's first stage explains y made half as large, where the grid reaches
-    twice as far. It takes some hundredth of the search's time. None: y is too small to tell, or too empty.
+    twice as far; with em's default settings, for which the limits here hold, whatever the run's are. It takes some
+    hundredth of the search's time. None: y is too small to tell, or too empty.
     """
-    degradation, em = Degradation(config.scale, config.kernel_size, config.border), config.em
+    degradation, em = Degradation(config.scale, config.kernel_size, config.border), EmConfig()
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
     y = y[..., top:y.shape[-2] - bottom, left:y.shape[-1] - right].float()
     height, width = y.shape[-2:]
     if min(height, width) < LEAST_SIDE or height * width < LEAST_AREA or texture(y) < LEAST_TEXTURE:
         return None
     half = F.avg_pool2d(y, 2)
-    piece, _ = cut_piece(half, max(em.kernel_side, LEAST_SIDE) // 2 if em.kernel_side else 0)
+    piece, _ = cut_piece(half, em.kernel_side // 2)
     em, noise = adapted(em, assumed_noise(half, em))
     stage = kernel_stages(degradation, em, noise)[0]
     kernel = gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece)

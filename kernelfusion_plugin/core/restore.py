@@ -259,7 +259,7 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
     """
     for phase, (image, config) in images.items():
         if phase in weights:
-            _load(nets[phase], weights[phase])
+            _load(nets[phase], weights[phase], phase)
         else:
             generator = seeds.generator(phase)
             place, seconds = journal.begin(phase, generator)
@@ -390,10 +390,12 @@ def _split(state: Mapping[str, Tensor] | None) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _load(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _load(net: nn.Module, state: Mapping[str, Tensor], phase: str) -> None:
     try:
         net.to(memory_format=torch.channels_last).load_state_dict(state)  # as it was trained: the layout rounds
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
-        raise ValueError(f'the weights of the patch prior do not fit the network ({first}): '
+        raise ValueError(f'the weights of the tuned texture prior do not fit its network ({first}): train anew'
+                         if phase == 'tuned' else
+                         f'the weights of the patch prior do not fit the network ({first}): '
                          'set prior.channels as they were trained with, or train anew') from None

@@ -58,7 +58,7 @@ def build_net(opt: Mapping[str, Any], scale: int) -> nn.Module:
         ValueError: the network is unknown or does not take an argument.
     """
     options = {'scale': scale, **(section_of(opt, 'network_g') or {'type': 'MCFormer'})}
-    if int(options['scale']) != scale:
+    if options['scale'] != scale:
         raise ValueError(f"'network_g.scale' is {options['scale']}, but 'scale' is {scale}: leave the first one out")
     return build('network_g', options)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.sections import nearest
+from ..core.sections import check_number, nearest
 
 Factory = Callable[[], nn.Module]
 
@@ -144,16 +144,16 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     for key in section:
         if key not in ours | core:
             raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(str(key), ours | core)}")
-    scale, repeated = opt.get('scale'), section.get('scale')
-    if repeated is None:
-        scale = read_scale(opt)
-    if None not in (scale, repeated) and int(scale) != int(repeated):
-        raise ValueError(f"'scale' is {scale}, but 'kernelfusion.scale' is {repeated}: leave the second one out")
-    section['scale'] = repeated if scale is None else scale
+    if section.get('scale') is None:
+        section['scale'] = read_scale(opt)
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
     nested = {name for name, value in vars(KernelFusionConfig()).items() if dataclasses.is_dataclass(value)}
-    return KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
-                                         if value is not None or key not in nested}), glue  # an empty section is none
+    config = KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
+                                           if value is not None or key not in nested})  # an empty section is none
+    if opt.get('scale') is not None and read_scale(opt) != config.scale:
+        raise ValueError(f"'scale' is {opt['scale']}, but 'kernelfusion.scale' is {config.scale}: leave the second one "
+                         'out')
+    return config, glue
 
 
 def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
@@ -170,10 +170,11 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
     given = section_of(opt, 'network_g').get('channels')
     stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
     if given is not None:
-        if stated is not None and int(stated) != int(given):
+        check_number('network_g.channels', given, 1, whole=True)
+        if stated is not None and given != config.prior.channels:
             raise ValueError(f"'network_g.channels' is {given}, but 'kernelfusion.prior.channels' is {stated}: "
                              'leave one of them out')
-        config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=int(given)))
+        config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=given))
     fill = {'kernel_size': config.kernel_size, 'scale': config.scale}
     return config, {
         'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}),

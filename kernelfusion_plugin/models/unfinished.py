@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import sweep, write_text_atomically
-from ..checkpoints import Checkpoint, code_digest, decisive, is_locked, locked, read_record, write_record
+from ..checkpoints import Checkpoint, code_digest, decisive, digest, is_locked, locked, read_record, write_record
 from ..sharing import FOLDER as RANKS
 from ..sharing import clear
 
@@ -122,10 +122,11 @@ class Unfinished:
 
 
 def options_digest(opt: Mapping[str, Any]) -> str:
-    """sha256 of the options that decide what comes out, and of the package's code."""
+    """sha256 of the options that decide what comes out, of the weights they name, and of the package's code."""
     about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
     about['kernelfusion'] = decisive(opt.get('kernelfusion') or {})
-    about['pretrained'] = opt['path'].get('pretrain_network_g')
+    weights = opt['path'].get('pretrain_network_g')
+    about['pretrained'] = digest(Path(weights)) if weights else None
     return hashlib.sha256(json.dumps([code_digest(), about], sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -56,6 +56,15 @@ def test_a_black_frame_does_not_count():
     assert not seems_wider(y, load_texture_prior(), KernelFusionConfig())
 
 
+def test_the_settings_of_the_search_have_no_part_in_it():
+    """It is a hint, with limits that were found under the default ones: it must not end a run that could be done."""
+    y = spoilt(motion(24, 1))[..., :80, :80]
+    assert blur_spread(y, load_texture_prior(), KernelFusionConfig.from_dict({
+        'prior': {'timesteps': 2000, 't_max': 1500},
+        'em': {'kernel_prior': 'internal', 'final_prior': 'internal', 't_start': 1200, 'steps': 600, 'sketch_passes': 1}
+    })) == blur_spread(y, load_texture_prior(), KernelFusionConfig())
+
+
 def test_it_is_repeatable_and_leaves_random_numbers_alone():
     prior, config, y = load_texture_prior(), KernelFusionConfig(), spoilt(motion(24, 1))
     before = torch.get_rng_state()

@@ -47,6 +47,7 @@ from kernelfusion_plugin.core.plan import Plan
 from kernelfusion_plugin.core.quadratic import data_step
 from kernelfusion_plugin.core.texture_prior import TuningConfig, load_texture_prior
 from kernelfusion_plugin.core.tiles import Tiles
+from kernelfusion_plugin.estimate import _timed
 
 L = l_shape(8, 6, 2)
 
@@ -260,6 +261,25 @@ def test_a_gpu_is_waited_for_once_a_step(gpu):
     assert max(steps) < 40
 
 
+def test_a_gpu_is_waited_for_where_steps_are_timed(gpu, monkeypatch):
+    """Steps only enter what is to be done into its queue: here in no time, and each takes the GPU a second."""
+    clock, queued = [0.0], [0]
+    monkeypatch.setattr('kernelfusion_plugin.estimate.time.perf_counter', lambda: clock[0])
+
+    def steps():
+        for number in range(3):
+            queued[0] += 1
+            yield number
+
+    def synchronize(device):
+        assert device == gpu
+        clock[0] += queued[0]
+        queued[0] = 0
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', synchronize)
+    assert list(_timed(steps(), gpu)) == [(1.0, 0), (1.0, 1), (1.0, 2)]
+
+
 @pytest.mark.parametrize('turns', [False, True])
 def test_phase_1_waits_for_a_gpu_where_it_reads_the_loss(turns, gpu, monkeypatch):
     monkeypatch.setattr(patch_prior, 'READ', 3)
@@ -393,7 +413,7 @@ def test_noise(gpu):
 
 def test_the_width_of_a_blur(gpu):
     y = (random(1, 3, 80, 84) * 4).round() / 4
-    config = KernelFusionConfig(em=EmConfig(sketch_passes=2, steps=3))
+    config = KernelFusionConfig()
     found, expected = (blur_spread(y.to(device), load_texture_prior(device, 'fp32'), config) for device in (gpu, 'cpu'))
     assert found == pytest.approx(expected, abs=1e-3)
 

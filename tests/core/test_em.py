@@ -388,13 +388,17 @@ def test_wings_are_cut_at_the_very_end_only(stage, monkeypatch):
 
 
 @pytest.mark.usefixtures('unjudged')
-def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
-    """G of a pass is its own plus half of the one before's; weights follow Student's t. Other stages do neither."""
+@pytest.mark.parametrize(('way', 'share'), [((0.0, 0.0), 0.5), ((1.0, 0.0), 0.0)])
+def test_the_full_scale_remembers_and_weighs_its_pixels(way, share, monkeypatch):
+    """G of a pass is its own plus half of the one before's, unless picture and kernel have been moved since; weights
+    follow Student's t. Other stages do neither.
+    """
     config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=2, steps=3, kernel_levels=1, memory=0.5,
                       outlier=0.05, over_relaxation=1.0, noise_floor=0, uncertainty=0)
     y, _, prior, degradation = problem(2, gaussian(8, sigmas=1.2), config=config)
     fits, fit = [], em_steps.fit_kernel
     monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: fits.append(args) or fit(*args))
+    monkeypatch.setattr(em_steps, 'find_place', lambda kernel, *args: (kernel, way))
     states = solve(y, prior, degradation, config)
     sketch, fine = grids(degradation, config)
     assert len(fits) == 4 and len(states) == 12 + config.final_steps
@@ -408,7 +412,7 @@ def test_the_full_scale_remembers_and_weighs_its_pixels(monkeypatch):
         assert not torch.allclose(own[-1][0], normal_equations(fine, x0_hat, y)[0], rtol=1e-3)
     for index in (0, 1):
         torch.testing.assert_close(fits[2][index], own[0][index])
-        torch.testing.assert_close(fits[3][index], own[1][index] + 0.5 * own[0][index])
+        torch.testing.assert_close(fits[3][index], own[1][index] + share * own[0][index])
 
 
 def test_a_pass_without_noise_draws_none():
@@ -668,6 +672,7 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert sketch[0].uncertainty == 0 and [run[0].uncertainty for run in trials] == [0.5, 1, 2][:tried]
     assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
     assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
+    assert {args[5] for args in judged} == {177}  # of the levels 300, 177 and 72 the M step's first
     told = restarts.surprise(y, states[-1].kernel, prior, degradation, config)  # with noise of its own
     assert [state.surprise for state in states] == [None] * (len(states) - 3) + [told] * 3
     assert fine[0].uncertainty == (0.5, 1, 2)[best]

@@ -148,8 +148,8 @@ def test_joint_recomputes_before_it_refuses():
 
 
 @pytest.mark.parametrize(('config', 'kernel', 'recompute', 'side'), [
-    (EM, KERNEL, False, 96), (EM, None, False, 96), (SEVERAL, None, False, 96), (WIDE, None, False, 48), (JOINT, None, False, 40),
-    (JOINT, None, True, 40)])
+    (EM, KERNEL, False, 96), (EM, None, False, 96), (SEVERAL, None, False, 96), (WIDE, None, False, 48),
+    (JOINT, None, False, 40), (JOINT, None, True, 40)])
 def test_the_estimate_is_above_what_a_run_allocates_and_not_far(config, kernel, recompute, side, monkeypatch):
     for module in (plan, quadratic):
         monkeypatch.setattr(module, 'WINDOW_BYTES', 2 ** 20)

@@ -67,6 +67,21 @@ def test_the_true_kernel_is_likelier_than_a_wrong_one():
     assert right < wrong
 
 
+def test_a_kernel_is_judged_at_all_levels_of_a_pass_but_its_first(monkeypatch):
+    """That one hides everything. The same noise goes to each kernel."""
+    y, _, prior, degradation = problem(4, l_shape())
+    said = []
+
+    def nll(y, x, kernel, prior, degradation, t, generator):
+        said.append((t, float(torch.rand((), generator=generator))))
+        return float(t)
+
+    monkeypatch.setattr(restarts, 'nll', nll)
+    kernels = l_shape(), l_shape().T
+    assert [restarts.mean_nll(y, k, prior, degradation, SMALL, 5) for k in kernels] == [(118 + 48) / 2] * 2
+    assert [t for t, _ in said] == [118, 48] * 2 and said[:2] == said[2:] and said[0][1] != said[1][1]
+
+
 def test_a_wider_kernel_has_to_be_so_much_likelier(monkeypatch):
     """By 0.7 times what its area's logarithm is larger: of n pixels that count alike it is n, at x4 n / 16."""
     y, _, prior, degradation = problem(4, l_shape())

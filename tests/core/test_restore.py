@@ -355,7 +355,9 @@ def test_defaults_without_a_config(monkeypatch):
         next(restore_steps(image()))
     default, (net, config) = KernelFusionConfig(), end.value.args
     assert isinstance(net, TextureUNet)
-    assert config == default.tuning.training(default.em.final_t_start + 1, default.prior.precision)
+    assert (config.t_max, config.steps, config.crop, config.batch) == (201, 300, 64, 4)
+    assert (config.lr, config.ema) == (4e-4, 0.99)
+    assert (config.turns, config.max_grad_norm, config.timesteps, config.precision) == (True, 1.0, 1000, 'auto')
     with pytest.raises(Enough) as end:
         next(restore_steps(image(), KernelFusionConfig(solver='joint')))
     net, config = end.value.args
@@ -396,7 +398,8 @@ def test_bad_pictures_are_one_line(y, words):
     (dataclasses.replace(TOY, border='wrap'), {}, 'border must be one of'),
     (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'),
     (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more'),
-    (INTERNAL, {'prior_state': {**weights(4), 'half.more': torch.zeros(1)}}, 'do not fit.*')])
+    (INTERNAL, {'prior_state': {**weights(4), 'half.more': torch.zeros(1)}}, 'do not fit.*'),
+    (KernelFusionConfig(), {'prior_state': {'tuned.more': torch.zeros(1)}}, 'tuned texture prior do not fit its netw')])
 def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkeypatch):
     monkeypatch.setattr(module, 'fit_patch_prior', lambda *_: pytest.fail('hours of Phase 1, then an error'))
     with pytest.raises(ValueError, match=words) as error:

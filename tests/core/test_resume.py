@@ -70,6 +70,7 @@ def _tiny_regions(monkeypatch):
 
 def same(a, b):
     return (torch.equal(a.sr, b.sr) and torch.equal(a.kernel, b.kernel) and a.trace == b.trace
+            and a.surprise == b.surprise
             and (a.kernels is None if b.kernels is None else torch.equal(a.kernels, b.kernels))
             and a.prior_state.keys() == b.prior_state.keys()
             and all(torch.equal(value, b.prior_state[key]) for key, value in a.prior_state.items()))

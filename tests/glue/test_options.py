@@ -1,5 +1,6 @@
 """Every option file runs at toy size through the real toolbox; wrong options are refused with a useful word."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -139,14 +140,17 @@ def test_there_is_a_file_per_experiment():
     ({'known_kernl': True}, "did you mean 'known_kernel'"),
     ({'prior': {'stepz': 1}}, 'prior.steps'),
     ({'save_prior': 'yes'}, 'kernelfusion.save_prior must be bool'),
-    ({'scale': 2}, "'kernelfusion.scale' is 2"),
+    ({'scale': 2}, "'scale' is 4, but 'kernelfusion.scale' is 2"),
+    ({'scale': 'two'}, "option 'scale' must be a whole number, got 'two'"),
+    ({'scale': [4]}, "option 'scale' must be a whole number"),
+    ({'scale': 4.7}, "option 'scale' must be a whole number, got 4.7"),
     ({'kernel_size': 3}, 'kernel_size'),
     ({'preset': 'fast'}, 'preset must be one of'),
     ({'em': {'final_prior': 'texture'}}, 'em.final_prior must be one of'),
     ({'em': {'passes': 2}}, "unknown option 'em.passes'"),
 ])
 def test_wrong_key_of_the_section_is_refused(section, message):
-    with pytest.raises(ValueError, match=message.replace('.', r'\.')):
+    with pytest.raises(ValueError, match=re.escape(message)):
         parse_section({'scale': 4, 'kernelfusion': section})
 
 
@@ -175,6 +179,10 @@ def test_networks_get_what_the_option_file_leaves_out():
     opt['network_g']['channels'] = 10
     with pytest.raises(ValueError, match='leave one of them out'):
         network_factories(opt, config)
+    opt['network_g']['channels'] = [8]
+    with pytest.raises(ValueError, match='network_g.channels must be a whole number'):
+        network_factories(opt, config)
+    opt['network_g']['channels'] = 10
     del opt['kernelfusion']['prior']
     config, factories = network_factories(opt, parse_section(opt)[0])
     assert config.prior.channels == factories['make_patch_net']().channels == 10

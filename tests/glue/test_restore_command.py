@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -278,6 +279,20 @@ def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
         asking.join()
     with checkpoints.locked(tmp_path / 'lock'), pytest.raises(ValueError, match='another process is at work here'):
         checkpoints.hold(tmp_path / 'lock')
+
+
+def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path):
+    """As by the process that had it, at its end: the next one would stand beside who holds the file that is gone."""
+    path, waited = tmp_path / 'a_run/lock', []
+    first = checkpoints.hold(path)
+    waiting = threading.Thread(target=lambda: waited.append(checkpoints.hold(path)))
+    waiting.start()
+    time.sleep(0.1)
+    shutil.rmtree(path.parent)
+    first.close()
+    waiting.join()
+    with waited[0], pytest.raises(ValueError, match='another process is at work here'):
+        checkpoints.hold(path)
 
 
 @pytest.mark.parametrize('name', ['a_x2.png', 'a_kernel.npy', 'a_sheet.png', 'a_restored.json'])
@@ -696,7 +711,7 @@ def test_the_estimate_is_within_a_factor_of_2(changes):
 
 def test_the_estimate_knows_of_regions(monkeypatch):
     """Half the steps of one search again, on each half; what is timed scatters, so only the order is asked for."""
-    monkeypatch.setattr('kernelfusion_plugin.estimate._timed', lambda states: ((1.0, state) for state in states))
+    monkeypatch.setattr('kernelfusion_plugin.estimate._timed', lambda states, _: ((1.0, state) for state in states))
     y = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     one, two, auto = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions}))
                       for regions in ('1x1', '1x2', 'auto'))

@@ -6,10 +6,12 @@ import signal
 import time
 
 import pytest
+import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import digests, run_toolbox, scores, toy_options, write_pair
 
 from kernelfusion_plugin import checkpoints, runlog
+from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.models.history import History
 
 
@@ -101,6 +103,21 @@ def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
     assert f'{changed}: done before' not in log.text and f'{kept}: done before' in log.text
     assert run_toolbox(options(data), data / 'anew', monkeypatch) == 0
     assert digests(data / 'other') == digests(data / 'anew') and stable(data / 'other') == stable(data / 'anew')
+
+
+def test_changed_weights_begin_anew(data, monkeypatch, log):
+    """Their place is the same: some of the table's rows would be of these weights, and some of others."""
+    def save(seed):
+        torch.manual_seed(seed)
+        torch.save(PatchDiffusionNet(opt['kernelfusion']['prior']['channels']).state_dict(), data / 'pd.pth')
+
+    opt = options(data, path__pretrain_network_g=str(data / 'pd.pth'))
+    save(0)
+    run_killed(opt, data / 'run', monkeypatch, at=2)
+    save(1)
+    log.clear()
+    assert run_toolbox(opt, data / 'run', monkeypatch) == 0
+    assert 'done before' not in log.text and 'moved back' not in log.text
 
 
 def test_damaged_results_and_removed_images(whole, data, monkeypatch, log):
