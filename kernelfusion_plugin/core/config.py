@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import os
 import types
@@ -16,6 +15,7 @@ from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
 from .regional_degradation import read_grid
+from .sections import must_be, nearest
 from .solvers import SOLVERS
 from .texture_prior import T_MAX, TRAINING, TuningConfig
 
@@ -170,9 +170,7 @@ def _replace(config: Any, options: Any, prefix: str) -> Any:
 def _check_names(options: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
-            hint = f'did you mean {prefix + near[0]!r}? ' if near else ''
-            raise ValueError(f'unknown option {prefix + str(key)!r}: {hint}known are {", ".join(known)}')
+            raise ValueError(f'unknown option {prefix + str(key)!r}{nearest(str(key), known, prefix)}')
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:
@@ -181,7 +179,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         if value is None or value in ('None', 'null', '~'):
             return None
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    wrong = f'option {name!r} must be {_WORDS.get(kind, kind)}, got {value!r}'
+    wrong = must_be(f'option {name!r}', kind, value)
     if kind is bool or isinstance(value, bool):
         if kind is bool and isinstance(value, bool):
             return value
@@ -197,6 +195,3 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return kind(number)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(wrong) from None
-
-
-_WORDS = {int: 'a whole number', float: 'a number', str: 'a word', bool: 'true or false'}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -36,11 +37,24 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
         raise ValueError(f'{where!r}: {error}') from error
 
 
-def nearest(key: str, known: Iterable[str]) -> str:
-    """What an error about an unknown name ends with: the nearest known one, and all of them."""
+def nearest(key: str, known: Iterable[str], prefix: str = '') -> str:
+    """What an error about an unknown name ends with: the nearest known one, behind ``prefix``, and all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-    return (f': did you mean {close[0]!r}?' if close else ';') + f' Known: {", ".join(known)}'
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return (f': did you mean {prefix + close[0]!r}?' if close else '.') + f' Known: {", ".join(known)}'
+
+
+def must_be(name: str, kind: Any, value: Any) -> str:
+    """The line for an option whose value is not of its type ``kind``: int, float, str, bool, or several of these."""
+    kinds = typing.get_args(kind) or (kind,)
+    hint = ''
+    if str in kinds and isinstance(value, Mapping):
+        text = f'"{{{", ".join(map(str, value))}}}"'
+        hint = f": braces make a section of it; write {text}, and on the command line '{text}'"
+    return f'{name} must be {", or ".join(_WORDS.get(each, str(each)) for each in kinds)}, got {value!r}{hint}'
+
+
+_WORDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', type(None): '~'}
 
 
 def check_range(name: str, value: Any, low: float, high: float = float('inf')) -> tuple[float, float]:

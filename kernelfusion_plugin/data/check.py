@@ -17,7 +17,7 @@ from basicsr.data.single_image_dataset import SingleImageDataset
 from basicsr.utils import FileClient, scandir
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from ..core.sections import nearest
+from ..core.sections import must_be, nearest
 from ..files import may_be_picture
 from ..listing import no_pictures
 from .random_blur_dataset import TOOLBOX_KEYS, BlurOptions, RandomBlurDataset
@@ -48,6 +48,9 @@ def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> No
         return  # somebody else's
     _check_keys(where, kind, options)
     _check_needed(where, kind, options, phase)
+    template = options.get('kernel_tmpl')
+    if template is not None and not isinstance(template, str):
+        raise ValueError(must_be(f'{where}:kernel_tmpl', str, template))
     backend = _backend(where, options.get('io_backend') or {'type': 'disk'})
     for root in ROOTS[kind]:
         _check_root(f'{where}:{root}', options[root], backend)

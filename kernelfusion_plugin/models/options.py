@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.sections import check_number, nearest
+from ..core.sections import check_number, must_be, nearest
 
 Factory = Callable[[], nn.Module]
 
@@ -44,14 +45,13 @@ class FileOptions:
     sheet: bool = True
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, _KINDS[field.type]) or (isinstance(value, bool) and 'bool' not in field.type):
-                raise ValueError(f'{self.SECTION}.{field.name} must be {field.type.replace("|", "or")}, got {value!r}')
-
-
-_KINDS = {'bool': bool, 'str': str, 'str | None': (str, type(None)), 'bool | str': (bool, str), 'int': int,
-          'int | str': (int, str), 'float': (int, float)}
+            value, kind = getattr(self, field.name), hints[field.name]
+            kinds = typing.get_args(kind) or (kind,)
+            taken = bool in kinds if isinstance(value, bool) else isinstance(value, kinds)
+            if not taken and not (float in kinds and type(value) is int):
+                raise ValueError(must_be(f'{self.SECTION}.{field.name}', kind, value))
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,8 @@ def test_identical_images_do_not_poison_the_mean(data, tmp_path, monkeypatch):
     ('BicubicModel', {'known_kernel': True}, "unknown option 'baseline.known_kernel'"),
     ('BackProjectionModel', {'known_kernel': False}, 'needs the kernel'),
     ('BackProjectionModel', {'ridge': 0.0}, 'baseline.ridge'),
-    ('BackProjectionModel', {'iterations': True}, 'baseline.iterations must be int'),
-    ('BackProjectionModel', {'iterations': 1.5}, 'baseline.iterations must be int')])
+    ('BackProjectionModel', {'iterations': True}, 'baseline.iterations must be a whole number'),
+    ('BackProjectionModel', {'iterations': 1.5}, 'baseline.iterations must be a whole number')])
 def test_wrong_options_are_refused(data, tmp_path, kind, section, message):
     from kernelfusion_plugin import models
     opt = {**baseline(data, kind, baseline=section), 'dist': False, 'rank': 0, 'world_size': 1, 'is_train': False}

@@ -232,7 +232,7 @@ def test_grey_pictures_come_out_grey(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('section', 'message'), [
     ({'lamda': 1}, "unknown option 'blinddiff.lamda'"), ({'bach': 2}, "did you mean 'batch'"), ({'batch': 0}, 'batch'),
-    ({'kernel_oracle': 'yes'}, 'blinddiff.kernel_oracle must be bool'), ({'preset': 'x'}, 'unknown preset')])
+    ({'kernel_oracle': 'yes'}, 'blinddiff.kernel_oracle must be true or false'), ({'preset': 'x'}, 'unknown preset')])
 def test_wrong_key_of_the_section(section, message):
     with pytest.raises(ValueError, match=message):
         parse_section(section)

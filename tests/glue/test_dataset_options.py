@@ -73,6 +73,7 @@ LMDB = {'io_backend': {'type': 'lmdb'}}
     ({**SINGLE, 'meta_info_file': None}, ':meta_info_file must name a file'),
     ({'filename_tmpl': '{name}x4'}, ":filename_tmpl must be like '{}x4', where {} is the name of the HR picture, got"),
     ({'filename_tmpl': None}, ':filename_tmpl must be like'),
+    ({'kernel_tmpl': {'number': None}}, ":kernel_tmpl must be text, got {'number': None}: braces make a section"),
     ({'filename_tmpl': '{}x8'}, "there is no onex8.png in DATA/lr, which filename_tmpl '{}x8' makes of an HR name; "),
     ({**TOLERANT, 'filename_tmpl': '{}x8'}, "there is no onex8 in DATA/lr, which filename_tmpl '{}x8' makes of"),
     ({'dataroot_lq': 'renamed'}, 'there is no one.png in DATA/renamed (filename_tmpl says how names of LR differ); '),
