@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .degradation import BORDERS
 from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
@@ -89,6 +90,8 @@ class KernelFusionConfig:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
             raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for all of the picture')
+        if self.border not in BORDERS:
+            raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {self.border!r}')
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
         if self.memory_limit is not None and not 0 < self.memory_limit < math.inf:

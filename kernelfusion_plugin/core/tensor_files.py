@@ -22,6 +22,8 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f'{path}: not {what}: it holds more than tensors and plain values, or none of it') from error
+    except FileNotFoundError as error:
+        raise ValueError(f'{path}: there is no such file') from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ['it is empty or cut off'])[0][:120]
         raise ValueError(f'{path}: not {what}: {reason}') from error

@@ -64,6 +64,14 @@ def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> No
         RandomBlurDataset.read_options({**options, **given, 'phase': phase}, where)
 
 
+def may_have_kernels(options: Mapping[str, Any]) -> bool:
+    """Whether a data set may come with true kernels: files of them, or its own. What others' give along, only they
+    know.
+    """
+    without = {kind.__name__ for kind in (SingleImageDataset, *PAIRED)}
+    return bool(options.get('dataroot_kernel')) or options.get('type') not in without
+
+
 def _check_keys(where: str, kind: type, options: Mapping[str, Any]) -> None:
     """A key that resembles none may be meant for somebody else, and so may one that another data set reads."""
     for key in options:

@@ -63,7 +63,7 @@ class Baseline(RestorationModel):
         """Scale and the section, see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         scale, files = read_scale(opt), file_options(cls.OPTIONS, opt)
-        check_known_kernel(files)
+        check_known_kernel(files, opt)
         return scale, files
 
     def restore(self, y: Tensor) -> Restoration:

@@ -69,7 +69,7 @@ class KernelFusionModel(RestorationModel):
         """The section ``kernelfusion:`` and the networks, see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         config, glue = parse_section(opt)
-        check_known_kernel(glue)
+        check_known_kernel(glue, opt)
         if glue.known_kernel:
             try:
                 check_takes_kernels(config)
@@ -77,7 +77,10 @@ class KernelFusionModel(RestorationModel):
                 raise ValueError(f'kernelfusion.known_kernel: {error}') from error
         config, factories = network_factories(opt, config)
         if config.texture_weights:
-            load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each image
+            try:
+                load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each image
+            except ValueError as error:
+                raise ValueError(f'kernelfusion.texture_weights: {error}') from error
         return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:

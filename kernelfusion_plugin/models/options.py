@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
 from ..core.sections import check_number, must_be, nearest
+from ..data.check import may_have_kernels
 
 Factory = Callable[[], nn.Module]
 
@@ -27,8 +28,9 @@ class FileOptions:
     """Keys that all our models have: which files are read and written.
 
     Attributes:
-        kernel_dir: the true kernels, for scores: a folder of NAME.npy or NAME.mat, or one file for all images. A
-            dataset's own ``dataroot_kernel`` goes before it, and kernels that it gives along (RandomBlurDataset).
+        kernel_dir: the true kernels, for scores: a folder of NAME.npy, .mat, .txt, .csv or .png, or one such file for
+            all images. A dataset's own ``dataroot_kernel`` goes before it, and kernels that it gives along
+            (RandomBlurDataset).
         kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name (the HR
             image's where a dataset has a ``filename_tmpl``), ``{number}`` the last number in it (im_13: 13). A
             dataset's own ``kernel_tmpl`` goes before it.
@@ -77,6 +79,10 @@ class GlueOptions(FileOptions):
     resume: bool = True
     checkpoint_every: float = EVERY
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number('kernelfusion.checkpoint_every', self.checkpoint_every, 0)
+
 
 def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A section of an option file; an absent one is empty.
@@ -104,13 +110,17 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
     return kind(**section)
 
 
-def check_known_kernel(files: FileOptions) -> None:
-    """Refuse a place of kernels that is not there, of a section that has ``known_kernel``.
+def check_known_kernel(files: FileOptions, opt: Mapping[str, Any]) -> None:
+    """Refuse a place of kernels that is not there, of a section that has ``known_kernel``; and true kernels where
+    neither the section nor any data set has some.
 
     Raises:
         ValueError: naming the option.
     """
     place = getattr(files, 'known_kernel', None)
+    if place is True and not files.kernel_dir and not any(map(may_have_kernels, opt['datasets'].values())):
+        raise ValueError(f'{files.SECTION}.known_kernel is true, but there are no kernels: give each data set its '
+                         f'dataroot_kernel, the section {files.SECTION} a kernel_dir, or known_kernel the place of one')
     if isinstance(place, str) and not Path(place).expanduser().exists():
         raise ValueError(f'{files.SECTION}.known_kernel must be true, false, or the place of kernels, and there is '
                          f'none at {place!r}')

@@ -163,6 +163,7 @@ def test_wrong_types_are_refused(options, name, word):
     ({'preset': 'fast'}, ['preset', 'quick, balanced', "'fast'"]),
     ({'preset': ['quick']}, ['preset', 'quick, balanced']),
     ({'solver': 'adam'}, ['solver', 'em, joint', "'adam'"]),
+    ({'border': 'mirror'}, ['border', 'valid, reflect, replicate, zeros', "'mirror'"]),
     ({'scale': 1}, ['scale', '2 and 8', '1']), ({'scale': 9}, ['scale', '2 and 8', '9']),
     ({'kernel_size': 7}, ['kernel_size', '8', '64', '7']), ({'kernel_size': 65}, ['kernel_size', '64', '65']),
     ({'kernel_size': 0}, ['kernel_size', '0']),

@@ -14,6 +14,7 @@ from torch import nn
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
+from kernelfusion_plugin.models.baselines import BackProjectionModel
 from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.options import network_factories, parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
@@ -142,6 +143,7 @@ def test_there_is_a_file_per_experiment():
     ({'save_prior': 'yes'}, 'kernelfusion.save_prior must be true or false, got'),
     ({'checkpoint_every': 'often'}, "kernelfusion.checkpoint_every must be a number, got 'often'"),
     ({'checkpoint_every': True}, 'kernelfusion.checkpoint_every must be a number, got True'),
+    ({'checkpoint_every': -1}, 'kernelfusion.checkpoint_every must be a number, at least 0, got -1'),
     ({'prior_dir': 5}, 'kernelfusion.prior_dir must be text, or ~, got 5'),
     ({'known_kernel': 1}, 'kernelfusion.known_kernel must be true or false, or text, got 1'),
     ({'kernel_tmpl': {'name': None}}, """kernelfusion.kernel_tmpl must be text, got {'name': None}: braces make a \
@@ -163,6 +165,31 @@ def test_wrong_key_of_the_section_is_refused(section, message):
 def test_a_known_kernel_needs_a_solver_that_takes_one(tmp_path):
     opt = {**toy_options(tmp_path, kernelfusion__solver='joint', kernelfusion__known_kernel=True), 'is_train': False}
     with pytest.raises(ValueError, match=r"kernelfusion\.known_kernel: solver 'joint' takes no known kernel"):
+        KernelFusionModel.read_options(opt)
+
+
+BLUR = {'type': 'RandomBlurDataset', 'kernels': [{'type': 'motion', 'size': 24}]}
+
+
+@pytest.mark.parametrize(('changes', 'section', 'refused'), [
+    ({}, {}, True), ({'type': 'TolerantPairedDataset'}, {}, True), ({'dataroot_kernel': 'kernels'}, {}, False),
+    ({}, {'kernel_dir': 'kernels'}, False), (BLUR, {}, False), ({'type': 'Somebodys'}, {}, False)])
+@pytest.mark.parametrize('model', [KernelFusionModel, BackProjectionModel])
+def test_true_kernels_that_nothing_gives_are_refused(model, changes, section, refused, tmp_path):
+    name = 'kernelfusion' if model is KernelFusionModel else 'baseline'
+    opt = {**toy_options(tmp_path), 'is_train': False}
+    opt[name] = {**opt.get(name, {}), **section, 'known_kernel': True}
+    opt['datasets']['test_1'] = {**opt['datasets']['test_1'], 'dataroot_kernel': None, **changes}
+    if not refused:
+        model.read_options(opt)
+        return
+    with pytest.raises(ValueError, match=rf'^{name}\.known_kernel is true, but .* dataroot_kernel, .* {name} a k'):
+        model.read_options(opt)
+
+
+def test_weights_of_the_texture_prior_that_are_not_there(tmp_path):
+    opt = {**toy_options(tmp_path, kernelfusion__texture_weights='no.pt'), 'is_train': False}
+    with pytest.raises(ValueError, match=r'^kernelfusion\.texture_weights: no\.pt: there is no such file$'):
         KernelFusionModel.read_options(opt)
 
 
