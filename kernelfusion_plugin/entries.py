@@ -46,8 +46,11 @@ class Entry:
         truth = dict(self._paths()).get('gt')
         return self.name if truth is None or getattr(self.dataset, 'filename_tmpl', '{}') == '{}' else Path(truth).stem
 
-    def read(self, scale: int, crop_gt: bool) -> dict[str, Any]:
+    def read(self, scale: int, crop_gt: bool, section: str = 'kernelfusion') -> dict[str, Any]:
         """The image as BasicSR's loader gives it: lq (1, C, h, w), gt (1, C, s·h, s·w) if there is one, paths.
+
+        Args:
+            section: of the options that ``crop_gt`` is in, for the advice.
 
         Raises:
             BadImage: a file is missing, empty, damaged, or the two sizes do not fit.
@@ -63,7 +66,7 @@ class Entry:
         if fault:
             raise BadImage(fault)
         if 'gt' in item:
-            self._check_sizes(item, scale, crop_gt)
+            self._check_sizes(item, scale, crop_gt, section)
         return default_collate([item])
 
     def pixels(self) -> int:
@@ -90,7 +93,7 @@ class Entry:
                 return f'{self._shown(path, role)}: {fault}'
         return None
 
-    def _check_sizes(self, item: dict[str, Any], scale: int, crop_gt: bool) -> None:
+    def _check_sizes(self, item: dict[str, Any], scale: int, crop_gt: bool, section: str) -> None:
         height, width = item['lq'].shape[-2:]
         paths = dict(self._paths())
         gt = tuple(item['gt'].shape[-2:])
@@ -99,7 +102,7 @@ class Entry:
             gt = gt if decoded is None else decoded.shape[:2]
         if gt != (scale * height, scale * width):
             larger = gt[0] >= scale * height and gt[1] >= scale * width
-            hint = ' (kernelfusion: crop_gt: true cuts a larger one)' if larger else ''
+            hint = f' ({section}: crop_gt: true cuts a larger one)' if larger else ''
             raise BadImage(f'{self._shown(paths.get("gt", self.path), "gt")}: the HR image has {gt[1]} x {gt[0]} '
                            f'pixels (width x height), but {scale} times the LR image of {width} x {height} is '
                            f'{scale * width} x {scale * height}{hint}')

@@ -154,7 +154,7 @@ class BlindSRModel(ImageByImage, SRModel):
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
-        data = entry.read(self.scale, self.files.crop_gt)
+        data = self.read_entry(entry)
         k_true = self.true_kernel(entry, data)
         self.feed_data(data)
         start = time.perf_counter()

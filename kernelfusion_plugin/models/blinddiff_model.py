@@ -209,7 +209,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
 
     def _read(self, entry: Entry) -> dict[str, Any]:
         """lq, gt and kernel, as far as there are, with a batch of 1 in front, and the name."""
-        item = entry.read(self.scale, self.files.crop_gt)
+        item = self.read_entry(entry)
         data = {key: item[key] for key in ('lq', 'gt') if key in item}
         k_true = self.true_kernel(entry, item, needed=self.files.kernel_oracle)
         if k_true is not None:

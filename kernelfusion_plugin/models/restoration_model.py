@@ -120,7 +120,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """One image from its file to its results; returns its row of ``scores.csv``."""
-        data = entry.read(self.scale, self.files.crop_gt)
+        data = self.read_entry(entry)
         k_true = self.true_kernel(entry, data, needed=self._known is True)
         self.feed_data({**data, 'name': entry.name, 'kernel_name': entry.kernel_name, 'kernel': k_true})
         done = self.done_before(dataset)

@@ -82,6 +82,10 @@ class ImageByImage:
         """One image from its file to its results; returns its row of ``scores.csv``, less dataset and name."""
         raise NotImplementedError
 
+    def read_entry(self, entry: Entry) -> dict[str, Any]:
+        """The image as :meth:`..entries.Entry.read` gives it."""
+        return entry.read(self.scale, self.files.crop_gt, self.files.SECTION)
+
     @staticmethod
     def rgb(lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""

@@ -38,7 +38,7 @@ CASES = {
     'cut off': ('lr', cut_off, 'damaged'),
     'empty truth': ('hr', lambda path: path.write_bytes(b''), 'the file is empty'),
     'truth too small': ('hr', replace_by(96, 90), r'90 x 96 .* 96 x 96'),
-    'truth too large': ('hr', replace_by(100, 96), r'96 x 100 .* 96 x 96.*crop_gt'),
+    'truth too large': ('hr', replace_by(100, 96), r'96 x 100 .* 96 x 96.*kernelfusion: crop_gt'),
 }
 
 
@@ -61,6 +61,14 @@ def test_larger_truth_is_cut_on_demand(data, monkeypatch):
     replace_by(100, 99)(data / 'hr/bad.png')
     assert run_toolbox(toy_options(data, kernelfusion__crop_gt=True), data / 'run', monkeypatch) == 0
     assert len(scores(data / 'run')) == 2
+
+
+def test_the_advice_on_a_larger_truth_names_the_models_own_section(data, monkeypatch):
+    replace_by(100, 96)(data / 'hr/bad.png')
+    assert run_toolbox(toy_options(data, model_type='BicubicModel'), data / 'run', monkeypatch) == 1
+    assert runlog.failures[0].endswith('(baseline: crop_gt: true cuts a larger one)')
+    assert run_toolbox(toy_options(data, model_type='BicubicModel', baseline__crop_gt=True), data / 'two',
+                       monkeypatch) == 0
 
 
 @pytest.mark.parametrize('height', [10, 1])
