@@ -162,8 +162,10 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
 
     Raises:
         ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
-            almost a known one (others may belong to other models); a seed is no number, ``path`` or ``val`` no section.
+            almost a known one (others may belong to other models); ``name`` is no folder's, a seed no number, ``path``
+            or ``val`` no section.
     """
+    from kernelfusion_plugin.files import check_folder_name
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
         if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # of which models have what they like
@@ -180,6 +182,7 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     for section in (opt, *opt['datasets'].values()):
         if isinstance(section, dict) and section.get('name') is not None:
             section['name'] = str(section['name'])  # folders bear it
+    check_folder_name(f"{path}: 'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
         opt[section] = opt.get(section) or {}

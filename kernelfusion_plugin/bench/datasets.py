@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 from ..core.kernel_files import PICTURES, levin_kernels, load_kernel
 from ..core.kernels import blind144_synthetic, gaussian, motion, resize
 from ..core.seeds import derived
+from ..files import check_folder_name
 from . import kernelgan
 
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
@@ -102,8 +103,7 @@ class Setting:
             raise ValueError(f'--noise must not be negative, got {self.noise}')
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ValueError(f'--jpeg must be a quality from 1 to 100, got {self.jpeg}')
-        if not self.name or set(self.name) & set('/\\') or self.name.startswith('.'):
-            raise ValueError(f'--name must be the name of a folder, got {self.name!r}')
+        check_folder_name('--name', self.name)
 
 
 def size_on_grid(size: int, scale: int) -> int:

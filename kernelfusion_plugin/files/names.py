@@ -85,6 +85,16 @@ def distinct_names(paths: Iterable[Path]) -> list[str]:
     return names
 
 
+def check_folder_name(where: str, name: str) -> None:
+    """Refuse a name that results cannot lie under: no folder's, one of another place, or a hidden one.
+
+    Raises:
+        ValueError: naming ``where`` the name was given.
+    """
+    if not name or set(name) & set('/\\\0') or name.startswith('.'):
+        raise ValueError(f'{where} must be the name of a folder, without / and no dot in front, got {name!r}')
+
+
 def first_few(names: Sequence[str]) -> str:
     """The first of some names, for a message."""
     return ', '.join(printable(name) for name in sorted(names)[:SHOWN]) + (', …' if len(names) > SHOWN else '')

@@ -19,6 +19,7 @@ from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
 from ..core.sections import check_number, must_be, nearest
 from ..data.check import may_have_kernels
+from ..files import check_folder_name
 
 Factory = Callable[[], nn.Module]
 
@@ -195,16 +196,17 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
 
 
 def check_names(opt: Mapping[str, Any]) -> None:
-    """Refuse two data sets of one name: results of the second would take the place of the first one's.
+    """Refuse data sets whose results would go to another place than one folder for each.
 
     Raises:
-        ValueError: two of those that are restored bear it.
+        ValueError: two of those that are restored bear one name, or one bears a name that is no folder's.
     """
     keys: dict[str, str] = {}
     for key, dataset in (opt.get('datasets') or {}).items():
         name = (dataset or {}).get('name')
         if key.partition('_')[0] == 'train' or name is None:
             continue
+        check_folder_name(f'datasets:{key}:name', str(name))
         if name in keys:
             raise ValueError(f'datasets: {keys[name]} and {key} are both named {name!r}, and their results would go '
                              'to one folder: name one of them otherwise')

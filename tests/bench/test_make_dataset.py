@@ -296,6 +296,7 @@ def test_a_damaged_picture_costs_itself(div2k, tmp_path):
     (['DIV2KMotion', '--image', '0801', '--scale', '3'], 'made at scale 4, got 3'),
     (['DIV2KMotion', '--image', '0801', '--name', 'DIV2KFK'], 'are for free'),
     (['free', '--name', 'DIV2KFK', '--kernels', 'HR'], 'name of a published data set'),
+    (['free', '--name', '../HR', '--kernels', 'HR'], '--name must be the name of a folder, without / and no dot'),
     (['free'], '--kernels: this recipe needs'),
     (['DIV2KRK', '--image', '0801', '--border', 'zeros'], '--border'),
     (['DIV2KMotion', '--image', '0801', '--jpeg', '0'], '--jpeg'),
