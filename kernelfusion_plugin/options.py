@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import logging
 import os
 import re
 import sys
@@ -27,12 +28,14 @@ from typing import Any
 
 import yaml
 
+log = logging.getLogger(__name__)
+
 _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
 _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
+SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # of our models
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
-             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'kernelfusion',
-             'blinddiff', 'blind_sr', 'baseline')
+             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', *SECTIONS)
 PHASES = ('train', 'val', 'test')
 _every_run = False
 
@@ -243,13 +246,30 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
         ValueError: in one line that names the file and the option.
     """
     from basicsr.utils.registry import MODEL_REGISTRY
-    read_options = getattr(MODEL_REGISTRY.get(opt['model_type']), 'read_options', None)
-    if read_options is None:
+    model = MODEL_REGISTRY.get(opt['model_type'])
+    if not hasattr(model, 'read_options'):
         return  # somebody else's model
     try:
-        read_options({**opt, 'is_train': is_train})
+        if _is_our_model(opt['model_type']):
+            from kernelfusion_plugin.models.levels import check_levels
+            check_levels(opt, model.places())
+        model.read_options({**opt, 'is_train': is_train})
     except ValueError as error:
         raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
+
+
+def tell_of_unread(model_type: str, entries: list[str]) -> None:
+    """One line where ``--force_yml`` sets what another of our models would read. In a file that is as it should be: it
+    may build on another model's.
+    """
+    from basicsr.utils.registry import MODEL_REGISTRY
+    if not _is_our_model(model_type):
+        return
+    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).places()}
+    unread = [entry for entry in entries if entry.partition(':')[0].strip() in set(SECTIONS) - own]
+    if unread:
+        log.warning(f'--force_yml {" ".join(unread)}: makes no difference to {model_type}, whose options are in the '
+                    f'section {", ".join(own)}')
 
 
 def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
@@ -290,6 +310,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     check_parts(opt, arguments.opt)
     check_model(opt, arguments.opt, is_train)
+    tell_of_unread(opt['model_type'], arguments.force_yml or [])
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     suffix = '' if is_train else _shard_suffix(opt)

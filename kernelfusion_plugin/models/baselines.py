@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..core.back_projection import back_project
 from ..core.degradation import upscale_bicubic
+from .levels import Places, places_of
 from .options import FileOptions, check_known_kernel, file_options, read_scale
 from .restoration_model import Restoration, RestorationModel
 
@@ -57,6 +58,11 @@ class Baseline(RestorationModel):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt, *self.read_options(opt))
+
+    @classmethod
+    def places(cls) -> Places:
+        """Keys of the section ``baseline:``, see :mod:`.levels`."""
+        return places_of(cls.OPTIONS.SECTION, cls.OPTIONS)
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BaselineOptions]:

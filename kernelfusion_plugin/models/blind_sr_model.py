@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..core.sections import check_number
 from ..entries import Entry
 from .adapters import adapter, picture
+from .levels import Places, places_of
 from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
 from .options import FileOptions, file_options, read_scale
 from .outputs import Restored
@@ -76,6 +77,11 @@ class BlindSRModel(ImageByImage, SRModel):
         self._check_pca()
         if self.is_train:
             self.init_training_settings()
+
+    @classmethod
+    def places(cls) -> Places:
+        """Keys of the section ``blind_sr:``, see :mod:`.levels`."""
+        return places_of(BlindSROptions.SECTION, BlindSROptions)
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BlindSROptions, dict[str, Any], nn.Module]:

@@ -20,7 +20,8 @@ from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
 from ..entries import Entry
-from .blinddiff_options import BlindDiffGlue, build_net, load_into, parse_section
+from .blinddiff_options import PLACES, BlindDiffGlue, build_net, load_into, parse_section
+from .levels import Places
 from .options import read_scale, section_of
 from .outputs import Restored
 from .validation import ImageByImage
@@ -53,6 +54,11 @@ class BlindDiffModel(ImageByImage, BaseModel):
             self.start_training(path)
         else:
             self.net_g.requires_grad_(False)
+
+    @classmethod
+    def places(cls) -> Places:
+        """Keys of the section ``blinddiff:``, see :mod:`.levels`."""
+        return PLACES
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]

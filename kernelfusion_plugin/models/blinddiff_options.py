@@ -12,6 +12,7 @@ from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
 from ..core.sections import check_number, nearest
+from .levels import places_of
 from .options import FileOptions, build, section_of
 from .priors import load_weights
 
@@ -35,19 +36,22 @@ class BlindDiffGlue(FileOptions):
         check_number('blinddiff.batch', self.batch, 1, whole=True)
 
 
+PLACES = places_of(BlindDiffGlue.SECTION, BlindDiffGlue, BlindDiffConfig)
+PLACES[BlindDiffGlue.SECTION].add('preset')
+
+
 def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDiffGlue, str]:
     """The section ``blinddiff:`` of an option file, divided: the core's configuration, ours, the preset's name.
 
     Raises:
         ValueError: an unknown key (with the nearest known one), or a value out of range.
     """
-    ours = {field.name for field in dataclasses.fields(BlindDiffGlue)}
-    core = {field.name for field in dataclasses.fields(BlindDiffConfig)} | {'preset'}
+    ours, known = {field.name for field in dataclasses.fields(BlindDiffGlue)}, PLACES[BlindDiffGlue.SECTION]
     for key in section:
-        if key not in ours | core:
-            raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), ours | core)}")
+        if key not in known:
+            raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), known)}")
     files = BlindDiffGlue(**{key: section[key] for key in section if key in ours})
-    config = BlindDiffConfig.from_options({key: section[key] for key in section if key in core})
+    config = BlindDiffConfig.from_options({key: section[key] for key in section if key not in ours})
     return config, files, section.get('preset', 'paper')
 
 

@@ -19,6 +19,7 @@ from ..core.restore import check_takes_kernels, grid_for, repeatable, restore_st
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .history import History
+from .levels import KERNELFUSION, Places
 from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
@@ -62,6 +63,11 @@ class KernelFusionModel(RestorationModel):
         self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
         self.saved_prior: list[Path] = []
         self.stop = StopRequest()
+
+    @classmethod
+    def places(cls) -> Places:
+        """Keys of the section ``kernelfusion:``, see :mod:`.levels`."""
+        return KERNELFUSION
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]

@@ -21,6 +21,7 @@ from ..listing import no_pictures
 from ..progress import ProgressLog
 from ..sharing import Outcome, parse_shard
 from ..true_kernels import ENDINGS, find_kernel, kernel_place, kernel_stem, read_kernel
+from .levels import Places
 from .options import FileOptions, check_names
 from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
@@ -36,6 +37,11 @@ class ImageByImage:
     A model calls :meth:`read_options` and :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image
     costs one line in the log and an entry in ``runlog.failures``; all others are done.
     """
+
+    @classmethod
+    def places(cls) -> Places:
+        """The keys of the model's own sections, see :func:`.levels.places_of`."""
+        raise NotImplementedError
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401  (each model's own)

@@ -204,5 +204,69 @@ def test_training_of_what_learns_nothing_is_refused_before_basicsr_makes_folders
 
 def test_options_of_other_models_and_data_sets_left_out_later_are_let_through(parse, tmp_path):
     opt, _ = parse('-opt', toy_options(tmp_path), '--force_yml', 'datasets:test_2:name=gone', 'datasets:test_2=~',
-                   'high_order_degradation=true', 'list=[1]', 'network_t:type=Teacher')
+                   'high_order_degradation=true', 'list=[1]', 'network_d:type=Critic')
     assert list(opt['datasets']) == ['test'] and opt['high_order_degradation'] is True
+
+
+@pytest.mark.parametrize(('entries', 'said'), [
+    (['solver=joint'], "unknown option 'solver': did you mean 'kernelfusion: solver'?"),
+    (['preset=paper'], "unknown option 'preset': did you mean 'kernelfusion: preset'?"),
+    (['seed=7'], "unknown option 'seed': did you mean 'kernelfusion: seed'?"),
+    (['regions=1x2'], "'kernelfusion: regions'?"), (['crop_gt=true'], "'kernelfusion: crop_gt'?"),
+    (['known_kernel=true'], "'kernelfusion: known_kernel'?"),
+    (['em:searches=3'], "unknown option 'em': did you mean 'kernelfusion: em'?"),
+    (['em:foo=1'], "unknown option 'em': did you mean 'kernelfusion: em'?"),
+    (['searches=3'], "unknown option 'searches': did you mean 'kernelfusion: em: searches'?"),
+    (['crop=16'], "did you mean 'kernelfusion: prior: crop' or 'kernelfusion: tuning: crop'?"),
+    (['path:result_root=x'], "unknown option 'path.result_root': did you mean 'results_root'? Known: "),
+    (['path:pretrain_network_r=x'], "unknown option 'path.pretrain_network_r': did you mean 'pretrain_network_"),
+    (['val:save_im=false'], "unknown option 'val.save_im': did you mean 'save_img'?"),
+    (['val:metric:psnr:type=calculate_psnr_border'], "unknown option 'val.metric': did you mean 'metrics'?"),
+    (['network_x:type=Foo'], "unknown option 'network_x': did you mean 'network_"),
+    (['datasets:test:kernel_dir=.'], "datasets:test: unknown option 'kernel_dir': did you mean 'dataroot_kernel'?"),
+    (['datasets:test:crop_gt=true'], "datasets:test: unknown option 'crop_gt': did you mean 'kernelfusion: crop_gt'?"),
+    (['model_type=BicubicModel', 'crop_gt=true'], "unknown option 'crop_gt': did you mean 'baseline: crop_gt'?"),
+    (['model_type=BackProjectionModel', 'ridge=1'], "unknown option 'ridge': did you mean 'baseline: ridge'?"),
+    (['model_type=BicubicModel', 'solver=joint'], "unknown option 'solver': did you mean 'kernelfusion: solver'?"),
+    (['model_type=BlindSRModel', 'tile=8'], "unknown option 'tile': did you mean 'blind_sr: tile'?"),
+    (['model_type=BlindDiffModel', 'preset=released'], "unknown option 'preset': did you mean 'blinddiff: preset'?")])
+def test_an_option_at_a_level_where_nobody_reads_it_is_refused(parse, tmp_path, entries, said):
+    file = toy_options(tmp_path)
+    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        parse('-opt', file, '--force_yml', *entries, original=unread)
+    assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('entries', [
+    ['seed=7', 'em:searches=3', 'network_x:type=Foo', 'val:mine=1', 'path:mine=1', 'datasets:test:kernel_dir=.']])
+@pytest.mark.parametrize('model', ['SRModel', 'Mine'])
+def test_other_models_may_read_what_they_like(parse, tmp_path, monkeypatch, model, entries):
+    """BasicSR's, and a user's that builds on one of ours."""
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from kernelfusion_plugin.models import KernelFusionModel
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'Mine', type('Mine', (KernelFusionModel,), {'__module__': 'mine'}))
+    monkeypatch.setattr(options, '_every_run', True)
+    opt, _ = parse('-opt', toy_options(tmp_path, model_type=model), '--force_yml', *entries)
+    assert opt['seed'] == 7 and opt['val']['mine'] == opt['path']['mine'] == 1
+
+
+@pytest.mark.parametrize('entries', [
+    ['val:save_img=false', 'val:suffix=x', 'val:val_freq=5', 'val:pbar=true', 'val:flip_seq=false',
+     'val:center_frame_only=false', 'val:num_val_samples=4'],
+    ['path:results_root=x', 'path:experiments_root=y', 'path:strict_load_g=true', 'path:param_key_g=params',
+     'path:pretrain_network_d=~', 'path:resume_state=~', 'path:ignore_resume_networks=network_d']])
+def test_what_basicsr_and_its_models_read_is_let_through(parse, tmp_path, entries):
+    parse('-opt', toy_options(tmp_path), '--force_yml', *entries)
+
+
+def test_a_section_of_another_model_on_the_command_line_is_told_of(parse, tmp_path, caplog):
+    """In a file it is none's fault: the file may build on another model's, as those of comparison/ do."""
+    file = toy_options(tmp_path, model_type='BicubicModel', baseline={'sheet': False})
+    parse('-opt', file)
+    assert not caplog.messages
+    parse('-opt', file, '--force_yml', 'kernelfusion:crop_gt=true', 'baseline:crop_gt=true')
+    line, = caplog.messages
+    assert line == ('--force_yml kernelfusion:crop_gt=true: makes no difference to BicubicModel, whose options are in '
+                    'the section baseline')

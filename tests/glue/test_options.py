@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from glue_helpers import run_toolbox, scores, texture, toy_options, write_levin, write_pair
 from PIL import Image
 from torch import nn
@@ -16,9 +16,10 @@ from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
 from kernelfusion_plugin.models.baselines import BackProjectionModel
 from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
+from kernelfusion_plugin.models.levels import check_levels
 from kernelfusion_plugin.models.options import network_factories, parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
-from kernelfusion_plugin.options import read_file
+from kernelfusion_plugin.options import read_file, with_defaults
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',
@@ -133,6 +134,12 @@ def test_there_is_a_file_per_experiment():
     assert names >= {'div2kfk', 'blind144', 'div2krk', 'folder', 'demo'}
     for path in OPTIONS.glob('*.yml'):
         assert read_file(path)['name'] == path.stem
+
+
+@pytest.mark.parametrize('file', sorted(OPTIONS.rglob('*.yml')), ids=lambda path: path.stem)
+def test_every_option_of_a_file_is_where_it_is_read(file):
+    opt = with_defaults(read_file(file), str(file))
+    check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).places())
 
 
 @pytest.mark.parametrize(('section', 'message'), [
