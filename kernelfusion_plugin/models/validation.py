@@ -75,6 +75,7 @@ class ImageByImage:
         self.results = Path(path.get('results_root') or path['visualization'])
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
+        self.all: dict[str, Any] = {}  # what datasets says of each, of all of them together, where there are several
         self.finished = 0  # data sets
         self.together = 1  # so many images, one behind the other, may be restored at the same time
         self.behind: list[Entry] = []  # that may be restored together with the one under way
@@ -192,13 +193,23 @@ class ImageByImage:
         self.logger.info(report.mean_line(work.name, done, len(failed)))
         self._toolbox_means(work.name, done, current_iter, tb_logger)
 
+    def conclude_all(self) -> None:
+        """Means over the images of all data sets, whatever their number in each."""
+        failed = [f'{name}/{image}' for name, about in self.datasets.items() for image in about['failed']]
+        self.all = {'images': len(self.rows), 'failed': failed, 'mean': report.mean_scores(self.rows)}
+        report.write_summary(self.results / 'summary.json', self._summary())
+        self.logger.info(report.mean_line('all data sets', self.rows, len(failed)))
+
     def end_dataset(self) -> None:
-        """One more data set is through; behind the last one, the run is.
+        """One more data set is through; behind the last one, the run is, or this validation of a training.
 
         Raises:
             SystemExit: with status 1, behind the last one, if an image failed.
         """
         self.finished += 1
+        count = sum(not self.opt['is_train'] or key.startswith('val') for key in self.opt['datasets'])
+        if count > 1 and self.finished % count == 0:
+            self.conclude_all()
         runlog.end_of_dataset(self.opt, self.finished)
         if not self.opt['is_train'] and self.finished >= len(self.opt['datasets']):
             self.end_run()
@@ -313,7 +324,7 @@ class ImageByImage:
         options['path'] = {key: value for key, value in self.opt['path'].items() if key not in DERIVED}
         shares = {'ranks': self.ranks.shares()} if self.ranks else {}
         return {'name': self.opt['name'], **report.environment(self.device), **shares, **self.about_run(),
-                'datasets': self.datasets, 'options': options}
+                'datasets': self.datasets, **({'all': self.all} if self.all else {}), 'options': options}
 
 
 def _reason(error: Exception) -> str:

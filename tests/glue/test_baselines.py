@@ -107,6 +107,26 @@ def test_two_data_sets_of_one_name_are_refused(data, tmp_path, monkeypatch):
         run_toolbox(opt, tmp_path, monkeypatch)
 
 
+def test_the_mean_of_all_data_sets_is_over_their_images(data, tmp_path, monkeypatch, log):
+    """Of three images in two data sets, and one that cannot be read; a run of one data set has no such mean."""
+    other = tmp_path / 'other'
+    for seed, name in enumerate(('three', 'bad')):
+        write_pair(other, name, seed + 5, (32, 32))
+    (other / 'lr/bad.png').write_bytes(b'')
+    opt = baseline(data, 'BicubicModel')
+    assert run_toolbox(opt, tmp_path / 'one', monkeypatch) == 0 and 'all data sets' not in log.text
+    assert 'all' not in json.loads((tmp_path / 'one/results/toy/summary.json').read_text())
+    opt['datasets']['test_2'] = {**baseline(other, 'BicubicModel')['datasets']['test_1'], 'name': 'Other'}
+    assert run_toolbox(opt, tmp_path, monkeypatch) == 1
+    rows, summary = scores(tmp_path), json.loads((tmp_path / 'results/toy/summary.json').read_text())
+    assert len(rows) == 3 and summary['datasets'].keys() == {'Toy', 'Other'}
+    assert (summary['all']['images'], summary['all']['failed']) == (3, ['Other/bad'])
+    mean = sum(float(row['psnr']) for row in rows) / 3
+    assert summary['all']['mean']['psnr'] == pytest.approx(mean, abs=1e-5)
+    assert log.text.count(f'all data sets: mean of 3 images: PSNR {mean:.2f} dB') == 1
+    assert log.text.index('all data sets') > log.text.index('Other: mean of 1 image')
+
+
 def test_identical_images_do_not_poison_the_mean(data, tmp_path, monkeypatch):
     write_pair(tmp_path / 'mixed', 'one', 1, (32, 32))
     for role, size in (('hr', 128), ('lr', 32)):

@@ -117,6 +117,16 @@ def test_other_scales_without_truth(kind, scale, data, tmp_path, monkeypatch):
     assert all(row['psnr'] == row['kernel_ncc'] == '' for row in scores(tmp_path / 'run'))
 
 
+def test_in_training_each_validation_has_its_mean_of_all_data_sets(data, tmp_path, monkeypatch, log):
+    opt = train_toy(data, 'RRDBNet')
+    opt['datasets']['val_2'] = {**opt['datasets']['val_1'], 'name': 'Second'}
+    opt['train']['total_iter'] = 4
+    run_training(opt, tmp_path / 'run', monkeypatch)
+    lines = [message.partition(':')[0] for message in log.messages if ': mean of ' in message]
+    assert lines == ['Val', 'Second', 'all data sets'] * 3  # the last is that at the end
+    assert 'all data sets: mean of 2 images' in log.text
+
+
 def model(data, kind, **changes):
     compat.register()
     opt = toy(data, kind, **changes)

@@ -82,7 +82,7 @@ def stable(folder):
 def summary(folder):
     """Of the run, without seconds and what tells of several ranks."""
     found = json.loads((folder / 'results/toy/summary.json').read_text())
-    for about in found['datasets'].values():
+    for about in (*found['datasets'].values(), found.get('all', {'mean': {}})):
         about['mean'] = {key: value for key, value in about['mean'].items() if 'seconds' not in key}
     return {key: value for key, value in found.items() if key not in ('ranks', 'device')}
 
