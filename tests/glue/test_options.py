@@ -14,6 +14,7 @@ from torch import nn
 
 from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
+from kernelfusion_plugin.cli.restore import fits_patch_prior
 from kernelfusion_plugin.models.baselines import BackProjectionModel
 from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.levels import check_levels
@@ -101,6 +102,16 @@ def test_ablations_are_those_of_the_paper():
     assert len(read_file(OPTIONS / 'ablations/table3_dip.yml')['datasets']) == 12
     assert [each['name'] for each in read_file(OPTIONS / 'ablations/table4_siren_dip.yml')['datasets'].values()] == [
         'Blind144_k00', 'Blind144_k01', 'Blind144_k02']
+
+
+def test_our_ablations_are_different_experiments():
+    """A preset is about PD, and none where no PD is fitted."""
+    def decides(path):
+        config = parse_section(read_file(path))[0]
+        return {**config.to_dict(), 'preset': None, **({} if fits_patch_prior(config) else {'prior': None})}
+
+    found = {path.stem: decides(path) for path in OPTIONS.glob('ablations/ours_*.yml')}
+    assert len(found) == 4 and all(one == other or found[one] != found[other] for one in found for other in found)
 
 
 def test_a_file_goes_over_its_base(tmp_path):
