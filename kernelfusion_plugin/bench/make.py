@@ -85,6 +85,7 @@ def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, 
         save_kernel_grid(work / 'kernels.png', {Path(row['kernel_file']).stem: np.load(work / row['kernel_file'])
                                                 for row in rows})
         work.replace(out)
+    shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
@@ -151,9 +152,10 @@ def read_hr(path: Path, multiple: int, setting: Setting) -> np.ndarray:
     """uint8 RGB (H, W, 3), cut at the top left to multiples of ``multiple``."""
     pixels = read_rgb8(path)
     height, width = (n // multiple * multiple for n in pixels.shape[:2])
-    if min(height, width) < max(multiple, setting.piece):
+    least = max(multiple, setting.piece)
+    if min(height, width) < least:
         raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height) are too few for '
-                         f'{max(multiple, setting.piece)} x {max(multiple, setting.piece)}')
+                         f'{least} x {least}{" (--piece)" if setting.piece == least else ""}')
     return pixels[:height, :width]
 
 

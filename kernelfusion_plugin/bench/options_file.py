@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from .storage import Folders, Lmdbs
 log = logging.getLogger(__name__)
 HEAD = """# {name}, made by kernelfusion make-dataset.
 #
-#   python basicsr/test.py -opt {path}
+#   {command}
 #
 # Other methods on the same data: --force_yml model_type=BicubicModel, or BackProjectionModel (true kernels).
 # All keys are explained in options/kernelfusion_div2kfk.yml of the repository.
 
 """
+
+
+def command_for(out: Path) -> str:
+    """What restores the data set in ``out``."""
+    return f'python basicsr/test.py -opt {shlex.quote((out / "options.yml").as_posix())}'
 
 
 def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Recipe,
@@ -45,7 +51,7 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
         'network_g': {'type': 'PatchDiffusion'}, 'kernelfusion': section, 'path': {},
         'val': {'save_img': True, 'metrics': {measure: {'type': f'calculate_{measure}_border', 'border': 0.05}
                                               for measure in ('psnr', 'ssim')}}}
-    head = HEAD.format(name=name, path=(out / 'options.yml').as_posix())
+    head = HEAD.format(name=name, command=command_for(out))
     text = head + yaml.safe_dump(options, sort_keys=False, allow_unicode=True)
     write_text_atomically(folder / 'options.yml', text)
     if size > MAX_KERNEL:

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from ..bench.datasets import RECIPES, Setting, Sources, find_recipe
 from ..bench.make import make_dataset
 from ..bench.manifest import rebuild, verify
+from ..bench.options_file import command_for
 
 log = logging.getLogger(__name__)
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -72,8 +73,10 @@ def command(ctx: click.Context, recipe: str, hr: Path | None, out: Path | None, 
     name = name or chosen.name
     out = out or Path('datasets', name)
     made = make_dataset(chosen, Setting(name, **choices), sources, out, lmdb)
+    if not made['images']:
+        return _report([f'{out}: nothing was made: none of {len(made["failed"])} pictures can be used, see above'], '')
     partly = '' if made['whole_recipe'] or chosen.name == 'free' else f', not the whole of {chosen.name}'
-    log.info(f'{out}: {len(made["images"])} LR pictures{partly}. To restore them: {out / "options.yml"}')
+    log.info(f'{out}: {len(made["images"])} LR pictures{partly}. To restore them: {command_for(out)}')
     if made['failed']:
         raise SystemExit(1)
     return None

@@ -289,6 +289,25 @@ def test_a_damaged_picture_costs_itself(div2k, tmp_path):
     assert [row['image'] for row in manifest['images']] == ['0801', '0803']
 
 
+def test_what_is_made_is_told_with_the_command_that_restores_it(div2k, tmp_path, caplog):
+    caplog.set_level('INFO')
+    make(div2k, tmp_path / 'a set', 'DIV2KMotion', '--image', '0801')
+    command = f"python basicsr/test.py -opt '{tmp_path}/a set/options.yml'"
+    said = f'{tmp_path}/a set: 1 LR pictures, not the whole of DIV2KMotion. To restore them: {command}'
+    assert caplog.messages == [said]
+    assert f'#   {command}\n' in (tmp_path / 'a set/options.yml').read_text()
+
+
+def test_where_nothing_can_be_made_it_is_said(div2k, tmp_path, caplog):
+    caplog.set_level('INFO')
+    answer = invoke('DIV2KMotion', '--hr', div2k, '--out', tmp_path / 'set', '--piece', 500, *images(TWELVE[:2]))
+    assert answer.exit_code == 1 and not list(tmp_path.iterdir())
+    *reasons, last = caplog.messages
+    assert len(reasons) == 2 and all('132 x 70 pixels (width x height) are too few for 500 x 500 (--piece)' in reason
+                                     for reason in reasons)
+    assert last == f'{tmp_path}/set: nothing was made: none of 2 pictures can be used, see above'
+
+
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['DIV2KFK', '--image', '0801'], '--levin: these kernels are read from'),
     (['div2kfk'], 'did you mean DIV2KFK'),
