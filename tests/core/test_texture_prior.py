@@ -6,6 +6,7 @@ import socket
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from kernelfusion_plugin.cli import fit_textures, main
 from kernelfusion_plugin.core import texture_prior
@@ -134,6 +135,38 @@ def test_the_command_writes_weights_that_can_be_loaded(tmp_path, monkeypatch):
     distance = sum(float((third[name].float() - first[name].float()).square().sum()) for name in first) ** 0.5
     assert 0 < distance < 0.4  # went on from there, with a small rate
     assert {path.name for path in tmp_path.iterdir()} == {'a.pt', 'b.pt', 'c.pt'}
+
+
+@pytest.mark.parametrize(('option', 'value', 'said'), [
+    ('--pictures', '0', "'--pictures': 0 is not in the range x>=1"), ('--steps', '0', "'--steps': 0 is not in"),
+    ('--lr', '-1', '--lr must be positive and finite, got -1.0'), ('--lr', 'nan', '--lr must be positive'),
+    ('--lr', '0', '--lr must be positive')])
+def test_a_wrong_option_is_refused_before_pictures_are_drawn(option, value, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_textures, 'generate_pictures', lambda *args: pytest.fail('drawn'))
+    answer = CliRunner().invoke(main, ['fit-textures', str(tmp_path / 'a.pt'), option, value])
+    assert answer.exit_code == 2 and said in ' '.join(answer.output.split()), answer.output
+
+
+@pytest.mark.parametrize('lr', ['1e20', '1e-7'])
+def test_a_fit_that_runs_away_ends_in_one_line_and_writes_nothing(lr, tmp_path, monkeypatch):
+    """Not in the command's first step: that loss is of the weights as they were. A rate below the last is taken."""
+    monkeypatch.setattr(fit_textures, 'TRAINING', dataclasses.replace(TRAINING, crop=16, batch=1, precision='fp32'))
+    answer = CliRunner().invoke(main, ['fit-textures', str(tmp_path / 'a.pt'), '--pictures', '1', '--steps', '4',
+                                       '--lr', lr])
+    if lr == '1e-7':
+        assert answer.exit_code == 0 and (tmp_path / 'a.pt').is_file()
+        return
+    assert answer.exit_code == 2 and not list(tmp_path.iterdir())
+    assert 'Error: --lr 1e+20: the loss is not finite any more at step' in answer.output, answer.output
+    assert 'nothing is written: a smaller rate may help' in ' '.join(answer.output.split())
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    net = TextureUNet()
+    torch.nn.init.constant_(net.tail.bias, 1e6)  # too much for float16
+    with pytest.raises(ValueError, match=r'w\.pt: is not written: the weights are not finite'):
+        fit_textures.save(net, tmp_path / 'w.pt')
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_loader_reads_what_the_command_writes(tmp_path, generator):
