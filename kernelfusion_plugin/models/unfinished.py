@@ -2,20 +2,20 @@
 
 While a run is not finished its results have a folder ``unfinished``:
 
-    run.json                  a digest of the options
+    run.json                  the options that decide what comes out, digests of weights and code
     DATA SET/NAME.json        of an image that is done: row, sums of its files, metrics that failed
     DATA SET/NAME.pt          checkpoint of an image under way, see ``checkpoints``
     lock                      held by the process at work (several ranks have theirs in ``ranks/``, see ``sharing``)
 
 BasicSR renames a folder of results that it finds to ``…_archived_TIME`` and begins an empty one. If there is such an
 archive of a run of the same options that did not finish, its files are moved back. That may be cut off as well: the
-archive is one to be moved back until its last file, ``run.json``, is.
+archive is one to be moved back until its last file, ``run.json``, is. If the newest is of other options, a line says
+which.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import logging
 import os
@@ -31,6 +31,8 @@ from ..sharing import FOLDER as RANKS
 from ..sharing import clear
 
 FOLDER, RUN, LOCK = 'unfinished', 'run.json', 'lock'
+SHOWN = 3  # differences that a line names
+PARTS = {'options': '{}', 'weights': 'the file of path.pretrain_network_g', 'code': "this package's code"}
 SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that decide what comes out
 
 
@@ -44,7 +46,7 @@ class Unfinished:
 
     def __init__(self, results: Path, opt: Mapping[str, Any], logger: logging.Logger) -> None:
         self.results, self.folder, self.logger = results, results / FOLDER, logger
-        self.key = options_digest(opt)
+        self.decided_by = _decided_by(opt)
 
     def begin(self, resume: bool) -> None:
         """Mark the run as not finished; to be called once, by rank 0.
@@ -52,7 +54,7 @@ class Unfinished:
         Args:
             resume: go on with an earlier run; False: leave it in its archive.
         """
-        run = json.dumps({'key': self.key}) + '\n'
+        run = json.dumps(self.decided_by) + '\n'
         write_text_atomically(self.folder / RUN, run)  # before anything is moved here
         if resume:
             self._adopt()
@@ -63,9 +65,14 @@ class Unfinished:
 
     def _adopt(self) -> None:
         """Move archives of this run back, the oldest first."""
-        for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
-            locks = (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
-            if _run_key(archive) != self.key or any(map(is_locked, locks)):
+        archives = sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*'))
+        for archive in archives:
+            run, locks = _run(archive), (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
+            if not run or any(map(is_locked, locks)):
+                continue
+            if run != self.decided_by:
+                if archive == archives[-1]:  # what BasicSR has just renamed
+                    self._tell_of_another(archive, run)
                 continue
             clear(archive)
             for folder in (archive, *(path for path in archive.rglob('*') if path.is_dir())):
@@ -78,6 +85,14 @@ class Unfinished:
                 os.replace(path, target)
             shutil.rmtree(archive)
             self.logger.info(f'A run of these options did not finish: {archive.name} is moved back, and gone on with')
+
+    def _tell_of_another(self, archive: Path, run: Mapping[str, Any]) -> None:
+        """Why the run that did not finish is not gone on with."""
+        differ = [PARTS[part].format(name) for part in PARTS if part in run
+                  for name in _differences(run[part], self.decided_by[part])] or [PARTS['code']]
+        more = f' and {len(differ) - SHOWN} more' if len(differ) > SHOWN else ''
+        self.logger.info(f'An earlier run that did not finish is left in {archive.name}, and all is done anew, as this '
+                         f'differs: {", ".join(differ[:SHOWN])}{more}')
 
     def finished(self, dataset: str, name: str, key: str) -> tuple[dict[str, Any], list[str]] | None:
         """The row of an image that is done, and the lines on metrics that have no value there; None if its files are
@@ -121,17 +136,27 @@ class Unfinished:
         return self.folder / dataset / f'{name}.pt'
 
 
-def options_digest(opt: Mapping[str, Any]) -> str:
-    """sha256 of the options that decide what comes out, of the weights they name, and of the package's code."""
+def _decided_by(opt: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides what comes out: the options, the weights that they name, the package's code. Plain values."""
     about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
     about['kernelfusion'] = decisive(opt.get('kernelfusion') or {})
     weights = opt['path'].get('pretrain_network_g')
-    about['pretrained'] = digest(Path(weights)) if weights else None
-    return hashlib.sha256(json.dumps([code_digest(), about], sort_keys=True, default=str).encode()).hexdigest()
+    found = {'options': about, 'weights': digest(Path(weights)) if weights else None, 'code': code_digest()}
+    return json.loads(json.dumps(found, default=str))
 
 
-def _run_key(folder: Path) -> str | None:
+def _differences(old: Any, new: Any, name: str = '') -> list[str]:
+    """Names of the options, or of whole sections, that differ; of other values '' where they do."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return [] if old == new else [name]
+    keys = {key: f'{name}.{key}'.lstrip('.') for key in sorted({*old, *new})}
+    return [found for key, place in keys.items() for found in _differences(old.get(key), new.get(key), place)]
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run that did not finish; {} without one."""
     try:
-        return json.loads((folder / FOLDER / RUN).read_text(encoding='utf-8'))['key']
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        run = json.loads((folder / FOLDER / RUN).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return run if isinstance(run, dict) else {}

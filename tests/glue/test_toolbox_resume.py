@@ -94,7 +94,8 @@ def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
     run_killed(options(data), data / 'run', monkeypatch, at=2)
     log.clear()
     assert run_toolbox(options(data, kernelfusion__seed=1), data / 'run', monkeypatch) == 0
-    assert 'moved back' not in log.text and len(list((data / 'run/results').glob('toy_archived_*'))) == 1
+    archive, = (data / 'run/results').glob('toy_archived_*')
+    assert 'moved back' not in log.text and left(log) == [(archive.name, 'kernelfusion.seed')]
     run_killed(options(data), data / 'other', monkeypatch, at=2)
     changed, kept = done(data, 'other')
     write_pair(data, changed, 9)
@@ -103,6 +104,37 @@ def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
     assert f'{changed}: done before' not in log.text and f'{kept}: done before' in log.text
     assert run_toolbox(options(data), data / 'anew', monkeypatch) == 0
     assert digests(data / 'other') == digests(data / 'anew') and stable(data / 'other') == stable(data / 'anew')
+
+
+def left(log):
+    """Archives of runs that are not gone on with, and what differs."""
+    return re.findall('did not finish is left in (.*), and all is done anew, as this differs: (.*)', log.text)
+
+
+def test_what_differs_is_told_of_the_run_before_alone(data, monkeypatch, log):
+    run_killed(options(data), data / 'run', monkeypatch, at=2)
+    metrics = {'ssim': {'type': 'calculate_ssim_border', 'border': 4}}
+    second = options(data, val__metrics=metrics, val__suffix='x', kernelfusion__seed=1)
+    second['datasets']['test_1']['color'] = 'y'
+    log.clear()
+    time.sleep(1.1)  # BasicSR's archives bear the second in their names
+    run_killed(second, data / 'run', monkeypatch, at=2)
+    (_, told), = left(log)
+    assert told == 'datasets.test_1.color, kernelfusion.seed, val.metrics and 1 more'
+    second['val']['metrics']['ssim']['border'] = 5
+    log.clear()
+    time.sleep(1.1)
+    assert run_toolbox(second, data / 'run', monkeypatch, '--force_yml', 'kernelfusion:resume=false') == 0
+    assert left(log) == []  # who asks for it need not be told
+    run_killed(options(data), data / 'two', monkeypatch, at=2)
+    log.clear()
+    assert run_toolbox({**options(data), 'val': {'save_img': True, 'suffix': None, 'metrics': metrics}}, data / 'two',
+                       monkeypatch) == 0
+    assert [told for _, told in left(log)] == ['val.metrics']
+    log.clear()
+    time.sleep(1.1)
+    assert run_toolbox(options(data), data / 'two', monkeypatch) == 0
+    assert left(log) == []  # the run before this one was finished
 
 
 def test_changed_weights_begin_anew(data, monkeypatch, log):
@@ -118,6 +150,7 @@ def test_changed_weights_begin_anew(data, monkeypatch, log):
     log.clear()
     assert run_toolbox(opt, data / 'run', monkeypatch) == 0
     assert 'done before' not in log.text and 'moved back' not in log.text
+    assert [told for _, told in left(log)] == ['the file of path.pretrain_network_g']
 
 
 def test_damaged_results_and_removed_images(whole, data, monkeypatch, log):
@@ -140,6 +173,7 @@ def test_other_code_begins_anew(data, monkeypatch, log):
     log.clear()
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
     assert 'done before' not in log.text and 'moved back' not in log.text
+    assert [told for _, told in left(log)] == ["this package's code"]
 
 
 def test_resume_can_be_turned_off(data, monkeypatch, log):
