@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
+from ..core.faults import first_line
 from ..core.sections import check_number, nearest
 
 Factory = Callable[[], nn.Module]
@@ -213,7 +214,7 @@ def build(key: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         return ARCH_REGISTRY.get(kind)(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"'{key}' ({kind}): {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise ValueError(f"'{key}' ({kind}): {first_line(error)}") from error
 
 
 def check_network(key: str, kind: object) -> None:
@@ -244,7 +245,7 @@ def _check_kernel(net: nn.Module, kind: str, size: int) -> None:
         with torch.no_grad():
             k = net()
     except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
-        found = f'ends in {type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+        found = f'ends in {type(error).__name__}: {first_line(error)}'
     else:
         if not isinstance(k, Tensor):
             found = f'gives {type(k).__name__}'
