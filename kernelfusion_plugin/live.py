@@ -24,6 +24,7 @@ from . import pictures, report
 from .atomic import write_atomically, write_text_atomically
 from .checkpoints import is_locked
 from .core.restore import Progress
+from .files import printable
 from .progress import label
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class LiveView:
         try:
             self._show(progress)
         except OSError as error:
-            log.warning(f'{self.folder}: the live picture cannot be written: {error.strerror or error}')
+            log.warning(f'{printable(str(self.folder))}: the live picture cannot be written: {error.strerror or error}')
             self._status_due = self._picture_due = self.clock() + 60
 
     def _show(self, progress: Progress) -> None:
