@@ -25,6 +25,7 @@ from .atomic import write_atomically, write_text_atomically
 from .core.config import KernelFusionConfig
 from .core.restore import Progress, Result
 from .core.texture_prior import weights_digest
+from .files import printable
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Checkpoint:
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.path, self.key, self.every, self.clock = path, key, every, clock
         self._due = clock() + every
+        self._shown = printable(str(path))
 
     def load(self) -> dict[str, Any] | None:
         """The snapshot; None if there is none, or the file is damaged or of another run."""
@@ -87,7 +89,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            log.warning(f'{self.path}: not a checkpoint ({type(error).__name__}): this image is begun anew')
+            log.warning(f'{self._shown}: not a checkpoint ({type(error).__name__}): this image is begun anew')
             return None
 
     def offer(self, progress: Progress, now: bool = False, **more: Any) -> None:  # noqa: ANN401  (values and tensors)
@@ -102,7 +104,7 @@ class Checkpoint:
         try:
             write_atomically(self.path, lambda file: torch.save(content, file))
         except (OSError, RuntimeError) as error:  # torch.save wraps some of them
-            log.warning(f'{self.path}: the checkpoint cannot be written: {getattr(error, "strerror", None) or error}')
+            log.warning(f'{self._shown}: the checkpoint cannot be written: {getattr(error, "strerror", None) or error}')
         end = self.clock()
         self._due = end + max(self.every, (end - begin) / SHARE)
 

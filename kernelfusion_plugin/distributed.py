@@ -16,6 +16,8 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 
+from .core.faults import first_line
+
 PATIENCE = datetime.timedelta(minutes=30)  # that ranks wait for one another, at the start only
 
 _store: dist.Store | None = None
@@ -53,7 +55,7 @@ def init_dist(launcher: str, backend: str = 'nccl', port: int | None = None) -> 
         dist.init_process_group(backend if gpus else 'gloo', store=_store, rank=rank, world_size=size)
     except RuntimeError as error:
         place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
-        raise ValueError(f'the ranks do not find one another at {place}: {str(error).splitlines()[0]}') from error
+        raise ValueError(f'the ranks do not find one another at {place}: {first_line(error)}') from error
 
 
 def slurm_environment(environment: Mapping[str, str], port: int | None = None) -> dict[str, str]:

@@ -24,15 +24,15 @@ from .core.diffusion import Schedule
 from .core.em import assumed_noise
 from .core.em_config import EmConfig
 from .core.em_steps import Stage, em_passes
+from .core.inputs import forward_model
 from .core.kernel_search import cut_piece, kernel_stages, most_passes
 from .core.kernels import gaussian
-from .core.nets.patch_net import PatchDiffusionNet
 from .core.patch_prior import PatchPrior, fit_patch_prior
+from .core.phase1 import factory, phase1_images
 from .core.regional_degradation import OVERLAP, choose_grid
-from .core.restore import forward_model, phase1_images
 from .core.solver import Problem
 from .core.solvers import SOLVERS, kernel_prior
-from .core.texture_prior import load_texture_net, load_texture_prior
+from .core.texture_prior import load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels
 ONE = '1x1'  # regions
@@ -95,9 +95,7 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
         seconds, priors = {}, {}
         schedule = Schedule(config.prior.timesteps)
         for phase, (image, prior) in phase1_images(y, config, kernel is not None).items():
-            tuned = phase == 'tuned'
-            net = load_texture_net(config.texture_weights) if tuned else PatchDiffusionNet(config.prior.channels)
-            net.to(y.device)
+            net = factory(phase, config)().to(y.device)
             steps = fit_patch_prior(net, image, schedule, prior, torch.Generator(y.device))
             seconds[phase] = _seconds(steps, y.device)
             priors[phase] = PatchPrior(net, schedule, config.prior.precision)

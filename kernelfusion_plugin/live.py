@@ -24,7 +24,8 @@ from . import pictures, report
 from .atomic import write_atomically, write_text_atomically
 from .checkpoints import is_locked
 from .core.restore import Progress
-from .progress import PHASES
+from .files import printable
+from .progress import label
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class LiveView:
         try:
             self._show(progress)
         except OSError as error:
-            log.warning(f'{self.folder}: the live picture cannot be written: {error.strerror or error}')
+            log.warning(f'{printable(str(self.folder))}: the live picture cannot be written: {error.strerror or error}')
             self._status_due = self._picture_due = self.clock() + 60
 
     def _show(self, progress: Progress) -> None:
@@ -83,7 +84,7 @@ class LiveView:
         write_text_atomically(self.folder / STATUS, text, lasting=False)
 
     def _sheet(self, progress: Progress) -> Image.Image:
-        step = f'{PHASES.get(progress.phase, progress.phase)}, step {progress.step}/{progress.total}'
+        step = f'{label(progress.phase)}, step {progress.step}/{progress.total}'
         panels = [pictures.Panel('bicubic' if self._kernel is None else 'x0_hat', step, self._picture)]
         if self._kernel is not None:
             panels.append(pictures.Panel('kernel', '', self._kernel, whole=False))
@@ -117,7 +118,7 @@ def status_line(status: dict[str, Any]) -> str:
     if 'phase' not in status:
         return f'{status.get("name")}: {status.get("state", "no step was made yet")}'
     left = datetime.timedelta(seconds=round(status.get('left', 0)))
-    return (f'{status.get("name")}: {PHASES.get(status["phase"], status["phase"])}, step {status.get("step")}/'
+    return (f'{status.get("name")}: {label(status["phase"])}, step {status.get("step")}/'
             f'{status.get("total")}, {left} left in it, loss {status.get("loss", 0):.4g}')
 
 

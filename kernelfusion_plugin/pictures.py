@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .atomic import write_atomically
+from .core.phase1 import PHASES as PHASE1
 from .files import printable
 from .report import kernel_picture, region_kernels_picture, shared_grid
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
 TITLE, NOTE = 17, 13  # type sizes
-PHASE1 = ('prior', 'tuned')  # phases that fit a prior to y itself; a run has one of them at most
 
 
 @dataclass(frozen=True)
@@ -121,13 +121,13 @@ def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str
     """Losses of both phases over their steps, and the kernel's correlation with the truth where it is known.
 
     Args:
-        history: one dict per point: ``phase`` ('prior' or 'tuned'; 'em' or 'joint'), ``step``, any parts of the loss
-            by name, and ``kernel_ncc``.
+        history: one dict per point: ``phase`` as in Progress, ``step``, any parts of the loss by name, and
+            ``kernel_ncc``. Of Phase 1's networks that of y itself is shown, of which a run has one at most.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
     from matplotlib.figure import Figure
     history = list(history)
-    first = [point for point in history if point['phase'] in PHASE1]
+    first = [point for point in history if point['phase'] in PHASE1 and not PHASE1[point['phase']].halved]
     second = [point for point in history if point['phase'] not in PHASE1]
     figure = Figure(figsize=(10, 3.8), layout='constrained', facecolor='#fafaf8')
     axes = figure.subplots(1, 2)

@@ -11,10 +11,13 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from .core.phase1 import PHASES as PHASE1
 from .core.restore import Progress
 
-PHASES = {'prior': 'phase 1 (patch prior)', 'half': 'phase 1 (prior at half size)',
-          'tuned': 'phase 1 (texture prior, tuned)', 'em': 'phase 2 (em)', 'joint': 'phase 2 (joint)'}
+
+def label(phase: str) -> str:
+    """A phase of Progress, in words."""
+    return f'phase 1 ({PHASE1[phase].label})' if phase in PHASE1 else f'phase 2 ({phase})'
 
 
 class ProgressLog:
@@ -48,7 +51,7 @@ class ProgressLog:
     def line(self, progress: Progress) -> str:
         """The line for one step, as it is logged."""
         left = datetime.timedelta(seconds=round(progress.eta))
-        return (f'{self.title}: {PHASES.get(progress.phase, progress.phase)}, step {progress.step}/{progress.total}, '
+        return (f'{self.title}: {label(progress.phase)}, step {progress.step}/{progress.total}, '
                 f'{left} left, loss {progress.loss:.4g}')
 
     def close(self) -> None:
@@ -62,6 +65,6 @@ class ProgressLog:
             self.close()
             self.phase = progress.phase
             self.bar = tqdm(total=progress.total, file=self.stream, leave=False, dynamic_ncols=True,
-                            desc=f'{self.title}: {PHASES.get(progress.phase, progress.phase)}')
+                            desc=f'{self.title}: {label(progress.phase)}')
         self.bar.set_postfix_str(f'loss {progress.loss:.4g}', refresh=False)
         self.bar.update(progress.step - self.bar.n)

@@ -30,7 +30,8 @@ from .checkpoints import (
     write_record,
 )
 from .core.config import KernelFusionConfig
-from .core.restore import Progress, Result, inspected, repeatable, restore_steps
+from .core.inputs import inspected
+from .core.restore import Progress, Result, repeatable, restore_steps
 from .files import BadPicture, Picture, printable, read_picture, write_picture
 from .live import FRAMES, LIVE, LOCK, STATUS, LiveView
 from .progress import ProgressLog
@@ -193,8 +194,7 @@ class Restoration:
                     warning := kernel_warning(picture.y, result.kernel, '--kernel-size', self._shrink)):
                 log.warning(f'{title}: {warning}')
             if self.settings.save_run:
-                trace = [row for row in result.trace if row['phase'] != 'half']
-                pictures.save_plot(self.folder / PLOT, trace, printable(self.path.name))
+                pictures.save_plot(self.folder / PLOT, result.trace, printable(self.path.name))
                 live.say(state='finished', result=self.out.name)
                 for name in (FILE, LOCK):
                     (self.folder / name).unlink(missing_ok=True)

@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .core.kernels import load_kernel
-
-ENDINGS = ('.npy', '.mat', '.txt', '.csv', '.png')
+from .core.kernel_files import ENDINGS, load_kernel
 
 
 def kernel_place(dataset: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str | None, str]:

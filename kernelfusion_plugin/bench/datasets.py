@@ -13,14 +13,13 @@ from pathlib import Path
 
 from torch import Generator, Tensor
 
-from ..core.kernel_files import PICTURES, levin_kernels, load_kernel
+from ..core.kernel_files import ENDINGS, levin_kernels, load_kernel
 from ..core.kernels import blind144_synthetic, gaussian, motion, resize
 from ..core.seeds import derived
 from ..files import check_folder_name
 from . import kernelgan
 
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
-KERNEL_ENDINGS = ('.npy', '.mat', '.txt', '.csv', *PICTURES)
 SHAKES = 8  # own camera shakes, in place of Levin's eight
 
 
@@ -162,7 +161,7 @@ def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
     """Kernels of any files, by name without ending."""
     paths = []
     for place in sources.kernels:
-        paths += sorted(p for p in place.iterdir() if p.suffix.lower() in KERNEL_ENDINGS) if place.is_dir() else [place]
+        paths += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS) if place.is_dir() else [place]
     if not paths:
         raise ValueError('--kernels: this recipe needs at least one file (.npy, .mat, a picture) or folder of kernels')
     kernels = {path.stem: load_kernel(path) for path in paths}

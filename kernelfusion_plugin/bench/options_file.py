@@ -11,7 +11,7 @@ import yaml
 
 from ..atomic import write_text_atomically
 from ..core.config import MAX_KERNEL
-from ..core.restore import grid_for
+from ..core.inputs import grid_for
 from .datasets import Recipe, size_on_grid
 from .storage import Folders, Lmdbs
 

@@ -23,16 +23,18 @@ from torch import Tensor
 
 from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
+from ..core.inputs import grid_for, known_kernel
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
+from ..core.phase1 import PHASES
 from ..core.regional_degradation import AUTO, choose_grid, read_grid
-from ..core.restore import grid_for, known_kernel, plan_memory
+from ..core.restore import plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
-from ..progress import PHASES
+from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, scale_of
 
 log = logging.getLogger(__name__)
@@ -187,7 +189,7 @@ def check_weights(file: str) -> None:
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
     """Whether PD is fitted to y: what the presets are about."""
-    return config.solver == 'joint' or not {'prior', 'half'}.isdisjoint(SOLVERS[config.solver].training(config))
+    return any(PHASES[phase].section == 'prior' for phase in SOLVERS[config.solver].training(config))
 
 
 def find_device(name: str | None) -> torch.device:
@@ -359,7 +361,7 @@ def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
     pace = measure_pace(found.first.to(settings.device), config, settings.kernel)
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
-    parts = ', '.join(f'{PHASES.get(phase, phase)} {_round(value)}' for phase, value in phases.items())
+    parts = ', '.join(f'{label(phase)} {_round(value)}' for phase, value in phases.items())
     yield (f'about {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
            + _memory(max(sizes, key=math.prod), settings))
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .degradation import BORDERS
 from .diffusion import Schedule
 from .sections import check_number, from_section, nearest
 
 CHOICES = {'sampler': ('ancestral', 'ddim'), 'guidance': ('kernel', 'bicubic'),
            'residual': ('squared', 'norm'), 'downsample': ('direct', 'bicubic'),
-           'border': ('reflect', 'replicate', 'zeros'), 'image_range': ('signed', 'unit')}
+           'border': BORDERS[1:], 'image_range': ('signed', 'unit')}
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def variance_bound(eps: Tensor, v: Tensor, x_t: Tensor, x0: Tensor, t: Tensor, s
     """Mean over pixels, in bits, of KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)); at t = 0 of -log2 p(x0 | x_1).
 
     p's variance is :meth:`~.diffusion.Schedule.learned_variance`. At t = 0 the density at x0 stands for the
-    probability of its 8-bit bin of width 2 / 255.
+    probability of its 8-bit bin, of width 2 / 255 in [-1, 1]; in images of ``unit`` range it is half as wide, which
+    makes a constant of it.
     """
     mean_q, variance_q = schedule.posterior(x_t, x0, t, t - 1)
     mean_p, _ = schedule.posterior(x_t, schedule.x0_from_eps(x_t, eps, t), t, t - 1)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blinddiff import BlindDiffConfig, from_range, to_range
-from .degradation import Degradation
+from .degradation import Degradation, downscale_bicubic
 from .diffusion import Schedule, noise_like, timesteps
 from .nets.mcformer import MULTIPLE
 from .seeds import derived
@@ -97,11 +97,11 @@ def data_term(y: Tensor, x0: Tensor, kernel: Tensor, scale: int, config: BlindDi
 def degrade(x: Tensor, kernel: Tensor, scale: int, config: BlindDiffConfig) -> Tensor:
     """(k * x)↓s of each image with its own kernel: (B, C, H, W), (B, K, K) to (B, C, h, w)."""
     if config.guidance == 'bicubic':
-        return _reduce(x, scale)
+        return downscale_bicubic(x, scale)
     stride = scale if config.downsample == 'direct' else 1
     degradation = Degradation(stride, kernel.shape[-1], config.border)
     blurred = torch.cat([degradation.forward(one[None], k) for one, k in zip(x, kernel)])
-    return blurred if config.downsample == 'direct' else _reduce(blurred, scale)
+    return blurred if config.downsample == 'direct' else downscale_bicubic(blurred, scale)
 
 
 def image_generator(seed: int, name: str, device: torch.device | str = 'cpu') -> torch.Generator:
@@ -170,12 +170,6 @@ class _Guide:
         if not self.config.clip_x0:
             return x0_hat
         return x0_hat.clamp(-1 if self.config.image_range == 'signed' else 0, 1)
-
-
-def _reduce(x: Tensor, scale: int) -> Tensor:
-    """Bicubic reduction with antialiasing, as PIL and MATLAB do it."""
-    size = [n // scale for n in x.shape[-2:]]
-    return F.interpolate(x, size=size, mode='bicubic', align_corners=False, antialias=True)
 
 
 def _multiple(scale: int) -> int:

@@ -231,10 +231,10 @@ def downscale_bicubic(x: Tensor, scale: int) -> Tensor:
     """Bicubic reduction (a = -0.5, half-pixel grid, the filter as wide as the scale) as PIL and MATLAB do it.
 
     Args:
-        x: (B, C, H, W), H and W multiples of s.
+        x: (B, C, H, W); where H or W is no multiple of s, the filter is stretched a little.
 
     Returns:
-        (B, C, H / s, W / s), not clamped.
+        (B, C, H // s, W // s), not clamped.
     """
     size = x.shape[-2] // scale, x.shape[-1] // scale
     return F.interpolate(x, size=size, mode='bicubic', align_corners=False, antialias=True)

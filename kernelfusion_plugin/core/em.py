@@ -36,7 +36,6 @@ from .em_config import EmConfig
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
-from .orientations import TurningPrior
 from .restarts import search, search_steps, surprise
 from .state import EmPlace, Phase2State
 
@@ -97,17 +96,14 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     kind, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
     sigma = noise.times(white, 1.0).beside(config.final_noise)
-    prior = TurningPrior(prior, place) if config.final_turns else prior
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
         walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, kind,
-                            place)
+                            place, config.final_turns)
         for t, x in walk:
             place.step += 1
             mean = (place.before + x).div_(sample + 1)
             yield Phase2State(place.step, total, t, mean, kernel,
                               {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
                               surprise=place.surprise)
-        place.before = place.before + place.x
-        place.end_pass(sample + 1)
-        place.x = place.x_t = None
+        place.end_sample()

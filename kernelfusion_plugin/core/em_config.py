@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
-FINAL_PRIORS = ('tuned', 'both', 'textures', 'internal')
+FINAL_PRIORS = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
+                'internal': ('prior',)}  # the priors whose estimates are averaged
 LEAST_PIECE = 8  # LR pixels: side of y, or of a piece of it, that a kernel can be found on
 
 
@@ -66,7 +67,7 @@ class EmConfig:
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
         final_turns: whether the prior of a final pass sees the picture turned and mirrored in another way at each step
-            (:class:`~.orientations.TurningPrior`).
+            (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
             every sigma (root of the sum of squares). JPEG's counts twice for colour.
         search_jpeg: so many times JPEG's counts while the kernel is sought.

@@ -17,6 +17,7 @@ from .em_config import EmConfig
 from .frame import Frame
 from .kernels import centre_of_mass, normalise, shift
 from .noise import Sigma
+from .orientations import predict_turned
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .state import EmPlace
 
@@ -87,13 +88,14 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
                  generator: Generator, levels: list[int], sigma: Sigma, noise: str = 'ancestral',
-                 place: EmPlace | None = None) -> Iterator[tuple[int, Tensor]]:
+                 place: EmPlace | None = None, turns: bool = False) -> Iterator[tuple[int, Tensor]]:
     """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
     At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
     ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
-    takes for noise then is the estimate's own error. Yields (t, x0), x0 after the data step. A pass that was left is
-    gone on with by giving its ``place``, its last x and the levels that are left.
+    takes for noise then is the estimate's own error. With ``turns`` the prior sees the picture in another orientation
+    at each step. Yields (t, x0), x0 after the data step. A pass that was left is gone on with by giving its ``place``,
+    its last x and the levels that are left.
     """
     place = EmPlace() if place is None else place
     x_t = place.x_t
@@ -101,7 +103,8 @@ def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation
         if x_t is None or noise != 'ancestral':
             x_t = prior.schedule.q_sample(x, t, 0.0 if noise == 'none' else noise_like(x, generator))
         a = float(prior.schedule.alphas_cumprod[t])
-        x = _towards(y, prior.predict_x0(x_t, t), kernel, degradation, sigma, a, config)
+        x0_hat = predict_turned(prior, x_t, t, place.steps if turns else 0)
+        x = _towards(y, x0_hat, kernel, degradation, sigma, a, config)
         if noise == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
             place.x_t = x_t

@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .kernel_files import PICTURES
+from .kernel_files import ARRAYS, PICTURES
 from .kernels import Range
 from .sections import check_number, check_range, from_section, nearest
-
-ARRAYS = ('.npy', '.mat', '.txt', '.csv')
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .faults import first_line
 from .kernel_align import centre_of_mass, normalise, shift
 
+ARRAYS = ('.npy', '.mat', '.txt', '.csv')
 PICTURES = ('.png', '.bmp', '.jpg', '.jpeg', '.tif', '.tiff')
+ENDINGS = (*ARRAYS, *PICTURES)  # of files of kernels
 TOLERANCE = 1e-2  # negative values down to this part of the maximum are taken for rounding and set to 0
 
 
@@ -56,11 +59,11 @@ def _read(path: Path) -> np.ndarray:
     readers = {'.npy': _read_npy, '.mat': _read_mat, '.txt': _read_txt, '.csv': _read_txt}
     reader = _read_picture if suffix in PICTURES else readers.get(suffix)
     if reader is None:
-        raise ValueError(f'{path}: a kernel file must end in .npy, .mat, .txt, .csv or {", ".join(PICTURES)}')
+        raise ValueError(f'{path}: a kernel file must end in {", ".join(ENDINGS[:-1])} or {ENDINGS[-1]}')
     try:
         return np.asarray(reader(path), dtype=np.float64)
     except Exception as error:  # the readers of broken files raise whatever they like
-        raise ValueError(f'{path}: cannot be read as a kernel: {_first_line(error)}') from error
+        raise ValueError(f'{path}: cannot be read as a kernel: {first_line(error)}') from error
 
 
 def load_levin(path: str | Path) -> list[Tensor]:
@@ -80,7 +83,7 @@ def load_levin(path: str | Path) -> list[Tensor]:
         with _optional('h5py').File(path, 'r') as file:
             arrays = [np.array(file[reference]).T for reference in np.ravel(file['kernels'])]  # HDF5 is row-major
     except Exception as error:  # as above
-        raise ValueError(f"{path}: cannot be read as Levin's file of kernels: {_first_line(error)}") from error
+        raise ValueError(f"{path}: cannot be read as Levin's file of kernels: {first_line(error)}") from error
     return [_checked(array.astype(np.float64), path) for array in arrays]
 
 
@@ -161,7 +164,3 @@ def _optional(name: str) -> ModuleType:
     except ImportError as error:
         package = name.split('.')[0]
         raise ImportError(f'it needs {package}: pip install {package}') from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -28,7 +28,7 @@ def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degrada
 
     Args:
         y: (1, C, h, w) in [-1, 1].
-        x: (1, C, H, W) on the degradation's canvas, an estimate that explains y under ``kernel``.
+        x: (N, C, H, W) on the degradation's canvas, an estimate that explains y under ``kernel``, or several.
         kernel: (K, K).
 
     Returns:

@@ -5,34 +5,26 @@ from __future__ import annotations
 from torch import Tensor
 
 from .diffusion import Prior
-from .state import EmPlace
 
 COUNT = 8
 
 
 def oriented(x: Tensor, number: int) -> Tensor:
     """x (…, H, W) turned by ``number`` quarters, from the fourth on mirrored too. Even numbers keep its size."""
-    x = x.rot90(number % 4, (-2, -1))
+    x = x.rot90(number % 4, (-2, -1)) if number % 4 else x  # by none it would be copied
     return x.flip(-1) if number % COUNT >= 4 else x
 
 
 def upright(x: Tensor, number: int) -> Tensor:
     """The inverse of :func:`oriented`."""
     x = x.flip(-1) if number % COUNT >= 4 else x
-    return x.rot90(-number % 4, (-2, -1))
+    return x.rot90(-number % 4, (-2, -1)) if number % 4 else x
 
 
-class TurningPrior:
-    """A prior that sees the picture in another orientation at each step of ``place``.
+def predict_turned(prior: Prior, x_t: Tensor, t: int, number: int) -> Tensor:
+    """x0_hat (B, C, H, W) of a prior that sees x_t in orientation ``number``.
 
     A network errs in its own way in each orientation, and a pass that works at one picture from its first step to its
     last gathers the errors of one (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
     """
-
-    def __init__(self, prior: Prior, place: EmPlace) -> None:
-        self.prior, self.place, self.schedule = prior, place, prior.schedule
-
-    def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
-        """x0_hat, (B, C, H, W)."""
-        number = self.place.steps
-        return upright(self.prior.predict_x0(oriented(x_t, number), t), number)
+    return upright(prior.predict_x0(oriented(x_t, number), t), number)

@@ -99,8 +99,9 @@ class Cost:
 
     def inference(self, name: str, pictures: int = 1) -> float:
         """Of a picture, or so many at once, that go through a prior's network."""
+        tried = min(pictures, 2)  # two take other ways than one, more than two the same
         with torch.no_grad():
-            return bytes_per_pixel(lambda x: self._run(name, x), self.device, pictures)
+            return bytes_per_pixel(lambda x: self._run(name, x), self.device, tried) * pictures / tried
 
     def training(self, name: str) -> float:
         """Of one whose gradient is taken: what the way there keeps for the way back, which adds next to nothing."""
@@ -124,8 +125,8 @@ class Cost:
 
 def _refusal(need: int, limit: float, canvas: tuple[int, int], config: KernelFusionConfig, device: torch.device) -> str:
     of = 'memory_limit' if config.memory_limit else f'{SHARE:.0%} of what {device} has'
-    other = [way for way, given in (('solver em', config.solver != 'em'), ('device cpu', device.type != 'cpu'))
-             if given]
+    other = [way for way, given in (('solver em', config.solver != 'em'), ('device cpu', device.type != 'cpu'),
+                                    ('fewer em.draws', config.solver == 'em' and config.em.draws > 1)) if given]
     return (f'a result of {canvas[1]} x {canvas[0]} pixels needs about {need / GIGABYTE:.1f} GB of memory with solver '
             f'{config.solver}, and {of} is {limit / GIGABYTE:.1f} GB: take '
             + ' or '.join([*other, 'a smaller picture or scale']))

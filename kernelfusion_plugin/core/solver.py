@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .plan import Cost
 
 Factory = Callable[[], nn.Module]
+SUM_ERROR = 1e-2  # of a kernel's sum, from rounding
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,28 @@ class Solver(ABC):
         """(side of the priors' tiles, recompute, bytes of Phase 2) on a canvas (H, W), the best first."""
         for tile, need in inference_memory(canvas, cost):
             yield tile, False, need
+
+
+def check_found(state: Phase2State | None, problem: Problem) -> None:
+    """Refuse a solver's last state that is no picture with its kernel.
+
+    Raises:
+        ValueError: naming the solver; in one line.
+    """
+    config, found = problem.config, None
+    size, shape = (config.kernel_size,) * 2, (1, 3, *(config.scale * n for n in problem.y.shape[-2:]))
+    if state is None:
+        found = 'made no step'
+    elif state.kernel.shape != size:
+        found = f'found a kernel of {tuple(state.kernel.shape)}, not {size}'
+    elif not abs(float(state.kernel.sum()) - 1) < SUM_ERROR:
+        found = f'found a kernel whose sum is {float(state.kernel.sum()):.4g}, not 1'
+    elif problem.degradation.crop(state.x0_hat).shape != shape:
+        found = f'made a picture of {tuple(problem.degradation.crop(state.x0_hat).shape)}, not {shape}'
+    elif not state.x0_hat.isfinite().all():
+        found = 'made a picture with values that are not finite'
+    if found:
+        raise ValueError(f'solver {config.solver!r} {found}')
 
 
 def inference_memory(canvas: tuple[int, int], cost: Cost, pictures: int = 1) -> Iterator[tuple[int, float]]:

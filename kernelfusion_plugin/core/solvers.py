@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .degradation import Degradation
 from .diffusion import Schedule
 from .em import solve_em
-from .em_config import EmConfig
+from .em_config import FINAL_PRIORS, EmConfig
 from .joint_ablations import solve_pipeline
 from .kernel_models import Siren
 from .kernel_search import check_rim, scaled
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .config import KernelFusionConfig
     from .plan import Cost
 
-FINAL = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
-         'internal': ('prior',)}  # of em.final_prior: the priors whose estimates are averaged
 MATRICES = 8  # of em's K² x K² for the kernel that are alive at once; measured: 7
 
 
@@ -41,9 +39,10 @@ class DiffusionEM(Solver):
 
     def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
         em, ways = config.em, {}
-        if 'prior' in FINAL[em.final_prior]:
+        final = FINAL_PRIORS[em.final_prior]
+        if 'prior' in final:
             ways['prior'] = config.prior
-        if 'tuned' in FINAL[em.final_prior]:
+        if 'tuned' in final:
             ways['tuned'] = config.tuning.training(em.final_t_start + 1, config.prior.precision)
         if em.kernel_prior == 'internal' and not kernel_known:
             ways['half'] = replace(config.prior, batch=max(1, config.prior.batch // 2))
@@ -59,10 +58,10 @@ class DiffusionEM(Solver):
             check_rim(size, config.em)
 
     def uses_textures(self, config: KernelFusionConfig) -> bool:
-        return {config.em.kernel_prior, config.em.final_prior} != {'internal'}
+        return 'textures' in (config.em.kernel_prior, *FINAL_PRIORS[config.em.final_prior])
 
     def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
-        final = {'internal': ['prior'], 'both': ['prior', 'textures']}.get(config.em.final_prior, ['textures'])
+        final = [prior for prior in FINAL_PRIORS[config.em.final_prior] if prior != 'tuned']  # is, to each start
         return {'t_start': ['prior' if config.em.kernel_prior == 'internal' else 'textures'], 'final_t_start': final}
 
     def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
@@ -121,7 +120,7 @@ SOLVERS: dict[str, Solver] = {'em': DiffusionEM(), 'joint': Joint()}
 
 def final_prior(priors: Mapping[str, PatchPrior], config: EmConfig) -> PatchPrior | MeanPrior:
     """What em's final passes use of the priors at hand: ``prior`` (PD of y), ``textures``, ``tuned``."""
-    final = [priors[name] for name in FINAL[config.final_prior]]
+    final = [priors[name] for name in FINAL_PRIORS[config.final_prior]]
     return final[0] if len(final) == 1 else MeanPrior(final)
 
 

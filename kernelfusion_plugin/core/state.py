@@ -124,6 +124,12 @@ class EmPlace:
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
         self.searches, self.best, self.surprise = 0, None, None
 
+    def end_sample(self) -> None:
+        """The next final sample begins with its first step and no picture."""
+        self.before = self.before + self.x
+        self.end_pass(self.passes + 1)
+        self.x = self.x_t = None
+
     def snapshot(self) -> dict[str, Any]:
         """Fields by name, for :meth:`at`."""
         return dict(vars(self))

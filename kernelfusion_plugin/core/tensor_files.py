@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .faults import first_line
+
 
 def load_tensors(path: str | os.PathLike[str], what: str) -> Any:
     """The content of a file: tensors and plain values, on the CPU. Code in it is never run.
@@ -25,5 +27,4 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> Any:
     except FileNotFoundError as error:
         raise ValueError(f'{path}: there is no such file') from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ['it is empty or cut off'])[0][:120]
-        raise ValueError(f'{path}: not {what}: {reason}') from error
+        raise ValueError(f'{path}: not {what}: {first_line(error)[:120]}') from error

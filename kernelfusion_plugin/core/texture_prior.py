@@ -98,6 +98,8 @@ def load_texture_net(weights: str | None = None) -> TextureUNet:
     except (AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f'{weights}: not weights of the texture prior: {reason}') from error
+    if not all(value.isfinite().all() for value in net.parameters()):
+        raise ValueError(f'{weights}: weights of the texture prior that are not finite: fit them anew at a lower rate')
     return net
 
 

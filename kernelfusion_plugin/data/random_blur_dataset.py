@@ -16,13 +16,11 @@ from basicsr.utils import FileClient, imfrombytes, img2tensor
 from PIL import Image
 from torch import Tensor
 
-from ..core.degradation import Degradation
+from ..core.degradation import BORDERS, Degradation
 from ..core.kernel_families import Mixture
 from ..core.sections import check_number, check_range, from_section
 from ..core.seeds import derived
 from ..listing import no_pictures, without_others
-
-BORDERS = ('reflect', 'replicate', 'zeros')
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ class BlurOptions:
             check_number('gt_size', self.gt_size, self.scale, whole=True)
             if self.gt_size % self.scale:
                 raise ValueError(f'gt_size must be a multiple of the scale {self.scale}, got {self.gt_size}')
-        if self.border not in BORDERS:
-            raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {self.border!r}')
+        if self.border not in BORDERS[1:]:
+            raise ValueError(f'border must be one of {", ".join(BORDERS[1:])}, got {self.border!r}')
         object.__setattr__(self, 'noise', check_range('noise', self.noise, 0, 255))
         if self.jpeg is not None:
             low, high = check_range('jpeg', self.jpeg, 1, 100)

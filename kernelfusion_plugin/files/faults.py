@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..core.faults import first_line
+
 
 class BadPicture(ValueError):
     """A file that cannot be used; the message is one line."""
@@ -24,8 +26,3 @@ def of_file(path: Path, what: str = '') -> Iterator[None]:
         raise BadPicture(f'{path}: cannot be read: {error.strerror or first_line(error)}') from error
     except BadPicture as error:
         raise BadPicture(f'{path}: {what}{error}') from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..core.faults import first_line
 from ..core.metrics import crop_border
 from .border import BORDER, check_options, read_border, to_pair
 
@@ -52,7 +53,7 @@ def _network(net: str) -> nn.Module:
         raise ValueError("calculate_lpips needs lpips: pip install 'kernelfusion-plugin[perceptual]'") from error
     except (OSError, RuntimeError) as error:
         raise ValueError(f'calculate_lpips: the weights of {net} cannot be had: '
-                         f'{(str(error).splitlines() or ["?"])[0]}') from error
+                         f'{first_line(error)}') from error
 
 
 calculate_lpips.check_options = _check

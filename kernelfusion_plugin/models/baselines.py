@@ -54,7 +54,11 @@ class Baseline(RestorationModel):
     """A method of one formula: it takes ``scale`` and the section ``baseline:``, and counts as phase 2."""
 
     OPTIONS: ClassVar[type[BaselineOptions]] = BaselineOptions
-    METHOD: ClassVar[str]
+    METHOD: ClassVar[str]  # what tables and sheets call it; else the class's name
+
+    def __init_subclass__(cls, **more: Any) -> None:  # noqa: ANN401
+        super().__init_subclass__(**more)
+        cls.METHOD = vars(cls).get('METHOD', cls.__name__)
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt, *self.read_options(opt))
@@ -75,7 +79,11 @@ class Baseline(RestorationModel):
     def restore(self, y: Tensor) -> Restoration:
         start = time.perf_counter()
         with torch.no_grad():
-            sr, kernel = self.upscale(y)
+            made = self.upscale(y)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise ValueError(f'{type(self).__name__}.upscale must give a picture and a kernel, or None in its place, '
+                             f'and gives {type(made).__name__}')
+        sr, kernel = made
         seconds = {'phase1': 0.0, 'phase2': time.perf_counter() - start}
         return Restoration(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, self.METHOD,
                            {'solver': self.METHOD})

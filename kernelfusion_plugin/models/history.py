@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..core import metrics
+from ..core.phase1 import PHASES as PHASE1
 from ..core.restore import Progress
-from ..pictures import PHASE1
 
 POINTS = 100  # of Phase 1, whose single losses are too noisy to be read: each point is the mean of its steps
 
@@ -35,9 +35,7 @@ class History:
         return {'points': self._points, 'sum': self._sum, 'count': self._count}
 
     def add(self, progress: Progress) -> None:
-        """Take note of one step. PD at half size is left out: the plot shows that of y."""
-        if progress.phase == 'half':
-            return
+        """Take note of one step."""
         if progress.phase in PHASE1:
             self._sum += progress.loss
             self._count += 1

@@ -15,7 +15,9 @@ from torch import Tensor
 from ..advice import kernel_warning, with_blur_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
-from ..core.restore import check_takes_kernels, grid_for, repeatable, restore_steps, unused_weights
+from ..core.inputs import check_takes_kernels, grid_for
+from ..core.phase1 import lacking_weights, unused_weights
+from ..core.restore import repeatable, restore_steps
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .history import History
@@ -94,7 +96,7 @@ class KernelFusionModel(RestorationModel):
         config, kernel = self.config, self.known_kernel()
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
-        prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger)
+        prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger, kernel is not None)
         checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.files.checkpoint_every)
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
@@ -119,8 +121,10 @@ class KernelFusionModel(RestorationModel):
                 show.close()
         if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
             self.logger.warning(f'{self.title or self.name}: {warning}')
-        if self.files.save_prior and prior_state is None and result.prior_state:
-            self.saved_prior = [self.priors.save(self.name, y, result.prior_state, config)]
+        fitted = lacking_weights(prior_state or {}, config, kernel is not None)
+        if self.files.save_prior and not self.pretrained and fitted:
+            weights = {**(prior_state or {}), **result.prior_state}
+            self.saved_prior = [self.priors.save(self.name, y, weights, config, fitted)]
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
                            history.points() if self.files.plot else None, result.kernels)

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
+from ..core.faults import first_line
 from ..core.sections import check_number, must_be, nearest
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
 Factory = Callable[[], nn.Module]
+PROBE = (1, 3, 64, 64)  # a picture that networks are tried on
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,8 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
     kernel network's ``kernel_size`` and ``scale``. Channels given with network_g go into the configuration.
 
     Raises:
-        ValueError: unknown type or argument, channels that contradict the section's, or a kernel network that makes no
-            kernels.
+        ValueError: unknown type or argument, channels that contradict the section's, or a network that does not give
+            what it is for.
     """
     given = section_of(opt, 'network_g').get('channels')
     stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
@@ -187,11 +189,25 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
                              'leave one of them out')
         config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=given))
     fill = {'kernel_size': config.kernel_size, 'scale': config.scale}
+
+    def check_patch_net(net: nn.Module, kind: str) -> None:
+        t = torch.zeros(1, dtype=torch.int64)
+        _check_output('network_g', kind, lambda: net.eval()(torch.zeros(PROBE), t), PROBE,
+                      'forward(x_t, t) must give what is as large as x_t')
+
+    def check_refine_net(net: nn.Module, kind: str) -> None:
+        _check_output('network_r', kind, lambda: net.eval()(torch.zeros(PROBE)), PROBE,
+                      'forward(x) must give what is as large as x')
+
+    def check_kernel_model(net: nn.Module, kind: str) -> None:
+        size = config.kernel_size, config.kernel_size
+        _check_output('network_k', kind, net, size,
+                      f'forward() must give a kernel {size} of finite values with the sum 1', is_kernel=True)
+
     return config, {
-        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}),
-        'make_refine_net': _factory(opt, 'network_r', {}),
-        'make_kernel_model': _factory(opt, 'network_k', fill,
-                                      lambda net: _check_kernel(net, opt['network_k']['type'], config.kernel_size)),
+        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}, check_patch_net),
+        'make_refine_net': _factory(opt, 'network_r', {}, check_refine_net),
+        'make_kernel_model': _factory(opt, 'network_k', fill, check_kernel_model),
     }
 
 
@@ -225,7 +241,7 @@ def build(key: str, options: Mapping[str, Any]) -> nn.Module:
     try:
         return ARCH_REGISTRY.get(kind)(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"'{key}' ({kind}): {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+        raise ValueError(f"'{key}' ({kind}): {first_line(error)}") from error
 
 
 def check_network(key: str, kind: object) -> None:
@@ -235,7 +251,7 @@ def check_network(key: str, kind: object) -> None:
 
 
 def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
-             check: Callable[[nn.Module], None] = lambda net: None) -> Factory | None:
+             check: Callable[[nn.Module, str], None]) -> Factory | None:
     options = section_of(opt, key)
     if not options:
         return None
@@ -246,30 +262,31 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
     for name in ('kernel_size', 'scale'):
         if name in fill and options.get(name, fill[name]) != fill[name]:
             raise ValueError(f"'{key}.{name}' is {options[name]}, but this run's is {fill[name]}: leave it out")
-    check(build(key, options))
+    check(build(key, options), kind)
     return lambda: build(key, options)
 
 
-def _check_kernel(net: nn.Module, kind: str, size: int) -> None:
-    """Refuse a kernel network whose ``forward()`` gives no kernel: behind Phase 1 nobody would know what is wrong."""
+def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[int, ...], what: str,
+                  is_kernel: bool = False) -> None:
+    """Refuse a network that does not give what it is for: behind hours of Phase 1 nobody would know what is wrong."""
     try:
         with torch.no_grad():
-            k = net()
+            out = run()
+        out = out.detach() if isinstance(out, Tensor) else out
     except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
-        found = f'ends in {type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+        found = f'ends in {type(error).__name__}: {first_line(error)}'
     else:
-        if not isinstance(k, Tensor):
-            found = f'gives {type(k).__name__}'
-        elif k.shape != (size, size):
-            found = f'gives {tuple(k.shape)}'
-        elif not k.isfinite().all():
+        if not isinstance(out, Tensor):
+            found = f'gives {type(out).__name__}'
+        elif out.shape != shape:
+            found = f'gives {tuple(out.shape)}'
+        elif not out.isfinite().all():
             found = 'gives values that are not finite'
-        elif abs(float(k.detach().sum()) - 1) > 1e-3:
-            found = f'gives a sum of {float(k.detach().sum()):.4g}'
+        elif is_kernel and abs(float(out.sum()) - 1) > 1e-3:
+            found = f'gives a sum of {float(out.sum()):.4g}'
         else:
             return
-    raise ValueError(f"'network_k' ({kind}): forward() must give a kernel ({size}, {size}) of finite values with the "
-                     f'sum 1, and {found}')
+    raise ValueError(f"'{key}' ({kind}): {what}, and {found}")
 
 
 def _plain(value: Any) -> Any:

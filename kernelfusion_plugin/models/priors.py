@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ..atomic import write_atomically
 from ..core.config import KernelFusionConfig
+from ..core.phase1 import PHASES, lacking_weights, split
 from ..core.tensor_files import load_tensors
 from ..core.texture_prior import weights_digest
 
@@ -54,11 +56,12 @@ class PriorStore:
         self.folder = Path(folder).expanduser()
         self.reuse = reuse
 
-    def at_hand(self, name: str, y: Tensor, config: KernelFusionConfig, logger: logging.Logger
-                ) -> dict[str, Tensor] | None:
+    def at_hand(self, name: str, y: Tensor, config: KernelFusionConfig, logger: logging.Logger,
+                kernel_known: bool = False) -> dict[str, Tensor] | None:
         """Weights of this image to be used in place of Phase 1, None if there are none (or ``reuse`` is off).
 
-        They are used even where they were trained with other settings than ``config``'s; the log says so.
+        They are used even where they were trained with other settings than ``config``'s; the log says so, and which of
+        the run's networks they are not of.
         """
         try:
             found = self.find(name, y) if self.reuse else None
@@ -68,7 +71,9 @@ class PriorStore:
         if found is None:
             return None
         state, about, path = found
-        logger.info(f'{name}: Phase 1 is left out, its weights are in {path}')
+        lacking = ' and the '.join(PHASES[phase].label for phase in lacking_weights(state, config, kernel_known))
+        logger.info(f'{name}: {path} has no weights of the {lacking}: trained now' if lacking else
+                    f'{name}: Phase 1 is left out, its weights are in {path}')
         other = _differences(state, about, config)
         if other:
             logger.warning(f'{path}: trained with other settings than this run asks for: {", ".join(other)}')
@@ -88,14 +93,20 @@ class PriorStore:
                     return state, about, path
         return None
 
-    def save(self, name: str, y: Tensor, state: dict[str, Tensor], config: KernelFusionConfig) -> Path:
-        """Write the weights; never over another image's."""
+    def save(self, name: str, y: Tensor, state: dict[str, Tensor], config: KernelFusionConfig,
+             fitted: Iterable[str] = PHASES) -> Path:
+        """Write the weights; never over another image's.
+
+        Of them those of the phases ``fitted`` came about by ``config``, the others as the file says that was there.
+        """
         digest = image_digest(y)
         plain, own = self._candidates(name, digest)
-        path = own if plain.exists() and _digest_in(plain) != digest else plain
-        content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
-                   'prior': dataclasses.asdict(config.prior), 'tuning': dataclasses.asdict(config.tuning),
-                   'seed': config.seed, 'textures': weights_digest(config.texture_weights)}
+        path = own if plain.exists() and _about(plain).get('image') != digest else plain
+        sections = {PHASES[phase].section for phase in fitted}
+        content = {**_about(path), 'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
+                   'seed': config.seed, **{name: dataclasses.asdict(getattr(config, name)) for name in sections}}
+        if 'tuning' in sections:
+            content['textures'] = weights_digest(config.texture_weights)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
         return path
@@ -106,9 +117,9 @@ class PriorStore:
 
 def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConfig) -> list[str]:
     """How weights were trained, where a run of ``config`` would train them in another way."""
-    if 'prior' not in about:
+    if about.keys().isdisjoint(('prior', 'tuning')):
         return []  # it does not say
-    wanted = {'tuning' if key.startswith('tuned.') else 'prior' for key in state}
+    wanted = {PHASES[phase].section for phase in split(state)}
     other = [f'seed {about["seed"]}'] if about.get('seed', config.seed) != config.seed else []
     textures = weights_digest(config.texture_weights)
     if 'tuning' in wanted and about.get('textures', weights_digest()) != textures:
@@ -120,9 +131,9 @@ def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConf
     return other
 
 
-def _digest_in(path: Path) -> str | None:
-    """Digest of the image that a file of weights belongs to; None if it does not say."""
+def _about(path: Path) -> dict:
+    """What a file of weights says besides them; nothing, if it is none, or not there."""
     try:
-        return load_weights(path)[1].get('image')
+        return load_weights(path)[1]
     except ValueError:
-        return None
+        return {}

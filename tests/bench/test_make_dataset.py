@@ -17,8 +17,8 @@ from kernelfusion_plugin import KernelFusionConfig
 from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import cases, read_hr
 from kernelfusion_plugin.cli import main
+from kernelfusion_plugin.core.inputs import known_kernel
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian
-from kernelfusion_plugin.core.restore import known_kernel
 from kernelfusion_plugin.options import read_file
 
 TWELVE = [f'{number:04d}' for number in range(801, 813)]

@@ -1,6 +1,7 @@
 """The core runs where basicsr is absent, and nothing in it asks for basicsr or the glue."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,9 @@ def test_imports_go_one_way(path):
         assert name.split('.')[0] not in ('basicsr', 'torchvision', 'cv2'), name
         if name.split('.')[0] == 'kernelfusion_plugin':
             assert name.split('.')[1:2] == ['core'], f'{name}: the core must not import what is built on it'
+
+
+def test_readme_names_every_module_of_core():
+    text = (Path(__file__).resolve().parents[2] / 'README.md').read_text(encoding='utf-8')
+    core = text.split('kernelfusion_plugin/core    ')[1].split('kernelfusion_plugin/bench')[0]
+    assert {path.stem for path in CORE if path.parent.name == 'core'} - {'__init__'} <= set(re.findall(r'\w+', core))

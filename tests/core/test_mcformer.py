@@ -1,12 +1,18 @@
 """MCFormer: the released weights' counts and names, shapes, what modulates what; the kernel basis."""
 
+import pathlib
+
 import pytest
 import torch
+import yaml
 
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernels import gaussian
-from kernelfusion_plugin.core.nets.mcformer import RELEASED, ModulatedTransformer
+from kernelfusion_plugin.core.nets.mcformer import ModulatedTransformer
 
+OPTIONS = pathlib.Path(__file__).resolve().parents[2] / 'options'
+RELEASED = {key: value for key, value in yaml.safe_load((OPTIONS / 'blinddiff_released.yml').read_text())[
+    'network_g'].items() if key in ('predictor_layers', 'learned_variance', 'upsampling')}
 TINY = {'dim': 8, 'num_blocks': (1, 1, 1, 1), 'num_refinement_blocks': 1}
 PREFIXES = {'t_embedder', 'patch_embed', 'predictor', 'encoder_level1', 'encoder_level2', 'encoder_level3', 'down1_2',
             'down2_3', 'down3_4', 'latent', 'up4_3', 'up3_2', 'up2_1', 'reduce_chan_level3', 'reduce_chan_level2',

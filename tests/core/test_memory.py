@@ -138,6 +138,12 @@ def test_tiles_shrink_with_the_limit_and_what_cannot_be_done_is_refused_in_a_lin
     assert need((2 * size[0], size[1]), EM).need > plans[0].need
 
 
+def test_more_draws_than_there_is_memory_for_are_refused_before_they_are_tried():
+    many = dataclasses.replace(EM, em=dataclasses.replace(EM.em, draws=100_000))
+    with pytest.raises(ValueError, match='GB: take fewer em.draws or a smaller picture or scale$'):
+        plan_memory((48, 48), CPU, many)
+
+
 def test_joint_recomputes_before_it_refuses():
     plain = need((300, 300), JOINT)
     spare = need((300, 300), JOINT, memory_limit=0.95 * plain.need / 1e9)

@@ -11,12 +11,12 @@ from kernelfusion_plugin.core import regions
 from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
+from kernelfusion_plugin.core.inputs import checked, forward_model
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
 from kernelfusion_plugin.core.regions import solve_regions, takes_own
 from kernelfusion_plugin.core.restarts import search, surprise
-from kernelfusion_plugin.core.restore import checked, forward_model
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 FULL, SIZE, AROUND = Degradation(2, 12), (24, 64), 8  # LR pixels of scene around the frame

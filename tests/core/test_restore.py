@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kernelfusion_plugin import KernelFusionConfig, Progress, Result, restore, restore_steps
+from kernelfusion_plugin.core import inputs, phase1, solvers
 from kernelfusion_plugin.core import restore as module
-from kernelfusion_plugin.core import solvers
 from kernelfusion_plugin.core.degradation import Degradation, to_canvas
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
@@ -61,19 +61,19 @@ def full():
 def test_how_y_was_read_makes_no_difference(top):
     """Layout and arithmetic: EM would make another kernel of another last bit."""
     values = torch.randint(top + 1, (3, 21, 18), generator=torch.Generator().manual_seed(0))
-    plain = module.checked(values.double() / top * 2 - 1)
+    plain = inputs.checked(values.double() / top * 2 - 1)
     assert plain.is_contiguous() and plain.dtype == torch.float32
     assert (plain[0] - (values.double() / top * 2 - 1)).abs().max() < 1e-7
     last = values.permute(1, 2, 0).contiguous().permute(2, 0, 1)  # as of an array (H, W, C)
     for y in (values.float() / top * 2 - 1, (values.float() - top / 2) / (top / 2), values.float() * (2 / top) - 1,
               last.float() / top * 2 - 1, (last.double() / top * 2 - 1)[None]):
-        found = module.checked(y)
+        found = inputs.checked(y)
         assert torch.equal(found, plain) and found.stride() == plain.stride()
 
 
 def test_values_in_between_stay_as_they_are():
     y = (torch.arange(3 * 20 * 20).reshape(3, 20, 20) + 0.3) / 32767.5 - 1
-    assert torch.equal(module.checked(y), y[None])
+    assert torch.equal(inputs.checked(y), y[None])
 
 
 def test_what_is_no_tensor_or_config_is_named():
@@ -89,7 +89,7 @@ def test_a_smaller_known_kernel_gets_zeros_around_it(size):
     """Its centre stays: the forward model of its own size agrees."""
     small = torch.rand(size, size, generator=torch.Generator().manual_seed(1))
     small /= small.sum()
-    kernel = module.known_kernel(small, TOY)
+    kernel = inputs.known_kernel(small, TOY)
     assert kernel.shape == (8, 8)
     x = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(2))
     wide, narrow = (Degradation(2, len(k), 'zeros').forward(x, k) for k in (kernel, small))
@@ -99,12 +99,12 @@ def test_a_smaller_known_kernel_gets_zeros_around_it(size):
 @pytest.mark.parametrize(('size', 'scale', 'grid'), [(3, 4, 9), (5, 4, 9), (6, 4, 8), (8, 4, 8), (24, 4, 24)])
 def test_the_grid_of_a_known_kernel_is_said(size, scale, grid):
     config = KernelFusionConfig(scale=scale, kernel_size=23 if size % 2 == 0 else 24)
-    assert module.grid_for(size, scale) == grid
+    assert inputs.grid_for(size, scale) == grid
     if size < 23:
         with pytest.raises(ValueError, match=f'set kernel_size to {grid}$'):
-            module.known_kernel(gaussian(size, sigmas=1.0), config)
+            inputs.known_kernel(gaussian(size, sigmas=1.0), config)
     config = KernelFusionConfig(scale=scale, kernel_size=grid)
-    assert module.known_kernel(gaussian(size, sigmas=1.0), config).shape == (grid, grid)
+    assert inputs.known_kernel(gaussian(size, sigmas=1.0), config).shape == (grid, grid)
 
 
 def test_the_result(full):
@@ -399,11 +399,36 @@ def test_bad_pictures_are_one_line(y, words):
     (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'),
     (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more'),
     (INTERNAL, {'prior_state': {**weights(4), 'half.more': torch.zeros(1)}}, 'do not fit.*'),
-    (KernelFusionConfig(), {'prior_state': {'tuned.more': torch.zeros(1)}}, 'tuned texture prior do not fit its netw')])
+    (KernelFusionConfig(), {'prior_state': {'tuned.more': torch.zeros(1)}}, 'texture prior, tuned. do not fit')])
 def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkeypatch):
     monkeypatch.setattr(module, 'fit_patch_prior', lambda *_: pytest.fail('hours of Phase 1, then an error'))
     with pytest.raises(ValueError, match=words) as error:
         next(restore_steps(image(), config, **options))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_it_may_be_called_where_gradients_are_turned_off(mode):
+    with mode():
+        result = restore(image(), TOY, name='a')
+        assert not torch.is_grad_enabled()
+    assert same(result, restore(image(), TOY, name='a'))
+
+
+def test_a_picture_in_another_range_is_spoken_of():
+    with pytest.warns(UserWarning, match=r'all of y lies in \[0, 1\].* give 2 \* y - 1'):
+        restore(image() / 2 + 0.5, TOY)
+
+
+@pytest.mark.parametrize(('config', 'phase', 'rate'), [
+    (TOY, 'prior', 'prior.lr'), (dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, final_prior='tuned')), 'tuned',
+                                 'tuning.lr'), (JOINT, 'joint', 'joint.lr')])
+def test_what_diverges_is_no_result(config, phase, rate, monkeypatch):
+    section = rate.partition('.')[0]
+    rates = {'lr': 1e30, 'steps': 5} if section == 'prior' else {'lr': 1e30}
+    wild = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **rates)})
+    with pytest.raises(ValueError, match=rf'^{phase} has diverged, its loss is \S+ at step \d+: lower {rate}') as error:
+        restore(image(), wild, make_refine_net=tiny_unet)
     assert '\n' not in str(error.value)
 
 
@@ -527,6 +552,6 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
 
 
 def test_half_size_is_the_mean_of_a_constant_and_keeps_to_the_range():
-    half = module.half_size(torch.full((1, 3, 15, 18), 0.25))
+    half = phase1.half_size(torch.full((1, 3, 15, 18), 0.25))
     assert half.shape == (1, 3, 7, 9) and torch.allclose(half, torch.tensor(0.25), atol=1e-6)
-    assert module.half_size(torch.rand(1, 3, 16, 16).round() * 2 - 1).abs().max() <= 1
+    assert phase1.half_size(torch.rand(1, 3, 16, 16).round() * 2 - 1).abs().max() <= 1

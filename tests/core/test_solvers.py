@@ -1,13 +1,14 @@
 """Another solver than ours: what README's "Extending" says is enough is enough."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from kernelfusion_plugin import KernelFusionConfig, restore
 from kernelfusion_plugin.core import restore as restore_module
-from kernelfusion_plugin.core import solvers
 from kernelfusion_plugin.core.degradation import to_canvas
-from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.em_config import FINAL_PRIORS, EmConfig
 from kernelfusion_plugin.core.em_steps import lr_mse
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.restore import plan_memory
@@ -50,6 +51,25 @@ def test_a_solver_of_ones_own(config):
     assert KernelFusionConfig.from_dict(config.to_dict()) == config
 
 
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda states: states[:0], 'made no step'),
+    (lambda states: [dataclasses.replace(states[-1], kernel=states[-1].kernel[:5, :5])],
+     r'found a kernel of \(5, 5\), not \(8, 8\)'),
+    (lambda states: [dataclasses.replace(states[-1], kernel=torch.ones(8, 8))], 'kernel whose sum is 64, not 1'),
+    (lambda states: [dataclasses.replace(states[-1], kernel=torch.full((8, 8), float('nan')))], 'sum is nan, not 1'),
+    (lambda states: [dataclasses.replace(states[-1], x0_hat=states[-1].x0_hat[..., 2:])],
+     r'made a picture of \(1, 3, 32, 34\), not \(1, 3, 32, 36\)'),
+    (lambda states: [dataclasses.replace(states[-1], x0_hat=states[-1].x0_hat / 0)], 'values that are not finite')])
+def test_what_is_no_result_is_none(change, words, config, monkeypatch):
+    class Other(Landweber):
+        def solve(self, problem):
+            yield from change(list(super().solve(problem)))
+
+    monkeypatch.setitem(SOLVERS, 'landweber', Other())
+    with pytest.raises(ValueError, match=rf"^solver 'landweber' .*{words}"):
+        restore(image(), config)
+
+
 def test_its_memory_and_pace_are_told_without_more(config):
     less, more = (plan_memory((side, side), torch.device('cpu'), config).need for side in (50, 100))
     assert less < more
@@ -88,4 +108,4 @@ def test_what_it_does_not_offer_is_refused(config):
 def test_ours_keep_their_names():
     assert list(SOLVERS) == ['em', 'joint']
     assert {name for name, solver in SOLVERS.items() if solver.takes_kernels and solver.takes_regions} == {'em'}
-    assert all(prior in ('prior', 'tuned', 'textures') for priors in solvers.FINAL.values() for prior in priors)
+    assert all(prior in ('prior', 'tuned', 'textures') for priors in FINAL_PRIORS.values() for prior in priors)

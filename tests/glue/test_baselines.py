@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import MODEL_REGISTRY
 from glue_helpers import run_toolbox, scores, toy_options, write_pair
 from PIL import Image
 
 from kernelfusion_plugin import runlog
 from kernelfusion_plugin.core.degradation import upscale_bicubic
 from kernelfusion_plugin.core.metrics import psnr_y
+from kernelfusion_plugin.models.baselines import Baseline
 from kernelfusion_plugin.models.options import FileOptions
 from kernelfusion_plugin.models.validation import ImageByImage
 from kernelfusion_plugin.report import to_picture, to_tensor
@@ -45,6 +47,29 @@ def test_bicubic_is_the_column_of_every_other_model(data, tmp_path, monkeypatch)
         truth = to_tensor(np.array(Image.open(data / f'hr/{row["image"]}.png')))
         assert float(row['psnr']) == pytest.approx(psnr_y(to_tensor(expected), truth), abs=1e-3)
         assert (folder / f'{row["image"]}_sheet.png').exists() and not list(folder.glob('*_kernel.*'))
+
+
+class Nearest(Baseline):
+    """As a user would write it."""
+
+    def upscale(self, y):
+        return y.repeat_interleave(self.scale, -1).repeat_interleave(self.scale, -2), None
+
+
+class NoPair(Nearest):
+    def upscale(self, y):
+        return super().upscale(y)[0]
+
+
+def test_a_baseline_of_ones_own(data, tmp_path, monkeypatch):
+    """It is called by its class, unless it says otherwise, and told what ``upscale`` has to give."""
+    for kind in (Nearest, NoPair):
+        monkeypatch.setitem(MODEL_REGISTRY._obj_map, kind.__name__, kind)
+    assert run_toolbox(baseline(data, 'Nearest'), tmp_path / 'a', monkeypatch) == 0
+    assert {row['solver'] for row in scores(tmp_path / 'a')} == {'Nearest'}
+    assert run_toolbox(baseline(data, 'NoPair'), tmp_path / 'b', monkeypatch) == 1
+    assert all('NoPair.upscale must give a picture and a kernel, or None in its place, and gives Tensor' in line
+               for line in runlog.failures)
 
 
 def test_back_projection_beats_bicubic_and_keeps_to_y(data, tmp_path, monkeypatch):

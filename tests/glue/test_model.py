@@ -167,6 +167,24 @@ def test_weights_of_the_half_size_prior_are_kept_too(data, tmp_path, monkeypatch
     assert all(float(row['seconds_phase1']) == 0 for row in scores(tmp_path / 'second'))
 
 
+def test_weights_that_are_lacking_are_trained_and_kept_too(data, tmp_path, monkeypatch, log):
+    """As where an ablation asks for another prior: the log says so, and the next run has those of both."""
+    def options(kind):
+        tuning = {'steps': 1, 'crop': 16, 'batch': 1}
+        return toy_options(data, kernelfusion__save_prior=True, kernelfusion__prior_dir=str(tmp_path / 'priors'),
+                           kernelfusion__tuning=tuning, kernelfusion__em__final_prior=kind)
+
+    assert run_toolbox(options('tuned'), tmp_path / 'first', monkeypatch) == 0
+    for folder, said in (('second', 'one_pd.pth has no weights of the patch prior: trained now'),
+                         ('third', 'Phase 1 is left out')):
+        log.clear()
+        assert run_toolbox(options('internal'), tmp_path / folder, monkeypatch) == 0
+        assert said in log.text and 'other settings' not in log.text
+    assert digests(tmp_path / 'second') == digests(tmp_path / 'third')
+    params = torch.load(tmp_path / 'priors/one_pd.pth', weights_only=True)['params']
+    assert {name.startswith('tuned.') for name in params} == {True, False}
+
+
 def test_known_kernel_is_used_as_it_is(data, tmp_path, monkeypatch):
     opt = toy_options(data, kernelfusion__known_kernel=True)
     assert run_toolbox(opt, tmp_path, monkeypatch) == 0

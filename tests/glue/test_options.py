@@ -278,6 +278,17 @@ def test_metrics_that_can_be_called_are_let_through(monkeypatch):
     check_metrics({'val': {'metrics': None}})
 
 
+@pytest.mark.parametrize(('section', 'kind', 'words'), [
+    ('network_g', 'SirenKernel', r"'network_g' \(SirenKernel\): forward\(x_t, t\) must give .* and ends in TypeError"),
+    ('network_r', 'PatchDiffusion', r"'network_r' \(PatchDiffusion\): forward\(x\) must give .* and ends in TypeError"),
+    ('network_r', 'SirenKernel', r"'network_r' \(SirenKernel\): forward\(x\) must give .* and ends in TypeError")])
+def test_a_network_in_the_place_of_another_is_refused(section, kind, words):
+    opt = {'scale': 4, section: {'type': kind, **({'kernel_size': 24} if kind == 'SirenKernel' else {})}}
+    with pytest.raises(ValueError, match=words) as error:
+        network_factories(opt, parse_section(opt)[0])
+    assert '\n' not in str(error.value)
+
+
 class Kernel(nn.Module):
     """A kernel network of a user."""
 

@@ -281,6 +281,14 @@ def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
         checkpoints.hold(tmp_path / 'lock')
 
 
+def test_a_damaged_checkpoint_is_none_and_told_in_a_line_whatever_it_is_called(tmp_path, caplog):
+    path = tmp_path / 'two\nlines.pt'
+    path.write_bytes(b'no checkpoint')
+    assert checkpoints.Checkpoint(path, 'key').load() is None
+    (record,) = caplog.records
+    assert 'two?lines.pt: not a checkpoint' in record.message and '\n' not in record.message
+
+
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path):
     """As by the process that had it, at its end: the next one would stand beside who holds the file that is gone."""
     path, waited = tmp_path / 'a_run/lock', []

@@ -20,9 +20,6 @@ MULTIPLE = 8  # height and width of x_t must be multiples of it: four levels, ea
 UPSAMPLINGS = ('pil', 'torch')
 CONTRAST_GAIN = 10.0  # of the kernel estimator's first layer at its start
 
-# What the authors' weights need beside the defaults (with no basis: their kernel head is a softmax).
-RELEASED = {'predictor_layers': 6, 'learned_variance': True, 'upsampling': 'torch'}
-
 
 class Prediction(NamedTuple):
     """What the network says about x_t: eps (B, 3, H, W); kernel (B, K, K), each sums to 1; v (B, 3, H, W) or None.

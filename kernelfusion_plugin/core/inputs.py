@@ -1,0 +1,113 @@
+"""What a run is given: y and the known kernel, checked; and the forward model that goes with them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import KernelFusionConfig
+from .degradation import Degradation
+from .nets.patch_net import RECEPTIVE_FIELD
+from .regional_degradation import RegionalDegradation, choose_grid
+from .solvers import SOLVERS
+
+
+def inspected(y: Tensor, config: KernelFusionConfig,
+              kernel: Tensor | None = None) -> tuple[Tensor, Tensor | None, Degradation]:
+    """What a run begins with: y (1, 3, h, w), the known kernel and the forward model, on y's device.
+
+    Raises:
+        ValueError: :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the solver refuse it, in one line.
+    """
+    y, kernel = checked(y), known_kernel(kernel, config)
+    kernel = None if kernel is None else kernel.to(y.device)
+    degradation = forward_model(y, config, kernel)
+    SOLVERS[config.solver].check(tuple(y.shape[-2:]), config, kernel is not None)
+    return y, kernel, degradation
+
+
+def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
+    """How y (1, 3, h, w) came about: with a kernel per region where the config, or a known ``kernel``, has several.
+
+    Raises:
+        ValueError: the regions would be too small.
+    """
+    degradation = Degradation(config.scale, config.kernel_size, config.border)
+    size = y.shape[-2:]
+    grid = choose_grid(config.regions, size) if kernel is None else kernel.shape[:-2]
+    return RegionalDegradation(degradation, size, grid) if math.prod(grid) > 1 else degradation
+
+
+def checked(y: Tensor) -> Tensor:
+    """y as (1, 3, h, w) float32, contiguous, as :func:`stored`, or a ValueError that says what is wrong with it."""
+    if not isinstance(y, Tensor):
+        raise ValueError(f'y must be a tensor, got {type(y).__name__}')
+    if y.ndim == 3:
+        y = y[None]
+    if y.ndim != 4 or y.shape[:2] != (1, 3):
+        raise ValueError(f'y must be one RGB image, (3, h, w) or (1, 3, h, w), got {tuple(y.shape)}')
+    if not y.is_floating_point():
+        raise ValueError(f'y must be floating point in [-1, 1], got {y.dtype}: divide 8-bit values by 127.5, minus 1')
+    if min(y.shape[-2:]) < RECEPTIVE_FIELD:
+        raise ValueError(f'the image is {y.shape[-1]} x {y.shape[-2]} pixels (width x height): at least '
+                         f'{RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are needed, the receptive field of the patch prior')
+    if not torch.isfinite(y).all():
+        raise ValueError('the image has NaN or infinite values')
+    if y.min() < -1 - 1e-4 or y.max() > 1 + 1e-4:
+        raise ValueError(f'y must lie in [-1, 1], got [{float(y.min()):.3g}, {float(y.max()):.3g}]: rescale it')
+    return stored(y.detach()).contiguous()
+
+
+def stored(y: Tensor) -> Tensor:
+    """y as float32; what lies within rounding of a value 2n / 65535 - 1, as files of 8 and 16 bits hold, becomes that.
+
+    EM makes much of the last bit. So a picture gives the same result in whatever arithmetic it was read.
+    """
+    exact = y.cpu().double()
+    levels = (exact + 1) * (65535 / 2)
+    nearest = levels.round()
+    value = torch.where((levels - nearest).abs() < 0.01, nearest / (65535 / 2) - 1, exact)
+    return value.to(y.device, torch.float32)
+
+
+def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | None:
+    """A kernel (K, K), or one for each of R x C regions, (R, C, K, K), scaled to sum 1; None, if none is known.
+
+    K is the config's ``kernel_size``; a smaller kernel, by an even number, gets zeros around it.
+
+    Raises:
+        ValueError: the config cannot do with it; in one line.
+    """
+    if kernel is None:
+        return None
+    check_takes_kernels(config)
+    if not isinstance(kernel, Tensor):
+        raise ValueError(f'the known kernel must be a tensor, got {type(kernel).__name__}')
+    size, square = config.kernel_size, kernel.ndim in (2, 4) and kernel.shape[-1] == kernel.shape[-2] > 0
+    around, odd = divmod(size - kernel.shape[-1], 2) if square else (-1, 0)
+    if around < 0 or odd:
+        hint = f': set kernel_size to {grid_for(kernel.shape[-1], config.scale)}' if square else ''
+        raise ValueError(f'the known kernel must be {size} x {size}, or R x C of that size, got '
+                         f'{tuple(kernel.shape)}{hint}')
+    kernel = F.pad(kernel, (around,) * 4)
+    sums = kernel.sum((-2, -1), keepdim=True)
+    if not torch.isfinite(kernel).all() or (sums <= 0).any():
+        raise ValueError('the known kernel must be finite and have a positive sum')
+    kernel = (kernel / sums).float()
+    return kernel[0, 0] if kernel.shape[:-2] == (1, 1) else kernel
+
+
+def check_takes_kernels(config: KernelFusionConfig) -> None:
+    """ValueError, in one line, if the config's solver cannot do with a known kernel."""
+    if not SOLVERS[config.solver].takes_kernels:
+        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates it')
+
+
+def grid_for(size: int, scale: int) -> int:
+    """The ``kernel_size`` with which a known kernel of ``size`` can be used: its own, or the least larger one that a
+    config takes, an even number more, so that its centre stays.
+    """
+    return max(size, 2 * scale + (size - 2 * scale) % 2)
