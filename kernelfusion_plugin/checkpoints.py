@@ -31,13 +31,14 @@ log = logging.getLogger(__name__)
 
 FILE = 'checkpoint.pt'
 EVERY = 60.0  # seconds between two checkpoints
+INDIFFERENT = ('memory_limit', 'resume', 'checkpoint_every')  # settings that make no difference to a result
 SHARE = 0.05  # of the time at most goes into writing them
 PATIENCE = 10  # times that a lock is asked for again, a twentieth of a second apart
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a result depends on: a run that ran out of memory goes on with another ``memory_limit``."""
-    return {key: value for key, value in settings.items() if key != 'memory_limit'}
+    return {key: value for key, value in settings.items() if key not in INDIFFERENT}
 
 
 @functools.cache

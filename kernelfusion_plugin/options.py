@@ -310,7 +310,6 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
     check_parts(opt, arguments.opt)
     check_model(opt, arguments.opt, is_train)
-    tell_of_unread(opt['model_type'], arguments.force_yml or [])
     if is_train:
         opt['val'].setdefault('val_freq', float('inf'))  # without val: never
     suffix = '' if is_train else _shard_suffix(opt)
@@ -318,6 +317,8 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     with _replaced_command_line(opt, others):
         opt, args = original(os.getcwd(), is_train=is_train)
     args.opt, args.force_yml = arguments.opt, arguments.force_yml
+    if opt['rank'] == 0:
+        tell_of_unread(opt['model_type'], arguments.force_yml or [])
     if not opt['dist']:
         distributed.check_alone(os.environ)
     elif not is_train:

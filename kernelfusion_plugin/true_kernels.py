@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from .core.kernel_files import ENDINGS, load_kernel
+from .core import kernel_files
+from .core.kernel_files import load_kernel
+
+ENDINGS = tuple(ending for ending in kernel_files.ENDINGS if not ending.startswith('.jp'))  # of what loses nothing
 
 
 def kernel_place(dataset: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str | None, str]:

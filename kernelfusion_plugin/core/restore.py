@@ -104,7 +104,7 @@ def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
     Raises:
         ValueError: y is not such an image, or the weights do not fit; one line that says what was required.
     """
-    if isinstance(y, Tensor) and y.numel() and 0 <= y.min() < y.max() <= 1:
+    if isinstance(y, Tensor) and y.is_floating_point() and y.numel() and 0 <= y.min() < y.max() <= 1:
         warnings.warn('all of y lies in [0, 1], and is taken to be in [-1, 1]: if it is not, give 2 * y - 1',
                       stacklevel=2)
     with torch.inference_mode(False), torch.enable_grad():  # where evaluation has turned gradients off
@@ -163,7 +163,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     state = None
     for state in SOLVERS[config.solver].solve(problem):
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
-        _check_loss(loss, state.step, config.solver, f'{config.solver}.lr')
+        _check_loss(loss, state.step, config.solver, config.solver, config)
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
         yield Progress(config.solver, state.step, state.total, loss, seconds, degradation.crop(state.x0_hat),
                        state.kernel, state.losses,
@@ -231,7 +231,7 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
             start = time.perf_counter() - seconds
             for state in fit_patch_prior(nets[phase], image, schedule, config, generator, place):
                 seconds = time.perf_counter() - start
-                _check_loss(state.loss, state.step, phase, f'{PHASES[phase].section}.lr')
+                _check_loss(state.loss, state.step, PHASES[phase].label, PHASES[phase].section, config)
                 if state.step % 100 == 0 or state.step in (1, state.total):
                     journal.trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
                 yield Progress(phase, state.step, state.total, state.loss, seconds,
@@ -241,10 +241,11 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
         journal.finish(phase, nets[phase])
 
 
-def _check_loss(loss: float, step: int, phase: str, rate: str) -> None:
+def _check_loss(loss: float, step: int, what: str, section: str, config: KernelFusionConfig) -> None:
     """Refuse to go on where a phase has diverged: what comes out would be no picture."""
     if not math.isfinite(loss):
-        raise ValueError(f'{phase} has diverged, its loss is {loss} at step {step}: lower {rate}, if you have set it')
+        rate = f': lower {section}.lr, if you have set it' if hasattr(getattr(config, section, None), 'lr') else ''
+        raise ValueError(f'{what} has diverged, its loss is {loss} at step {step}{rate}')
 
 
 class _Seeds:

@@ -105,7 +105,7 @@ def check_found(state: Phase2State | None, problem: Problem) -> None:
     config, found = problem.config, None
     size, shape = (config.kernel_size,) * 2, (1, 3, *(config.scale * n for n in problem.y.shape[-2:]))
     if state is None:
-        found = 'made no step'
+        found = 'made no step' + (', as it goes on behind its last' if problem.resume is not None else '')
     elif state.kernel.shape != size:
         found = f'found a kernel of {tuple(state.kernel.shape)}, not {size}'
     elif not abs(float(state.kernel.sum()) - 1) < SUM_ERROR:

@@ -54,11 +54,7 @@ class Baseline(RestorationModel):
     """A method of one formula: it takes ``scale`` and the section ``baseline:``, and counts as phase 2."""
 
     OPTIONS: ClassVar[type[BaselineOptions]] = BaselineOptions
-    METHOD: ClassVar[str]  # what tables and sheets call it; else the class's name
-
-    def __init_subclass__(cls, **more: Any) -> None:  # noqa: ANN401
-        super().__init_subclass__(**more)
-        cls.METHOD = vars(cls).get('METHOD', cls.__name__)
+    METHOD: ClassVar[str] = ''  # what tables and sheets call it; '': as its class is called
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt, *self.read_options(opt))
@@ -85,8 +81,9 @@ class Baseline(RestorationModel):
                              f'and gives {type(made).__name__}')
         sr, kernel = made
         seconds = {'phase1': 0.0, 'phase2': time.perf_counter() - start}
-        return Restoration(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, self.METHOD,
-                           {'solver': self.METHOD})
+        method = self.METHOD or type(self).__name__
+        return Restoration(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, method,
+                           {'solver': method})
 
     def upscale(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The picture (1, 3, s·h, s·w) and the kernel that was used, if one was."""

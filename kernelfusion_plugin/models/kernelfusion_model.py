@@ -124,7 +124,9 @@ class KernelFusionModel(RestorationModel):
         fitted = lacking_weights(prior_state or {}, config, kernel is not None)
         if self.files.save_prior and not self.pretrained and fitted:
             weights = {**(prior_state or {}), **result.prior_state}
-            self.saved_prior = [self.priors.save(self.name, y, weights, config, fitted)]
+            path = self.priors.save(self.name, y, weights, config, fitted)
+            if not self.priors.reuse:  # else other runs may add to the file
+                self.saved_prior = [path]
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
                            history.points() if self.files.plot else None, result.kernels)

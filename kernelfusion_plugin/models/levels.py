@@ -54,7 +54,7 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
         if str(key).startswith('network_') and key not in NETWORKS:
             raise ValueError(f'unknown option {key!r}{nearest(key, NETWORKS)}')
         belongs = _where(key, own) or _where(key, KERNELFUSION)
-        if key not in TOP_LEVEL and belongs:
+        if key not in TOP_LEVEL and belongs and not _is_anchor(opt, key, own):
             raise ValueError(f'unknown option {key!r}: did you mean {belongs}?')
     for section, known in (('val', VAL), ('path', PATH)):
         for key in opt[section]:
@@ -62,6 +62,17 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
                 raise ValueError(f"unknown option '{section}.{key}'{nearest(str(key), known)}")
     for name, dataset in opt['datasets'].items():
         _check_dataset(f'datasets:{name}', dataset, own)
+
+
+def _is_anchor(opt: Mapping[str, Any], key: str, own: Places) -> bool:
+    """Whether a section has the same key with the same value, as where YAML's & names it and * takes it there."""
+    for place in own:
+        section: Any = opt
+        for part in place.split(': '):
+            section = (section or {}).get(part)
+        if isinstance(section, Mapping) and key in section and section[key] == opt[key]:
+            return True
+    return False
 
 
 def _check_dataset(where: str, options: Mapping[str, Any], own: Places) -> None:

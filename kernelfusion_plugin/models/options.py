@@ -19,11 +19,12 @@ from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
 from ..core.faults import first_line
 from ..core.sections import check_number, must_be, nearest
+from ..core.solver import SUM_ERROR
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
 Factory = Callable[[], nn.Module]
-PROBE = (1, 3, 64, 64)  # a picture that networks are tried on
+PROBE = (1, 3, 128, 128)  # a picture that networks are tried on
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class FileOptions:
     """Keys that all our models have: which files are read and written.
 
     Attributes:
-        kernel_dir: the true kernels, for scores: a folder of NAME.npy, .mat, .txt, .csv or .png, or one such file for
-            all images. A dataset's own ``dataroot_kernel`` goes before it, and kernels that it gives along
-            (RandomBlurDataset).
+        kernel_dir: the true kernels, for scores: a folder of NAME.npy, .mat, .txt, .csv, .png or other pictures, but
+            JPEG, or one file for all images. A dataset's own ``dataroot_kernel`` goes before it, and kernels that it
+            gives along (RandomBlurDataset).
         kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name (the HR
             image's where a dataset has a ``filename_tmpl``), ``{number}`` the last number in it (im_13: 13). A
             dataset's own ``kernel_tmpl`` goes before it.
@@ -222,7 +223,8 @@ def check_names(opt: Mapping[str, Any]) -> None:
         name = (dataset or {}).get('name')
         if key.partition('_')[0] == 'train' or name is None:
             continue
-        check_folder_name(f'datasets:{key}:name', str(name))
+        for part in str(name).split('/'):  # a folder in a folder is one, too
+            check_folder_name(f'datasets:{key}:name', part)
         if name in keys:
             raise ValueError(f'datasets: {keys[name]} and {key} are both named {name!r}, and their results would go '
                              'to one folder: name one of them otherwise')
@@ -274,6 +276,8 @@ def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[i
             out = run()
         out = out.detach() if isinstance(out, Tensor) else out
     except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
+        if torch.cuda.is_available() and not isinstance(error, TypeError):
+            return  # it may be one for GPUs only
         found = f'ends in {type(error).__name__}: {first_line(error)}'
     else:
         if not isinstance(out, Tensor):
@@ -282,7 +286,7 @@ def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[i
             found = f'gives {tuple(out.shape)}'
         elif not out.isfinite().all():
             found = 'gives values that are not finite'
-        elif is_kernel and abs(float(out.sum()) - 1) > 1e-3:
+        elif is_kernel and abs(float(out.sum()) - 1) > SUM_ERROR:
             found = f'gives a sum of {float(out.sum()):.4g}'
         else:
             return

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,9 +45,9 @@ def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params'
 class PriorStore:
     """Folder of PD weights: NAME_pd.pth, and NAME_<digest>_pd.pth where another image has taken that name.
 
-    A file holds ``params`` (state dict), ``image`` (digest of the LR image), and how it was trained: ``prior``,
-    ``tuning``, ``textures`` (digest of the texture prior's weights) and ``seed``. A file without ``image`` is taken to
-    belong to the image of its name.
+    A file holds ``params`` (state dict), ``image`` (digest of the LR image), and ``phases``, how each network was
+    trained: ``settings``, ``seed``, and ``textures``, the digest of the texture prior that was trained on. A file
+    without ``image`` is taken to belong to the image of its name.
     """
 
     LONGEST_ENDING: ClassVar[str] = '_00000000_pd.pth'  # behind the image's name
@@ -102,11 +102,9 @@ class PriorStore:
         digest = image_digest(y)
         plain, own = self._candidates(name, digest)
         path = own if plain.exists() and _about(plain).get('image') != digest else plain
-        sections = {PHASES[phase].section for phase in fitted}
-        content = {**_about(path), 'params': {key: value.cpu() for key, value in state.items()}, 'image': digest,
-                   'seed': config.seed, **{name: dataclasses.asdict(getattr(config, name)) for name in sections}}
-        if 'tuning' in sections:
-            content['textures'] = weights_digest(config.texture_weights)
+        new = {phase: _training(phase, config) for phase in fitted if phase in split(state)}
+        phases = {**_phases(state, _about(path)), **new}
+        content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest, 'phases': phases}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))
         return path
@@ -115,20 +113,36 @@ class PriorStore:
         return self.folder / f'{name}_pd.pth', self.folder / f'{name}_{digest[:8]}_pd.pth'
 
 
+def _training(phase: str, config: KernelFusionConfig) -> dict[str, Any]:
+    """How a run of ``config`` trains the network of a phase."""
+    section = PHASES[phase].section
+    textures = weights_digest(config.texture_weights) if section == 'tuning' else None
+    return {'settings': dataclasses.asdict(getattr(config, section)), 'seed': config.seed, 'textures': textures}
+
+
+def _phases(state: dict[str, Tensor], about: dict) -> dict[str, dict[str, Any]]:
+    """How the networks of ``state`` were trained, by what a file says; those of which it says nothing are left out.
+
+    Files of version 0.8 and before say it of all together.
+    """
+    if 'phases' in about or about.keys().isdisjoint(('prior', 'tuning')):
+        return about.get('phases', {})
+    return {phase: {'settings': about.get(PHASES[phase].section, {}),
+                    **{key: about[key] for key in ('seed', 'textures') if key in about}} for phase in split(state)}
+
+
 def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConfig) -> list[str]:
     """How weights were trained, where a run of ``config`` would train them in another way."""
-    if about.keys().isdisjoint(('prior', 'tuning')):
-        return []  # it does not say
-    wanted = {PHASES[phase].section for phase in split(state)}
-    other = [f'seed {about["seed"]}'] if about.get('seed', config.seed) != config.seed else []
-    textures = weights_digest(config.texture_weights)
-    if 'tuning' in wanted and about.get('textures', weights_digest()) != textures:
-        other.append('texture_weights')
-    for section in sorted(wanted):
-        trained = about.get(section, {})
-        other += [f'{section}.{name} {trained.get(name, "unknown")}'
-                  for name, value in dataclasses.asdict(getattr(config, section)).items() if trained.get(name) != value]
-    return other
+    other = []
+    for phase, trained in _phases(state, about).items():
+        section, wanted = PHASES[phase].section, _training(phase, config)
+        if trained.get('seed', config.seed) != config.seed:
+            other.append(f'seed {trained["seed"]}')
+        if section == 'tuning' and trained.get('textures', weights_digest()) != wanted['textures']:
+            other.append('texture_weights')
+        other += [f'{section}.{name} {trained["settings"].get(name, "unknown")}'
+                  for name, value in wanted['settings'].items() if trained['settings'].get(name) != value]
+    return list(dict.fromkeys(other))
 
 
 def _about(path: Path) -> dict:

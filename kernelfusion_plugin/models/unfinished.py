@@ -65,14 +65,14 @@ class Unfinished:
 
     def _adopt(self) -> None:
         """Move archives of this run back, the oldest first."""
-        archives = sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*'))
-        for archive in archives:
+        other = None
+        for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
             run, locks = _run(archive), (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
+            other = None  # only the newest, which BasicSR has just renamed, is worth a line
             if not run or any(map(is_locked, locks)):
                 continue
             if run != self.decided_by:
-                if archive == archives[-1]:  # what BasicSR has just renamed
-                    self._tell_of_another(archive, run)
+                other = archive, run
                 continue
             clear(archive)
             for folder in (archive, *(path for path in archive.rglob('*') if path.is_dir())):
@@ -85,13 +85,15 @@ class Unfinished:
                 os.replace(path, target)
             shutil.rmtree(archive)
             self.logger.info(f'A run of these options did not finish: {archive.name} is moved back, and gone on with')
+        if other:
+            self._tell_of_another(*other)
 
     def _tell_of_another(self, archive: Path, run: Mapping[str, Any]) -> None:
         """Why the run that did not finish is not gone on with."""
         differ = [PARTS[part].format(name) for part in PARTS if part in run
                   for name in _differences(run[part], self.decided_by[part])] or [PARTS['code']]
         more = f' and {len(differ) - SHOWN} more' if len(differ) > SHOWN else ''
-        self.logger.info(f'An earlier run that did not finish is left in {archive.name}, and all is done anew, as this '
+        self.logger.info(f'The last run, which did not finish, is left in {archive.name} and not gone on with, as this '
                          f'differs: {", ".join(differ[:SHOWN])}{more}')
 
     def finished(self, dataset: str, name: str, key: str) -> tuple[dict[str, Any], list[str]] | None:

@@ -421,8 +421,9 @@ def test_a_picture_in_another_range_is_spoken_of():
 
 
 @pytest.mark.parametrize(('config', 'phase', 'rate'), [
-    (TOY, 'prior', 'prior.lr'), (dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, final_prior='tuned')), 'tuned',
-                                 'tuning.lr'), (JOINT, 'joint', 'joint.lr')])
+    (TOY, 'patch prior', 'prior.lr'), (JOINT, 'joint', 'joint.lr'),
+    (dataclasses.replace(TOY, em=dataclasses.replace(TOY.em, final_prior='tuned')), 'texture prior, tuned',
+     'tuning.lr')])
 def test_what_diverges_is_no_result(config, phase, rate, monkeypatch):
     section = rate.partition('.')[0]
     rates = {'lr': 1e30, 'steps': 5} if section == 'prior' else {'lr': 1e30}

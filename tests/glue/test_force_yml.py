@@ -208,6 +208,12 @@ def test_options_of_other_models_and_data_sets_left_out_later_are_let_through(pa
     assert list(opt['datasets']) == ['test'] and opt['high_order_degradation'] is True
 
 
+def test_what_an_anchor_names_for_a_section_is_let_through(parse, tmp_path):
+    """``seed: &s 5`` at the top and ``seed: *s`` in the section."""
+    opt, _ = parse('-opt', toy_options(tmp_path), '--force_yml', 'seed=5', 'kernelfusion:seed=5')
+    assert opt['kernelfusion']['seed'] == 5
+
+
 @pytest.mark.parametrize(('entries', 'said'), [
     (['solver=joint'], "unknown option 'solver': did you mean 'kernelfusion: solver'?"),
     (['preset=paper'], "unknown option 'preset': did you mean 'kernelfusion: preset'?"),

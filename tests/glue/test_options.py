@@ -289,6 +289,20 @@ def test_a_network_in_the_place_of_another_is_refused(section, kind, words):
     assert '\n' not in str(error.value)
 
 
+def test_a_network_for_gpus_alone_is_not_tried_on_the_processor(monkeypatch):
+    class Fast(nn.Module):
+        def forward(self, x):
+            raise RuntimeError('CUDA kernels only')
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Fast', Fast)
+    opt = {'scale': 4, 'network_r': {'type': 'Fast'}}
+    config = parse_section(opt)[0]
+    with pytest.raises(ValueError, match='CUDA kernels only'):
+        network_factories(opt, config)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    assert isinstance(network_factories(opt, config)[1]['make_refine_net'](), Fast)
+
+
 class Kernel(nn.Module):
     """A kernel network of a user."""
 

@@ -39,11 +39,26 @@ def test_weights_trained_in_another_way_are_spoken_of(kinds, tmp_path, caplog):
         assert [words in line for line in told] == ([True] if kind is None or kind in kinds else [])
 
 
+def test_of_weights_that_were_added_only_they_are_of_the_later_settings(tmp_path, caplog):
+    store, later = PriorStore(tmp_path), dataclasses.replace(CONFIG, seed=6, prior=dataclasses.replace(
+        CONFIG.prior, steps=4))
+    store.save('a', Y, WEIGHTS['prior'], CONFIG, ['prior'])
+    half = {f'half.{name}': value for name, value in WEIGHTS['prior'].items()}
+    store.save('a', Y, {**WEIGHTS['prior'], **half}, later, ['half'])
+    for config, words in ((CONFIG, 'seed 6, prior.steps 4'), (later, 'seed 5, prior.steps 3')):
+        (line,) = said(tmp_path, config, caplog)
+        assert line.endswith(words)
+
+
 def test_what_an_older_version_does_not_say_is_unknown(tmp_path, caplog):
+    """It said of all networks together how they were trained."""
     path = PriorStore(tmp_path).save('a', Y, WEIGHTS['tuned'], CONFIG)
-    content = torch.load(path, weights_only=True)
-    del content['tuning']
-    torch.save(content, path)
+    old = {'params': WEIGHTS['tuned'], 'image': torch.load(path, weights_only=True)['image'], 'seed': CONFIG.seed,
+           'prior': dataclasses.asdict(CONFIG.prior), 'tuning': dataclasses.asdict(CONFIG.tuning)}
+    torch.save(old, path)
+    assert not said(tmp_path, CONFIG, caplog)
+    del old['tuning']
+    torch.save(old, path)
     (line,) = said(tmp_path, CONFIG, caplog)
     assert 'tuning.turns unknown' in line and 'prior.' not in line
     torch.save({'params': WEIGHTS['tuned']}, path)  # of anybody

@@ -108,7 +108,7 @@ def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
 
 def left(log):
     """Archives of runs that are not gone on with, and what differs."""
-    return re.findall('did not finish is left in (.*), and all is done anew, as this differs: (.*)', log.text)
+    return re.findall('did not finish, is left in (.*) and not gone on with, as this differs: (.*)', log.text)
 
 
 def test_what_differs_is_told_of_the_run_before_alone(data, monkeypatch, log):
@@ -135,6 +135,30 @@ def test_what_differs_is_told_of_the_run_before_alone(data, monkeypatch, log):
     time.sleep(1.1)
     assert run_toolbox(options(data), data / 'two', monkeypatch) == 0
     assert left(log) == []  # the run before this one was finished
+
+
+def test_when_checkpoints_are_written_makes_no_other_run(whole, data, monkeypatch, log):
+    """Nor that a run was begun with ``resume: false``."""
+    run_killed({**options(data), 'kernelfusion': {**options(data)['kernelfusion'], 'resume': False,
+                                                  'checkpoint_every': 7}}, data / 'run', monkeypatch, at=2)
+    log.clear()
+    assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
+    assert 'is moved back, and gone on with' in log.text and log.text.count(': done before') == 2
+    assert left(log) == [] and digests(data / 'run') == digests(whole)
+
+
+def test_another_run_that_adds_to_shared_weights_makes_no_image_anew(data, monkeypatch, log):
+    def run(name, kernel_prior):
+        return options(data, name=name, kernelfusion__prior_dir=str(data / 'priors'),
+                       kernelfusion__em__kernel_prior=kernel_prior)
+
+    run_killed(run('toy', 'textures'), data / 'run', monkeypatch, at=2)
+    before = {path.name: path.stat().st_size for path in (data / 'priors').iterdir()}
+    assert run_toolbox(run('other', 'internal'), data / 'run', monkeypatch) == 0
+    assert all((data / 'priors' / name).stat().st_size > 1.5 * size for name, size in before.items())
+    log.clear()
+    assert run_toolbox(run('toy', 'textures'), data / 'run', monkeypatch) == 0
+    assert log.text.count(': done before') == 2
 
 
 def test_changed_weights_begin_anew(data, monkeypatch, log):
