@@ -160,10 +160,11 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     start = time.perf_counter() - seconds
     problem = Problem(y, config, degradation, priors, generator, seeds.build,
                       {'refine': make_refine_net, 'kernel': make_kernel_model}, kernel, place, plan.recompute)
+    rate = f'{config.solver}.lr' if hasattr(getattr(config, config.solver, None), 'lr') else ''
     state = None
     for state in SOLVERS[config.solver].solve(problem):
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start
-        _check_loss(loss, state.step, config.solver, config.solver, config)
+        _check_loss(loss, state.step, config.solver, rate)
         journal.trace.append({'phase': config.solver, 'step': state.step, 't': state.t, **state.losses})
         yield Progress(config.solver, state.step, state.total, loss, seconds, degradation.crop(state.x0_hat),
                        state.kernel, state.losses,
@@ -231,7 +232,7 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
             start = time.perf_counter() - seconds
             for state in fit_patch_prior(nets[phase], image, schedule, config, generator, place):
                 seconds = time.perf_counter() - start
-                _check_loss(state.loss, state.step, PHASES[phase].label, PHASES[phase].section, config)
+                _check_loss(state.loss, state.step, PHASES[phase].label, f'{PHASES[phase].section}.lr')
                 if state.step % 100 == 0 or state.step in (1, state.total):
                     journal.trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
                 yield Progress(phase, state.step, state.total, state.loss, seconds,
@@ -241,11 +242,11 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
         journal.finish(phase, nets[phase])
 
 
-def _check_loss(loss: float, step: int, what: str, section: str, config: KernelFusionConfig) -> None:
-    """Refuse to go on where a phase has diverged: what comes out would be no picture."""
+def _check_loss(loss: float, step: int, what: str, rate: str) -> None:
+    """Refuse to go on where a phase has diverged: what comes out would be no picture. ``rate``: the option, if any."""
     if not math.isfinite(loss):
-        rate = f': lower {section}.lr, if you have set it' if hasattr(getattr(config, section, None), 'lr') else ''
-        raise ValueError(f'{what} has diverged, its loss is {loss} at step {step}{rate}')
+        hint = f': lower {rate}, if you have set it' if rate else ''
+        raise ValueError(f'{what} has diverged, its loss is {loss} at step {step}{hint}')
 
 
 class _Seeds:

@@ -395,7 +395,6 @@ def test_bad_pictures_are_one_line(y, words):
     (TOY, {'kernel': torch.zeros(8, 8)}, 'positive sum'), (TOY, {'kernel': -torch.ones(8, 8)}, 'positive sum'),
     (TOY, {'kernel': torch.full((8, 8), float('nan'))}, 'finite'),
     (JOINT, {'kernel': torch.ones(8, 8)}, "solver 'joint' takes no known kernel"),
-    (dataclasses.replace(TOY, border='wrap'), {}, 'border must be one of'),
     (TOY, {'prior_state': weights(6)}, 'do not fit.*prior.channels'),
     (TOY, {'prior_state': {**weights(4), 'more': torch.zeros(1)}}, 'do not fit.*more'),
     (INTERNAL, {'prior_state': {**weights(4), 'half.more': torch.zeros(1)}}, 'do not fit.*'),
