@@ -136,21 +136,21 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while the block runs. See :func:`hold`."""
-    with hold(path):
+    """Hold a lock file, whose folder is made, while the block runs. See :func:`hold`."""
+    with hold(path, make_folder=True):
         yield
 
 
-def hold(path: Path) -> TextIO:
-    """Hold a lock file, whose folder is made, until what is returned is closed.
-
-    A process that dies, in whatever way, gives it back.
+def hold(path: Path, make_folder: bool = False) -> TextIO:
+    """Hold a lock file until what is returned is closed. A process that dies, in whatever way, gives it back.
 
     Raises:
         ValueError: another process holds it, or the file system has no locks.
+        FileNotFoundError: its folder is not there, or is not there any more.
     """
     for _ in range(PATIENCE):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, 'w', encoding='utf-8')
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -184,14 +184,16 @@ def test_history_and_plot(tmp_path):
     for step in range(1, 1001):
         history.add(Progress('prior', step, 1000, 1 / step, 1.0))
     for step in range(1, 21):
-        history.add(Progress('half', step, 20, 9.0, 1.0))  # not of y: left out
+        history.add(Progress('half', step, 20, 9.0, 1.0))  # not of y: left out of the plot
     for step in range(1, 4):
         history.add(Progress('joint', step, 3, 0.1, 1.0, None, motion(24, 2), {'data': 0.1, 'centre': 0.0}))
     points = history.points()
-    assert len(points) == 103 and points[99]['step'] == 1000
-    assert {point['phase'] for point in points} == {'prior', 'joint'}
+    assert len(points) == 123 and points[99]['step'] == 1000
+    assert {point['phase'] for point in points} == {'prior', 'half', 'joint'}
     assert 0 < points[-1]['kernel_ncc'] < 1 and points[-1]['data'] == 0.1
     pictures.save_plot(tmp_path / 'run.png', points, 'title')
+    pictures.save_plot(tmp_path / 'without.png', [point for point in points if point['phase'] != 'half'], 'title')
+    assert (tmp_path / 'run.png').read_bytes() == (tmp_path / 'without.png').read_bytes()
     pictures.save_plot(tmp_path / 'empty.png', [])
     assert Image.open(tmp_path / 'run.png').size == Image.open(tmp_path / 'empty.png').size
 
@@ -230,5 +232,5 @@ def test_progress_draws_a_bar_on_a_terminal(caplog):
         for step in (1, 2):
             log(Progress(phase, step, 2, 0.5, 0.1))
     log.close()
-    assert 'phase 1 (patch prior)' in stream.text and 'phase 1 (prior at half size)' in stream.text
+    assert 'phase 1 (patch prior)' in stream.text and 'phase 1 (patch prior at half size)' in stream.text
     assert 'phase 2 (em)' in stream.text and not caplog.messages

@@ -292,8 +292,8 @@ def test_a_damaged_checkpoint_is_none_and_told_in_a_line_whatever_it_is_called(t
 def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path):
     """As by the process that had it, at its end: the next one would stand beside who holds the file that is gone."""
     path, waited = tmp_path / 'a_run/lock', []
-    first = checkpoints.hold(path)
-    waiting = threading.Thread(target=lambda: waited.append(checkpoints.hold(path)))
+    first = checkpoints.hold(path, make_folder=True)
+    waiting = threading.Thread(target=lambda: waited.append(checkpoints.hold(path, make_folder=True)))
     waiting.start()
     time.sleep(0.1)
     shutil.rmtree(path.parent)
