@@ -101,9 +101,12 @@ class PriorStore:
         """
         digest = image_digest(y)
         plain, own = self._candidates(name, digest)
-        path = own if plain.exists() and _about(plain).get('image') != digest else plain
-        new = {phase: _training(phase, config) for phase in fitted if phase in split(state)}
-        phases = {**_phases(state, _about(path)), **new}
+        path, about = plain, _about(plain)
+        if plain.exists() and about.get('image') != digest:
+            path, about = own, _about(own)
+        there = split(state)
+        new = {phase: _training(phase, config) for phase in fitted if phase in there}
+        phases = {**_phases(state, about), **new}
         content = {'params': {key: value.cpu() for key, value in state.items()}, 'image': digest, 'phases': phases}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(content, file))

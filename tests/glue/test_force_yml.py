@@ -143,6 +143,14 @@ def test_missing_file(parse, monkeypatch):
         parse('-opt', 'nowhere.yml')
 
 
+def assert_refused(parse, file, entries, said):
+    """In a line that begins with the file's name, before BasicSR has read the options."""
+    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        parse('-opt', file, '--force_yml', *entries, original=unread)
+    assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize(('entry', 'said'), [
     ('kernelfusoin:seed=1', "unknown option 'kernelfusoin': did you mean 'kernelfusion'?"),
     ('scael=4', "unknown option 'scael': did you mean 'scale'?"),
@@ -157,11 +165,7 @@ def test_missing_file(parse, monkeypatch):
     ('datasets:test_2:dataroot_lq=.', 'datasets:test_2: name, type must be given'),
     ('datasets:test:dataroot_lq=nowhere', 'datasets:test:dataroot_lq: there is no nowhere here; "make demo"')])
 def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, entry, said):
-    file = toy_options(tmp_path)
-    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
-    with pytest.raises(ValueError, match=re.escape(said)) as error:
-        parse('-opt', file, '--force_yml', entry, original=unread)
-    assert str(error.value).startswith(str(file)) and '\n' not in str(error.value)
+    assert_refused(parse, toy_options(tmp_path), [entry], said)
 
 
 @pytest.mark.parametrize(('entries', 'said'), [
@@ -189,11 +193,7 @@ def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, 
     (['model_type=BlindDiffModel', 'path:pretrain_network_g=x', 'network_g:type=MCFormer',
       'network_g:kernel_head=pac'], 'network_g.kernel_head must be one of pca, softmax')])
 def test_faults_of_the_models_options_are_named_before_basicsr_makes_folders(parse, tmp_path, entries, said):
-    file = toy_options(tmp_path)
-    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
-    with pytest.raises(ValueError, match=re.escape(said)) as error:
-        parse('-opt', file, '--force_yml', *entries, original=unread)
-    assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+    assert_refused(parse, toy_options(tmp_path), entries, said)
 
 
 def test_training_of_what_learns_nothing_is_refused_before_basicsr_makes_folders(parse, tmp_path):
@@ -237,11 +237,7 @@ def test_what_an_anchor_names_for_a_section_is_let_through(parse, tmp_path):
     (['model_type=BlindSRModel', 'tile=8'], "unknown option 'tile': did you mean 'blind_sr: tile'?"),
     (['model_type=BlindDiffModel', 'preset=released'], "unknown option 'preset': did you mean 'blinddiff: preset'?")])
 def test_an_option_at_a_level_where_nobody_reads_it_is_refused(parse, tmp_path, entries, said):
-    file = toy_options(tmp_path)
-    unread = functools.wraps(options.parse_options)(lambda *args, **named: pytest.fail('handed on'))
-    with pytest.raises(ValueError, match=re.escape(said)) as error:
-        parse('-opt', file, '--force_yml', *entries, original=unread)
-    assert str(error.value).startswith(f'{file}: ') and '\n' not in str(error.value)
+    assert_refused(parse, toy_options(tmp_path), entries, said)
 
 
 @pytest.mark.parametrize('entries', [
