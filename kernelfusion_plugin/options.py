@@ -344,8 +344,8 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     import_modules(opt, arguments.opt)
     check_parts(opt, arguments.opt)
     check_model(opt, arguments.opt, is_train)
-    if is_train:
-        opt['val'].setdefault('val_freq', float('inf'))  # without val: never
+    if is_train and opt['val'].get('val_freq') is None:
+        opt['val']['val_freq'] = float('inf')  # never
     suffix = '' if is_train else _shard_suffix(opt)
     toolbox.init_dist = distributed.init_dist
     with _replaced_command_line(opt, others):
