@@ -41,6 +41,7 @@ _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false'
 SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # of our models
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
              'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'import', *SECTIONS)
+FAULTS = (ImportError, OSError, ValueError, yaml.YAMLError)  # what a fault in the options may raise
 PHASES = ('train', 'val', 'test')
 _every_run = False
 
@@ -319,7 +320,20 @@ def patch(module: ModuleType) -> None:
     """Put our reader before ``parse_options`` of ``basicsr.utils.options``; once."""
     original = module.parse_options
     if not hasattr(original, '__wrapped__'):
-        module.parse_options = functools.wraps(original)(functools.partial(parse_options, original))
+        module.parse_options = functools.wraps(original)(functools.partial(_parse_or_exit, original))
+
+
+def _parse_or_exit(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
+    """:func:`parse_options`. In a program that is not ours, a fault in the options of a run of ours is told in one
+    line, and ends the program with status 2, as a fault in its command line does.
+    """
+    from kernelfusion_plugin import launch
+    try:
+        return parse_options(original, root_path, is_train)
+    except FAULTS as error:
+        if _every_run or not _is_ours(_command_line()[0]) or not launch.told(error):
+            raise
+        raise SystemExit(2) from error
 
 
 def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
@@ -330,7 +344,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     ``shard: 3/8`` has the folder ``…_3of8``.
     """
     arguments, others = _command_line()
-    if not arguments.opt or not _is_ours(arguments.opt, arguments.force_yml or []):
+    if not _is_ours(arguments):
         return original(root_path, is_train=is_train)
     import basicsr.utils.options as toolbox
     from basicsr.utils import set_random_seed
@@ -370,11 +384,11 @@ def _command_line() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def _is_ours(path: str, entries: list[str]) -> bool:
+def _is_ours(arguments: argparse.Namespace) -> bool:
     """Whether this run is ours; looks at the file without making its values, as it may be anybody's."""
-    if _every_run:
-        return True
-    top = _top(Path(path))
+    if _every_run or not arguments.opt:
+        return bool(arguments.opt)
+    top, entries = _top(Path(arguments.opt)), arguments.force_yml or []
     top.update((entry.partition('=')[0].strip().partition(':')[0], entry.partition('=')[2].strip())
                for entry in entries)
     return 'kernelfusion' in top or 'import' in top or _is_our_model(top.get('model_type'))
