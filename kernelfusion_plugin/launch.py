@@ -8,8 +8,6 @@ import sys
 import traceback
 from pathlib import Path
 
-import yaml
-
 import kernelfusion_hook
 from kernelfusion_plugin import compat, options, runlog
 
@@ -37,13 +35,19 @@ def run(pipeline: str) -> int:
         if pipeline == 'train':
             importlib.import_module('kernelfusion_plugin.resume').patch(module)
         getattr(module, f'{pipeline}_pipeline')(os.getcwd())
-    except (ImportError, OSError, ValueError, yaml.YAMLError) as error:
-        line = one_line(error)
-        if line is None or os.environ.get('KERNELFUSION_DEBUG') == '1':
+    except options.FAULTS as error:
+        if not told(error):
             raise
-        sys.stderr.write(f'kernelfusion: error: {line}\n')
         return 2
     return 1 if runlog.failures else 0
+
+
+def told(error: BaseException) -> bool:
+    """Write the line about a fault in the options to stderr, unless :func:`one_line` has none or the user debugs."""
+    line = None if os.environ.get('KERNELFUSION_DEBUG') == '1' else one_line(error)
+    if line is not None:
+        sys.stderr.write(f'kernelfusion: error: {line}\n')
+    return line is not None
 
 
 def one_line(error: BaseException) -> str | None:

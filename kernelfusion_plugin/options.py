@@ -7,7 +7,8 @@ that it builds on, see :func:`read_file`), merges
 ``--force_yml`` into it, and hands BasicSR's reader the merged file; it relies on nothing but BasicSR's command line.
 
 Only *our* runs are read this way: all that our launchers start, and in other programs (an unmodified BasicSR) the
-option files with a section ``kernelfusion`` or a ``model_type`` of this package. Every other run is BasicSR's alone.
+option files with a section ``kernelfusion``, an ``import`` or a ``model_type`` of this package. Every other run is
+BasicSR's alone.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import importlib
 import logging
 import os
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +31,8 @@ from typing import Any
 
 import yaml
 
+from kernelfusion_plugin.core.faults import first_line
+
 log = logging.getLogger(__name__)
 
 _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
@@ -35,7 +40,8 @@ _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false'
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
 SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # of our models
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
-             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', *SECTIONS)
+             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'import', *SECTIONS)
+FAULTS = (ImportError, OSError, ValueError, yaml.YAMLError)  # what a fault in the options may raise
 PHASES = ('train', 'val', 'test')
 _every_run = False
 
@@ -195,6 +201,34 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     return opt
 
 
+def import_modules(opt: dict[str, Any], path: str) -> None:
+    """Import what ``import:`` names, a module or several: code of the user's own that enters models, networks, metrics
+    and data sets into BasicSR's registries. It lies in the folder that the user runs in, or is installed.
+
+    Raises:
+        ValueError: there is no such module, or it cannot be imported; in one line that names the place.
+    """
+    names = opt.get('import') or []
+    for name in [names] if isinstance(names, str) else names if isinstance(names, list) else [None]:
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split('.'))) or name.endswith('.py'):
+            raise ValueError(f"{path}: 'import' must be the name of a module, or a list of names, such as my_methods "
+                             f'for my_methods.py, got {names!r}')
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: no file in there shall hide a package
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001  (the user's own code)
+            if isinstance(error, ModuleNotFoundError) and f'{name}.'.startswith(f'{error.name}.'):
+                raise ValueError(f'{path}: import: there is no module {name} in {os.getcwd()}, and none is '
+                                 'installed') from error
+            frames = [*traceback.extract_tb(error.__traceback__)]
+            while any(frame.filename.startswith('<frozen') for frame in frames):  # the first behind is the module's own
+                frames.pop(0)
+            place = f' ({frames[0].filename}, line {frames[0].lineno})' if frames else ''
+            raise ValueError(f'{path}: import: {name} ends in {type(error).__name__}: {first_line(error)}{place}'
+                             ) from error
+
+
 def check_parts(opt: dict[str, Any], path: str) -> None:
     """Refuse models and data sets that nobody has registered, folders that are not there, and what else is wrong with a
     data set of a known type.
@@ -286,7 +320,20 @@ def patch(module: ModuleType) -> None:
     """Put our reader before ``parse_options`` of ``basicsr.utils.options``; once."""
     original = module.parse_options
     if not hasattr(original, '__wrapped__'):
-        module.parse_options = functools.wraps(original)(functools.partial(parse_options, original))
+        module.parse_options = functools.wraps(original)(functools.partial(_parse_or_exit, original))
+
+
+def _parse_or_exit(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
+    """:func:`parse_options`. In a program that is not ours, a fault in the options of a run of ours is told in one
+    line, and ends the program with status 2, as a fault in its command line does.
+    """
+    from kernelfusion_plugin import launch
+    try:
+        return parse_options(original, root_path, is_train)
+    except FAULTS as error:
+        if _every_run or not _is_ours(_command_line()[0]) or not launch.told(error):
+            raise
+        raise SystemExit(2) from error
 
 
 def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
@@ -297,7 +344,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     ``shard: 3/8`` has the folder ``…_3of8``.
     """
     arguments, others = _command_line()
-    if not arguments.opt or not _is_ours(arguments.opt, arguments.force_yml or []):
+    if not _is_ours(arguments):
         return original(root_path, is_train=is_train)
     import basicsr.utils.options as toolbox
     from basicsr.utils import set_random_seed
@@ -308,10 +355,11 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
     root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
+    import_modules(opt, arguments.opt)
     check_parts(opt, arguments.opt)
     check_model(opt, arguments.opt, is_train)
-    if is_train:
-        opt['val'].setdefault('val_freq', float('inf'))  # without val: never
+    if is_train and opt['val'].get('val_freq') is None:
+        opt['val']['val_freq'] = float('inf')  # never
     suffix = '' if is_train else _shard_suffix(opt)
     toolbox.init_dist = distributed.init_dist
     with _replaced_command_line(opt, others):
@@ -336,14 +384,14 @@ def _command_line() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def _is_ours(path: str, entries: list[str]) -> bool:
+def _is_ours(arguments: argparse.Namespace) -> bool:
     """Whether this run is ours; looks at the file without making its values, as it may be anybody's."""
-    if _every_run:
-        return True
-    top = _top(Path(path))
+    if _every_run or not arguments.opt:
+        return bool(arguments.opt)
+    top, entries = _top(Path(arguments.opt)), arguments.force_yml or []
     top.update((entry.partition('=')[0].strip().partition(':')[0], entry.partition('=')[2].strip())
                for entry in entries)
-    return 'kernelfusion' in top or _is_our_model(top.get('model_type'))
+    return 'kernelfusion' in top or 'import' in top or _is_our_model(top.get('model_type'))
 
 
 def _top(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:

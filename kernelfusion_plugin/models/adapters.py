@@ -37,6 +37,9 @@ class Picture:
 
     learns_kernels = False
 
+    def check_pairs(self, net: nn.Module, kernel_size: int | None, lr_size: int | None) -> None:
+        """Refuse LR crops of that size under kernels of that size (None: not known), if it learns kernels."""
+
     def estimate(self, net: nn.Module, output: Any) -> Estimate:  # noqa: ANN401
         """Read what ``net(y)`` gave."""
         return Estimate(picture(output))
@@ -51,25 +54,28 @@ class DanCodes(Picture):
 
     learns_kernels = True
 
+    def check_pairs(self, net: DAN, kernel_size: int | None, lr_size: int | None) -> None:
+        if kernel_size not in (None, net.kernel_size):
+            raise ValueError(f"the training set's kernels are {kernel_size} x {kernel_size}, but network_g.kernel_size "
+                             f'is {net.kernel_size}: they must be alike')
+
     def estimate(self, net: DAN, output: Any) -> Estimate:  # noqa: ANN401
         return Estimate(picture(output), decode(output[1][-1], net.encoder[0]))
 
     def kernel_loss(self, net: DAN, output: Any, kernel: Tensor, y: Tensor, x: Tensor, loss: Loss) -> Tensor:  # noqa: ANN401
-        _check_size(net, kernel)
+        self.check_pairs(net, kernel.shape[-1], None)
         return loss(output[1][-1], net.encode(kernel.flatten(1)))
 
 
-class DanKernels(Picture):
+class DanKernels(DanCodes):
     """DANv2: pictures, codes and kernels of all rounds, the last one supervised."""
-
-    learns_kernels = True
 
     def estimate(self, net: DANv2, output: Any) -> Estimate:  # noqa: ANN401
         kernels = output[2][-1]
         return Estimate(picture(output), kernels.reshape(-1, net.kernel_size, net.kernel_size))
 
     def kernel_loss(self, net: DANv2, output: Any, kernel: Tensor, y: Tensor, x: Tensor, loss: Loss) -> Tensor:  # noqa: ANN401
-        _check_size(net, kernel)
+        self.check_pairs(net, kernel.shape[-1], None)
         return loss(output[2][-1], kernel.flatten(1))
 
 
@@ -77,6 +83,11 @@ class LrKernels(Picture):
     """DCLS: picture and kernel in LR pixels, which convolves."""
 
     learns_kernels = True
+
+    def check_pairs(self, net: DCLS, kernel_size: int | None, lr_size: int | None) -> None:
+        if lr_size and lr_size < net.kernel_size:
+            raise ValueError(f'datasets:train:gt_size must be at least {net.kernel_size} times the scale, as '
+                             f'network_g.kernel_size is {net.kernel_size} LR pixels; its crops have {lr_size}')
 
     def estimate(self, net: DCLS, output: Any) -> Estimate:  # noqa: ANN401
         return Estimate(picture(output), output[1][:, 0].flip(-2, -1), 'lr')
@@ -96,9 +107,3 @@ def picture(output: Any) -> Tensor:  # noqa: ANN401
     """The picture in what a network gave: the output itself, or the first of several; of rounds the last."""
     first = output if isinstance(output, Tensor) else output[0]
     return first[-1] if isinstance(first, (list, tuple)) else first
-
-
-def _check_size(net: DAN | DANv2, kernel: Tensor) -> None:
-    if kernel.shape[-1] != net.kernel_size:
-        raise ValueError(f"the training set's kernels are {kernel.shape[-1]} x {kernel.shape[-1]}, but "
-                         f'network_g.kernel_size is {net.kernel_size}: they must be alike')

@@ -22,6 +22,7 @@ from .levels import Places, places_of
 from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
 from .options import FileOptions, file_options, read_scale
 from .outputs import Restored
+from .training import check_training, pairs_kernel_size
 from .validation import ImageByImage
 
 
@@ -44,6 +45,26 @@ class BlindSROptions(FileOptions):
         if self.tile != 'auto':
             check_number('blind_sr.tile', self.tile, 0, whole=True)
         check_number('blind_sr.overlap', self.overlap, 0, whole=True)
+
+
+def check_pairs(net: nn.Module, network: Mapping[str, Any], opt: Mapping[str, Any]) -> None:
+    """Refuse losses, and a set of pairs, that ``net`` cannot be trained with.
+
+    Args:
+        network: the options that it was made of.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    train, pairs, kind = opt['train'], opt['datasets']['train'], network['type']
+    if not train.get('pixel_opt') and not train.get('perceptual_opt'):
+        raise ValueError("'train' needs pixel_opt or perceptual_opt, the loss of the picture")
+    side, multiple = pairs.get('gt_size'), opt['scale'] * size_multiple(network)
+    if side and side % multiple:
+        raise ValueError(f'datasets:train:gt_size must be a multiple of {multiple} for {kind}, got {side}')
+    reader = adapter(net)
+    if reader.learns_kernels:
+        reader.check_pairs(net, pairs_kernel_size(opt, kind), side and side // opt['scale'])
 
 
 class BlindSRModel(ImageByImage, SRModel):
@@ -90,7 +111,11 @@ class BlindSRModel(ImageByImage, SRModel):
         scale, files = read_scale(opt), file_options(BlindSROptions, opt)
         check_weights(opt['path'].get('pretrain_network_g'))  # before a large network is made
         network = network_options(opt)
-        return scale, files, network, make_network(network)
+        net = make_network(network)
+        if opt['is_train']:
+            check_training(opt)
+            check_pairs(net, network, opt)
+        return scale, files, network, net
 
     @property
     def net(self) -> nn.Module:
@@ -109,14 +134,8 @@ class BlindSRModel(ImageByImage, SRModel):
 
     def init_training_settings(self) -> None:
         """Losses, EMA, optimizer and schedule of ``train:``, as BasicSR's SRModel has them, and the kernel's loss."""
-        train = self.opt.get('train') or {}
-        missing = [key for key in ('optim_g', 'scheduler') if not train.get(key)]
-        if missing:
-            raise ValueError(f"'train' needs {', '.join(missing)}")
-        side, multiple = self.opt['datasets']['train'].get('gt_size'), self.scale * self.sizes.multiple
-        if side and side % multiple:
-            raise ValueError(f'gt_size must be a multiple of {multiple} for {self.kind}, got {side}')
-        self.cri_kernel = build_loss(train.get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}).to(self.device)
+        options = self.opt['train'].get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}
+        self.cri_kernel = build_loss(options).to(self.device)
         super().init_training_settings()
 
     def feed_data(self, data: Mapping[str, Any]) -> None:

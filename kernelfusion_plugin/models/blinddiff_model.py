@@ -24,6 +24,7 @@ from .blinddiff_options import PLACES, BlindDiffGlue, build_net, load_into, pars
 from .levels import Places
 from .options import read_scale, section_of
 from .outputs import Restored
+from .training import check_training, pairs_kernel_size
 from .validation import ImageByImage
 
 
@@ -69,7 +70,14 @@ class BlindDiffModel(ImageByImage, BaseModel):
         if not opt['is_train'] and not opt['path'].get('pretrain_network_g'):
             raise ValueError('path.pretrain_network_g must name trained weights of MCFormer: BlindDiff restores '
                              'nothing without; train some (options/train_blinddiff_iso.yml)')
-        return scale, section, build_net(opt, scale)
+        net = build_net(opt, scale)
+        if opt['is_train']:
+            check_training(opt)
+            size, own = pairs_kernel_size(opt, 'BlindDiff'), getattr(net, 'kernel_size', None)
+            if own is not None and size not in (None, own):
+                raise ValueError(f"the training set's kernels are {size} x {size}, but network_g.kernel_size is {own}: "
+                                 'they must be alike')
+        return scale, section, net
 
     # Training
 

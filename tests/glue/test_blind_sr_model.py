@@ -72,12 +72,12 @@ def train_toy(data, kind, **changes):
     return opt
 
 
-def run_training(opt, folder, monkeypatch):
+def run_training(opt, folder, monkeypatch, *arguments):
     import basicsr.train
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'train.yml').write_text(json.dumps(opt))
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'train.yml'])
+    monkeypatch.setattr(sys, 'argv', ['train.py', '-opt', 'train.yml', *arguments])
     original = getattr(basicsr.train.parse_options, '__wrapped__', _ORIGINAL)
     monkeypatch.setattr(basicsr.train, 'parse_options',
                         lambda root, is_train: option_reader.parse_options(original, root, is_train))
@@ -335,6 +335,7 @@ def test_training_sets_that_do_not_fit(kind, changes, message, data, tmp_path, m
         del opt['datasets']['train']['kernels']
     with pytest.raises(ValueError, match=message):
         run_training(opt, tmp_path / 'train', monkeypatch)
+    assert not (tmp_path / 'train/experiments').exists()
 
 
 def test_training_needs_no_validation(data, tmp_path, monkeypatch):
@@ -344,11 +345,40 @@ def test_training_needs_no_validation(data, tmp_path, monkeypatch):
     assert (tmp_path / 'train/experiments/toy/models/net_g_latest.pth').is_file()
 
 
-def test_training_without_an_optimizer_says_so(data, tmp_path, monkeypatch):
-    opt = train_toy(data, 'DANv2')
-    del opt['train']['optim_g']
-    with pytest.raises(ValueError, match="'train' needs optim_g"):
-        run_training(opt, tmp_path / 'train', monkeypatch)
+@pytest.mark.parametrize(('force', 'message'), [
+    ('train=null', "'train' needs optim_g, scheduler, total_iter"),
+    ('train:total_itr=3', "unknown option 'train.total_itr': did you mean 'total_iter'?"),
+    ('train:total_iter=0', 'train.total_iter must be a number, at least 1'),
+    ('train:ema_decay=2', 'train.ema_decay must be a number, between 0 and 1'),
+    ('train:warmup_iter=yes', 'train.warmup_iter must be a number'),
+    ('train:optim_g=~', "'train' needs optim_g"),
+    ('train:optim_g:type=~', "'train.optim_g' needs a type"),
+    ('train:optim_g:type=Adan', "'train.optim_g' (Adan): "),
+    ('train:optim_g:lrr=1', "'train.optim_g' (Adam): "),
+    ('train:optim_g:lr=fast', 'train.optim_g.lr must be a number'),
+    ('train:scheduler:type=Cosine', "'train.scheduler' (Cosine): "),
+    ('train:scheduler={type: CosineAnnealingRestartLR, periods: [1], restart_weights: [1]}',
+     "'train.scheduler' (CosineAnnealingRestartLR) has no learning rate at iteration 3: "),
+    ('train:pixel_opt=~', "'train' needs pixel_opt or perceptual_opt"),
+    ('train:pixel_opt=L1Loss', "'train.pixel_opt' must be a section with a type"),
+    ('train:pixel_opt:type=L1Los', "unknown loss 'L1Los' in 'train.pixel_opt': did you mean 'L1Loss'?"),
+    ('train:pixel_opt:reduction=meen', "'train.pixel_opt' (L1Loss): Unsupported reduction mode: meen"),
+    ('train:perceptual_opt={type: PerceptualLoss, weights: 1}', "'train.perceptual_opt' (PerceptualLoss): "),
+    ('train:kernel_opt:type=~', "unknown loss None in 'train.kernel_opt'"),
+    ('logger=null', 'logger.print_freq must be a number, at least 1, got None'),
+    ('logger:save_checkpoint_freq=0', 'logger.save_checkpoint_freq must be a number, at least 1'),
+    ('val:val_freq=0', 'val.val_freq must be a number, at least 1'),
+    ('datasets:train=~', 'datasets: a training has one data set, train, and those of its validation'),
+    ('datasets:train:batch_size_per_gpu=0', 'datasets:train:batch_size_per_gpu must be a whole number, at least 1'),
+    ('datasets:train:num_worker_per_gpu=-1', 'datasets:train:num_worker_per_gpu must be a whole number, at least 0'),
+    ('datasets:train:prefetch_mode=gpu', 'datasets:train:prefetch_mode must be ~, cpu or cuda'),
+    ('datasets:train:prefetch_mode=cuda', 'datasets:train:prefetch_mode: cuda needs pin_memory: true'),
+    ('datasets:train:gt_size=40', 'datasets:train:gt_size must be at least 11 times the scale'),
+])
+def test_faults_in_training_options_are_told_before_a_folder_is_made(force, message, data, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f'^train.yml: {re.escape(message)}') as caught:
+        run_training(train_toy(data, 'DCLS'), tmp_path / 'train', monkeypatch, '--force_yml', force)
+    assert '\n' not in str(caught.value) and not (tmp_path / 'train/experiments').exists()
 
 
 def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):

@@ -125,6 +125,17 @@ def test_the_rate_falls_and_the_average_follows(data, tmp_path, monkeypatch):
     assert not torch.equal(weights['params/output.weight'], weights['params_ema/output.weight'])
 
 
+@pytest.mark.parametrize(('changes', 'message'), [
+    ({'network_g': {**NET, 'kernel_size': 13, 'kernels': [{'type': 'isotropic', 'size': 13}]}},
+     'kernels are 9 x 9, but network_g.kernel_size is 13: they must be alike'),
+    ({'train': {'total_iter': 9, 'optim_g': {'type': 'Adam', 'lr': 1e-3}}}, "'train' needs scheduler"),
+    ({'logger': {}}, 'logger.print_freq must be a number')])
+def test_faults_in_training_options_are_told_before_a_folder_is_made(changes, message, data, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f'^toy.yml: .*{message}'):
+        train(options_to_train(data, **changes), tmp_path / 'train', monkeypatch)
+    assert not (tmp_path / 'train/experiments').exists()
+
+
 def test_validation_within_training(data, tmp_path, monkeypatch):
     opt = options_to_train(data)
     opt['train']['total_iter'] = 2

@@ -150,6 +150,25 @@ def test_unmodified_test_py_does_a_file_that_only_its_base_makes_ours(tmp_path, 
     assert (tmp_path / 'user/results/mine/scores.csv').is_file()
 
 
+@pytest.mark.parametrize(('entries', 'said'), [
+    (['kernelfusion:sed=1'], "unknown option 'kernelfusion.sed': did you mean 'seed'?"),
+    (['model_type=KernelFusonModel'], "unknown model_type 'KernelFusonModel'"),
+    (['datasets:test:dataroot_lq=nowhere'], 'datasets:test:dataroot_lq: there is no nowhere here')])
+def test_unmodified_test_py_tells_of_a_fault_in_the_options_in_one_line(entries, said, tmp_path):
+    program = write(tmp_path / 'program.py', 'from basicsr.test import test_pipeline\ntest_pipeline(".")\n')
+    ran = python(program, '-opt', toy_options(tmp_path), '--force_yml', *entries, cwd=tmp_path,
+                 path=[startup_folder(tmp_path / 'site'), ROOT])
+    assert ran.returncode == 2 and 'Traceback' not in ran.stderr
+    assert ran.stderr.splitlines()[-1].startswith(f'kernelfusion: error: {tmp_path}/toy.yml: {said}')
+    assert not (tmp_path / 'results').exists()
+
+
+def test_unmodified_test_py_keeps_its_errors_in_runs_of_others(tmp_path):
+    program = write(tmp_path / 'program.py', 'from basicsr.test import test_pipeline\ntest_pipeline(".")\n')
+    ran = python(program, '-opt', 'nowhere.yml', cwd=tmp_path, path=[startup_folder(tmp_path / 'site'), ROOT])
+    assert ran.returncode == 1 and 'Traceback' in ran.stderr and 'nowhere.yml' in ran.stderr
+
+
 def test_full_checkout_that_imports_itself(tmp_path, basicsr_folder):
     checkout = tmp_path / 'checkout'
     shutil.copytree(basicsr_folder, checkout / 'basicsr', ignore=shutil.ignore_patterns('__pycache__'))

@@ -84,7 +84,9 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
 
 
 def digest(opt: Mapping[str, Any]) -> str:
-    """sha256 of the options and of every file that they name (of a folder: of the files directly in it)."""
+    """sha256 of the options and of every file that they name (of a folder: of the files directly in it; of ``import``:
+    of the modules in the working folder).
+    """
     total = hashlib.sha256(json.dumps(opt, sort_keys=True, default=str).encode())
     for path in sorted(set(_named_paths(opt))):
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
@@ -133,7 +135,7 @@ def _named_paths(value: Any, key: str = '') -> Iterator[Path]:  # noqa: ANN401
         for item in value:
             yield from _named_paths(item, key)
     elif isinstance(value, str) and value and key not in NOT_FILES:
-        path = Path(os.path.expanduser(value))
+        path = Path(f'{value.replace(".", os.sep)}.py' if key == 'import' else os.path.expanduser(value))
         if len(value) < 4096 and '\0' not in value and os.path.exists(path):
             yield path
 
