@@ -26,21 +26,10 @@ from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
-from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate, solve_joint
+from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
-
-
-def solve_pipeline(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
-                   refine_net: nn.Module, kernel_model: nn.Module, config: JointConfig, generator: torch.Generator,
-                   refine_net_after: nn.Module | None = None,
-                   resume: Mapping[str, Any] | None = None, recompute: bool = False) -> Iterator[Phase2State]:
-    """``config.pipeline``: Algorithm 1 (:func:`~.joint.solve_joint`) or one of its ablations."""
-    if config.pipeline == 'kernelfusion':
-        return solve_joint(y, prior, degradation, refine_net, kernel_model, config, generator, refine_net_after, resume,
-                           recompute)
-    return solve_ablation(y, prior, schedule, degradation, refine_net, kernel_model, config, generator, resume)
 
 
 def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
