@@ -302,6 +302,29 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
 
 
+def test_between_passes_picture_and_kernel_are_moved_alike(monkeypatch):
+    """The next pass begins with both, moved by the same way: y stays explained."""
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3, uncertainty=0)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    (stage,) = kernel_stages(degradation, config)
+    passes, reverse = [], em_steps.reverse_pass
+
+    def noted(x, kernel, *args):
+        passes.append([(x, kernel)])
+        for t, estimate in reverse(x, kernel, *args):
+            passes[-1].append((estimate, kernel))
+            yield t, estimate
+
+    asked = []
+    monkeypatch.setattr(em_steps, 'reverse_pass', noted)
+    monkeypatch.setattr(em_steps, 'find_place', lambda kernel, *args: asked.append(kernel) or (kernel, (2.0, -1.0)))
+    start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
+    list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    (*_, (left, _)), ((taken, kernel), *_) = passes
+    torch.testing.assert_close(taken, left.roll((2, -1), (-2, -1)))
+    torch.testing.assert_close(kernel[2:, :-1], asked[0][:-2, 1:])
+
+
 @pytest.mark.parametrize('draws', [1, 3])
 def test_draws_are_pictures_from_other_noise_that_one_m_step_sums_over(draws, monkeypatch):
     """Its equations are the mean of theirs; what is shown is the first of them."""

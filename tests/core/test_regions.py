@@ -84,8 +84,8 @@ def test_the_right_kernel_makes_y_likelier_and_flat_ground_knows_none():
     rows, cols, _ = next(blur.regions())
 
     def gap(y, prior):
-        right, wrong = (surprise(y, k, prior, FULL, CONFIG, 0) for k in (L, L.T.flip(0)))
-        assert right == surprise(y, L, prior, FULL, CONFIG, 0)
+        right, wrong = (surprise(y, k, prior, FULL, CONFIG) for k in (L, L.T.flip(0)))
+        assert right == surprise(y, L, prior, FULL, CONFIG)
         return wrong - right
 
     assert gap(y[..., rows, cols], oracle) > 0.1
