@@ -94,12 +94,12 @@ def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tens
                  generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
     """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
-    kind, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
+    renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
     sigma = noise.times(white, 1.0).beside(config.final_noise)
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, kind,
-                            place, config.final_turns)
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma,
+                            renoising, place, config.final_turns)
         for t, x in walk:
             place.step += 1
             mean = (place.before + x).div_(sample + 1)

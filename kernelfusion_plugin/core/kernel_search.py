@@ -14,7 +14,8 @@ from .diffusion import Prior, timesteps
 from .em_config import LEAST_PIECE, UNCERTAINTIES, EmConfig
 from .em_steps import Stage, area, em_passes, find_place, lr_mse
 from .frame import Frame
-from .kernels import gaussian, normalise, shift
+from .kernel_align import normalise, shift
+from .kernels import gaussian
 from .likelihood import nll
 from .noise import CLEAN, Noise
 from .state import EmPlace
@@ -149,9 +150,9 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: Noise = CLEAN, fra
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
         sigmas = [noise.beside(sigma) for sigma in geometric(first, last, passes)]
         grid = scaled(full, scale, config.support)
-        rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
+        extra = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
         smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
-        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried, frame=frame)
+        stage = Stage(grid, sigmas, smoothness, extra, uncertainties=tried, frame=frame)
         if name == 'fine':
             outlier = noise.beside(config.outlier).luma if config.outlier else 0.0
             stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
