@@ -50,8 +50,8 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
               place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
     """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after every step of them.
 
-    E steps of a pass all use the kernel that it began with; the M step fits the next one to what the prior makes of the
-    pass's result. That itself would confirm the kernel that it was made with: it fits y.
+    All E steps of a pass use the kernel that it began with. The M step fits the next one to what the prior makes of the
+    pass's result, not to the result itself: that explains y under the old kernel, and would only confirm it.
     """
     degradation = stage.degradation
     levels = timesteps(config.t_start, config.steps, config.t_power)
@@ -204,7 +204,7 @@ def _strong(kernel: Tensor, floor: float) -> Tensor:
 
 def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
                frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
-    """The kernel on ``grid``, and the way (dy, dx) that it still has to go to its place.
+    """The kernel on ``grid``, and the shift (dy, dx) that will bring it to its place.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
     draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
@@ -219,9 +219,9 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
-    """x moved by (dy, dx): the kernel moves likewise, then y stays as it is.
+    """x moved by (dy, dx). Where the kernel is moved likewise, y stays as it is.
 
-    By a fraction of a pixel it is bilinear: that blurs a little, so it is for passes that others follow.
+    Fractions of a pixel are bilinear, which blurs a little: for passes that others follow.
     """
     for dim, d in zip((-2, -1), way):
         part = d - math.floor(d)

@@ -129,8 +129,8 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         config: options.
         generator: the only source of randomness (on any device).
         refine_net_after: a second network, for line 20 only (Table 5); default: R itself.
-        resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
-        recompute: what R's gradient needs is computed twice in place of being kept: a third more time, half the memory.
+        resume: a state's ``snapshot()``, to continue after that step; ``generator`` must be as it was then.
+        recompute: compute what R's gradient needs twice instead of keeping it: a third more time, half the memory.
 
     Yields:
         ``config.total_steps`` states with R(x0_t), the kernel and the loss parts

@@ -89,7 +89,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
 
 
 def _walk(config: JointConfig) -> list[tuple[int, int, int]]:
-    """(t, the next t, gradient steps at t): ``n_steps`` levels from T_nd down to 0, -1 behind the last."""
+    """(t, the next t, gradient steps at t): ``n_steps`` levels from T_nd down to 0, -1 after the last."""
     levels = torch.linspace(config.t_start, 0, config.n_steps, dtype=torch.float64).round().int().tolist()
     counts = [config.n_iter_first] + [config.n_iter] * (config.n_steps - 1)
     return [(t, t_next, count) for (t, t_next), count in zip(pairwise([*levels, -1]), counts)]

@@ -22,7 +22,7 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .orientations import COUNT, oriented
 from .tiles import Tiles
 
-READ = 25  # steps between two looks at the loss on a GPU
+READ = 25  # steps between two readings of the loss on a GPU
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 class PriorState:
     """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on.
 
-    On a GPU, whose queue a look at the loss would empty, it is that of the last of each :data:`READ` steps.
+    On a GPU the loss is read every :data:`READ` steps only, as reading waits for all work in the queue.
     ``snapshot()`` gives what :func:`fit_prior` takes as ``resume``, see :class:`.state.Phase2State`.
     """
 
@@ -190,8 +190,8 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
     """Train ``net`` in place on the batches (B, C, H, W) in [-1, 1] that ``draw`` gives; yields after every step.
 
     The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
-    ``generator``, of levels and noise, must live on the batches' device. ``resume``, a state's ``snapshot()``, goes on
-    behind that step; what draws and ``generator`` must be as they were then.
+    ``generator``, of levels and noise, must live on the batches' device. With ``resume``, a state's ``snapshot()``,
+    training continues after that step; ``draw`` and ``generator`` must be in the state that they were in then.
     """
     net.train().to(memory_format=torch.channels_last)
     shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
@@ -238,7 +238,7 @@ def _velocity_loss(net: nn.Module, x0: Tensor, schedule: Schedule, config: Prior
 
 
 def _annealing(optimizer: torch.optim.Optimizer, config: PriorConfig) -> torch.optim.lr_scheduler.LambdaLR:
-    """The rate on a cosine from ``lr`` at the first step to ``lr_end`` behind the last."""
+    """The rate on a cosine from ``lr`` at the first step to ``lr_end`` after the last."""
     def rate(i: int) -> float:
         return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * i / config.steps)) / 2
 
