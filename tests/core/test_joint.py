@@ -194,6 +194,7 @@ def test_oracle_prior_leads_to_the_kernel():
 
 @pytest.mark.parametrize('options', [
     {'n_iter': 0}, {'n_iter_first': 0}, {'lr': 0.0}, {'lr': 1e-5, 'lr_final': 1e-4}, {'lr': float('nan')},
+    {'lr': math.inf}, {'lr_kernel': math.inf}, {'weight_after': math.inf},
     {'n_steps': 0}, {'n_steps': 11, 't_start': 10}, {'sigma_scale': -1.0}, {'weight_centre': float('nan')},
     {'weight_before': 0.0, 'weight_after': 0.0}, {'precision': 'fp16'}])
 def test_bad_options_are_refused(options):
