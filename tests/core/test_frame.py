@@ -144,6 +144,26 @@ def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
     assert ((weighed > 0) == (k > 0)).all()
 
 
+def test_the_move_is_that_of_the_least_misfit(monkeypatch):
+    """Of what the docstring of fit says, in which the guess moves with the weights."""
+    monkeypatch.setattr(frame_module, 'COUNTS', 30)
+    dots = torch.zeros(24, 24)
+    dots[15:19, 3:7], dots[5:9, 16:20] = 3, 2
+    k = dots / dots.sum()
+    frame = Frame.of(photograph('coffee', k), FULL)
+    frame = dataclasses.replace(frame, precision=frame.precision / 10)  # else it would outweigh any guess
+    faint, (guess, _) = drawn_faint(k, slice(0, 12))
+    m, u, error = faint.double().sum(1) / faint.double().sum(), torch.arange(24, dtype=torch.float64), 0.2
+    move, p = frame._fit_axis(0, m, FULL, guess, error)
+    moves = guess + torch.arange(-600, 600, dtype=torch.float64) / 100
+    q, misfit = frame._weigh(0, m, within(FULL, moves, frame.rim))
+    middle_moved = (q - m) @ u
+    best, other = (int((misfit + 2 * ((off / error) ** 2 + 1).log()).argmin())
+                   for off in (moves - guess + middle_moved, moves - guess))
+    assert abs(move - float(moves[best])) < 0.03 and abs(float(moves[best] - moves[other])) > 0.2
+    torch.testing.assert_close(p, q[best], atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize('count', [20, 300])
 def test_the_weights_are_those_of_the_least_misfit(count, monkeypatch):
     """Of what the docstring of fit says, against a plain minimiser with automatic gradients."""
