@@ -368,3 +368,13 @@ def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
     for number, ((before, *_), (weighed, way)) in enumerate(seen):
         assert not torch.equal(weighed, before)
         assert torch.equal(walk[3 * number + 2][2], shift(weighed, way))
+
+
+@pytest.mark.parametrize('value', [-1.0, -0.9])
+def test_bars_are_black_whatever_their_shade(value):
+    """Next to none of the light is no kernel's doing, and no light at all has a logarithm too."""
+    y = torch.full((1, 3, 40, 48), 0.2)
+    y[..., :3, :], y[..., -3:, :] = value, value
+    frame = Frame.of(y, FULL)
+    assert frame.kept.isfinite().all() and frame.precision.isfinite().all()
+    assert frame.tells == (False, False) and frame.rims == (3, 3, 0, 0)
