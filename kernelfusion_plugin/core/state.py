@@ -122,7 +122,7 @@ class EmPlace:
     def end_region(self, kernel: Tensor) -> None:
         """``kernel`` is one of ``kernels``; the next region begins with its first search."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.searches, self.best, self.surprise = 0, None, None
+        self.searches = 0
 
     def end_sample(self) -> None:
         """The next final sample begins with its first step and no picture."""
