@@ -42,9 +42,9 @@ def spread(kernel: Tensor) -> float:
 def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | None:
     """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
 
-    It is that of the kernel with which the search's first stage explains y made half as large, where the grid reaches
-    twice as far; with em's default settings, for which the limits here hold, whatever the run's are. It takes some
-    hundredth of the search's time. None: y is too small to tell, or too empty.
+    Measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches twice as
+    far, with em's default settings whatever the run's are: the limits here were found with those. It takes about a
+    hundredth of the search's time. None: y is too small, or has too little texture, to tell.
     """
     degradation, em = Degradation(config.scale, config.kernel_size, config.border), EmConfig()
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)

@@ -21,7 +21,7 @@ from torch import Tensor
 from .kernel_align import normalise, tent
 
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
-BAND_BYTES = 32 * 2 ** 20  # of a picture that is worked on at a time: the operators' own memory does not grow with it
+BAND_BYTES = 32 * 2 ** 20  # of a picture that the operators work on at a time, so that their own memory stays bounded
 
 
 class Degradation:
@@ -89,7 +89,7 @@ class Degradation:
 
     @staticmethod
     def _bands(x: Tensor, rows: int, times: int = 1) -> Iterator[tuple[int, int]]:
-        """(first, last + 1) of bands of ``rows`` LR rows, of :data:`BAND_BYTES` where x has ``times`` as many bytes."""
+        """(top, bottom) of bands of ``rows`` LR rows, each :data:`BAND_BYTES` of a picture ``times`` as large as x."""
         height = max(1, BAND_BYTES * rows // max(1, times * x.numel() * x.element_size()))
         for top in range(0, rows, height):
             yield top, min(top + height, rows)
@@ -241,7 +241,7 @@ def downscale_bicubic(x: Tensor, scale: int) -> Tensor:
 
 
 def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
-    """Bicubic enlargement of y to the size that ``degradation`` maps to y; margins continue the edge."""
+    """Bicubic enlargement of y to the size of the x that ``degradation`` maps to it; margins continue the edge."""
     before, after = (math.ceil(m / degradation.scale) for m in degradation.margin)
     if degradation.border != 'valid':
         return upscale_bicubic(y, degradation.scale)

@@ -13,11 +13,11 @@ fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the st
 EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
 Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
 et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
-those of fine texture. An M step with too little of the windows' covariance lets wide kernels break up into dots on some
-pictures; with too much, kernels of fine parts grow too wide on others. The coarse stage finds out how much there is, by
-what each makes of the likelihood of y (``likelihood``). It cannot tell under wide kernels; for those the search is done
-once more, by the kernel's area, and the likelier kernel taken. What lies beyond the kernel's grid is taken off it, as
-haze. A black frame around y tells where the kernel lies (``frame``).
+those of fine texture. If an M step counts too little of the windows' covariance, wide kernels break up into dots on
+some pictures; if too much, kernels of fine parts grow too wide on others. So the coarse stage tries several amounts and
+keeps the one under which y is likeliest (``likelihood``). Under wide kernels that does not tell; for those the search
+is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What lies beyond the
+kernel's grid is taken off it, as haze. A black frame around y tells where the kernel lies (``frame``).
 
 Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
 much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
@@ -53,7 +53,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
         generator: of all noise; on y's device.
         kernel: the known kernel (K, K); only the final passes are done then.
         kernel_prior: what the kernel is found with; default ``prior``.
-        resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
+        resume: a state's ``snapshot()``, to continue after that step; ``generator`` must be as it was then.
 
     Raises:
         ValueError: a pass starts at a level that the prior's schedule does not have.
@@ -81,7 +81,7 @@ def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
 
 
 def assumed_noise(y: Tensor, config: EmConfig) -> Noise:
-    """What is found in y beside (x * k)↓s, ``noise_floor`` times."""
+    """What is found in y besides (x * k)↓s, times ``noise_floor``."""
     return estimate_noise(y).times(config.noise_floor, config.noise_floor)
 
 
@@ -92,14 +92,14 @@ def final_steps(config: EmConfig) -> int:
 
 def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tensor, config: EmConfig,
                  generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
-    """The picture under a kernel that stays, whatever ``degradation`` takes for one; ends a run of ``total`` steps."""
+    """The picture under a fixed kernel (or kernels, as ``degradation`` takes); ends a run of ``total`` steps."""
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
-    kind, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
-    sigma = noise.times(white, 1.0).beside(config.final_noise)
+    renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
+    sigma = noise.times(white, 1.0).added_to(config.final_noise)
     for sample in range(place.passes, max(1, config.final_samples)):
         x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, kind,
-                            place, config.final_turns)
+        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma,
+                            renoising, place, config.final_turns)
         for t, x in walk:
             place.step += 1
             mean = (place.before + x).div_(sample + 1)

@@ -21,7 +21,7 @@ class EmConfig:
             ``internal``, PD fitted to y at half size, where the blur is half as wide: nothing but y is used then.
         final_prior: of the final passes: ``textures``, ``internal`` (PD fitted to y), or the mean of two estimates:
             ``tuned``, of the texture prior as it ships and trained on with y, or ``both``, of PD and the texture prior.
-        searches: for the kernel, each from other noise; of several the kernel is taken that makes y likeliest
+        searches: how often the kernel is sought, each time from other noise; the one that makes y likeliest is taken
             (:func:`~.restarts.surprise`).
         kernel_side: the kernel is found on the square piece of y of this side (LR pixels) that has the strongest
             edges; 0 for all of y.
@@ -47,13 +47,12 @@ class EmConfig:
         outlier: at the full scale, the residual (range [-1, 1]) above which an LR pixel counts less in the M step; 0:
             all count alike.
         prior_weight: lambda in rho_t = lambda · sigma² · ᾱ_t / (1 - ᾱ_t).
-        uncertainty: the M step of EM is about E[UᵀU | y], the windows' covariance included, without which frequencies
-            that the estimate lacks come out too strong in the kernel. In its place stands, so many times, the
-            covariance that the prior leaves open at the levels of the M step: once, by theory; a half is better on some
-            pictures, two under some kernels. None: found out by itself, the coarse stage is done with each of
+        uncertainty: the M step of EM needs E[UᵀU | y], which has the windows' covariance in it; without that,
+            frequencies that the estimate lacks come out too strong in the kernel. The covariance that the prior leaves
+            open at the levels of the M step stands in for it, times this: 1 by theory; a half is better on some
+            pictures, two under some kernels. None: chosen by itself. The coarse stage is done with each of
             :data:`UNCERTAINTIES` as long as that makes y likelier (:func:`~.likelihood.nll`); for wide kernels the
-            search is then done once more, with as many times as goes with the kernel's area
-            (:func:`~.em_steps.left_open`).
+            search is then repeated with a factor that follows from the kernel's area (:func:`~.em_steps.left_open`).
         ridge: weight of ||k||² in the M step, as a share of the normal matrix's mean diagonal.
         smoothness: likewise of the kernel's :func:`~.quadratic.roughness`, at the full scale.
         centre_power: the kernel is centred by the centre of mass of k^power; of k^0.9 where y's frame is asked.
@@ -70,11 +69,11 @@ class EmConfig:
             (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
             every sigma (root of the sum of squares). JPEG's counts twice for colour.
-        search_jpeg: so many times JPEG's counts while the kernel is sought.
-        jpeg_centre_power: in place of ``centre_power`` where JPEG has left much; in between where it has left little.
-        final_white: by this share white noise found in y counts in a final pass without noise (``final_samples`` 0),
-            which smooths too much by all of it. A half is a weight of the prior of a quarter (DPIR: 0.23). What JPEG
-            has left counts in full: under kernels that are not quite right that is best.
+        search_jpeg: factor on JPEG's noise while the kernel is sought.
+        jpeg_centre_power: takes the place of ``centre_power`` where JPEG has left much, and partly where less.
+        final_white: the share of the white noise found in y that a final pass without noise (``final_samples`` 0)
+            assumes; with all of it the pass smooths too much. A half is a weight of the prior of a quarter
+            (DPIR: 0.23). What JPEG has left counts in full: under kernels that are not quite right that is best.
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 

@@ -15,7 +15,7 @@ from .degradation import Degradation, to_canvas
 from .diffusion import Prior, noise_like, timesteps
 from .em_config import EmConfig
 from .frame import Frame
-from .kernels import centre_of_mass, normalise, shift
+from .kernel_align import centre_of_mass, normalise, shift
 from .noise import Sigma
 from .orientations import predict_turned
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
@@ -35,7 +35,7 @@ class Stage:
     degradation: Degradation
     sigmas: list[Sigma]
     smoothness: float
-    rim: int = 0  # pixels on each side by which the kernel's grid is wider than what was asked for
+    extra: int = 0  # pixels on each side by which the kernel's grid is wider than the one asked for
     uncertainty: float | None = 0.0  # None: by the kernel's area
     uncertainties: tuple[float | None, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
     outlier: float = 0.0
@@ -50,8 +50,8 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
               place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
     """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after every step of them.
 
-    E steps of a pass all use the kernel that it began with; the M step fits the next one to what the prior makes of the
-    pass's result. That itself would confirm the kernel that it was made with: it fits y.
+    All E steps of a pass use the kernel that it began with. The M step fits the next one to what the prior makes of the
+    pass's result, not to the result itself: that explains y under the old kernel, and would only confirm it.
     """
     degradation = stage.degradation
     levels = timesteps(config.t_start, config.steps, config.t_power)
@@ -68,12 +68,12 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
                 earlier = tuple(stage.memory * part for part in remembered)
                 remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
                                         earlier)
-                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.rim)
+                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.extra)
                 if number == len(stage.sigmas):  # a stage ends with the fit itself
                     kernel = above_floor(fitted, stage.kernel_floor)
                 else:
                     further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel, way = find_place(without_haze(normalise(further), stage.rim), degradation, config,
+                    kernel, way = find_place(without_haze(normalise(further), stage.extra), degradation, config,
                                              stage.frame)
                     if stage.whole_shifts:
                         way = round(way[0]), round(way[1])
@@ -87,25 +87,25 @@ def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmC
 
 @torch.no_grad()
 def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, levels: list[int], sigma: Sigma, noise: str = 'ancestral',
+                 generator: Generator, levels: list[int], sigma: Sigma, renoising: str = 'ancestral',
                  place: EmPlace | None = None, turns: bool = False) -> Iterator[tuple[int, Tensor]]:
     """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
 
-    At each level the prior's estimate x0_hat is pulled towards y by the data step; the next level is made of that by
-    ``noise``: ``ancestral``, which draws a sample of p(x | y, k), ``fresh``, all of it new, or ``none``: what the prior
-    takes for noise then is the estimate's own error. With ``turns`` the prior sees the picture in another orientation
-    at each step. Yields (t, x0), x0 after the data step. A pass that was left is gone on with by giving its ``place``,
+    At each level the data step pulls the prior's estimate x0_hat towards y. ``renoising`` says how the next level's x_t
+    is made of the result: ``ancestral`` draws a sample of p(x | y, k), ``fresh`` adds wholly new noise, ``none`` adds
+    none, and what the prior then takes for noise is the estimate's own error. With ``turns`` the prior sees the picture
+    in another orientation at each step. Yields (t, x0), x0 after the data step. To resume a pass, give its ``place``,
     its last x and the levels that are left.
     """
     place = EmPlace() if place is None else place
     x_t = place.x_t
     for t, t_next in itertools.pairwise(levels):
-        if x_t is None or noise != 'ancestral':
-            x_t = prior.schedule.q_sample(x, t, 0.0 if noise == 'none' else noise_like(x, generator))
+        if x_t is None or renoising != 'ancestral':
+            x_t = prior.schedule.q_sample(x, t, 0.0 if renoising == 'none' else noise_like(x, generator))
         a = float(prior.schedule.alphas_cumprod[t])
         x0_hat = predict_turned(prior, x_t, t, place.steps if turns else 0)
         x = _towards(y, x0_hat, kernel, degradation, sigma, a, config)
-        if noise == 'ancestral':
+        if renoising == 'ancestral':
             x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
             place.x_t = x_t
         place.x, place.steps = x, place.steps + 1
@@ -179,16 +179,16 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
 
 
-def without_haze(kernel: Tensor, rim: int) -> Tensor:
-    """The kernel less its mean on the ``rim`` outermost pixels of its grid, where there should be none; sum 1.
+def without_haze(kernel: Tensor, extra: int) -> Tensor:
+    """The kernel less its mean on the ``extra`` outermost pixels of its grid, where it should be zero; sum 1.
 
     A prior that expects more contrast than there is makes up for it in the kernel: k_true and a haze over all of the
     grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and the sum of 1.
     """
-    if not rim:
+    if not extra:
         return kernel
     outside = torch.ones_like(kernel, dtype=torch.bool)
-    outside[rim:-rim, rim:-rim] = False
+    outside[extra:-extra, extra:-extra] = False
     return normalise((kernel - kernel[outside].mean()).clamp_min(0))
 
 
@@ -204,7 +204,7 @@ def _strong(kernel: Tensor, floor: float) -> Tensor:
 
 def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
                frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
-    """The kernel on ``grid``, and the way (dy, dx) that it still has to go to its place.
+    """The kernel on ``grid``, and the shift (dy, dx) that will bring it to its place.
 
     The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
     draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
@@ -219,9 +219,9 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
-    """x moved by (dy, dx): the kernel moves likewise, then y stays as it is.
+    """x moved by (dy, dx). Where the kernel is moved likewise, y stays as it is.
 
-    By a fraction of a pixel it is bilinear: that blurs a little, so it is for passes that others follow.
+    Fractions of a pixel are bilinear, which blurs a little: for passes that others follow.
     """
     for dim, d in zip((-2, -1), way):
         part = d - math.floor(d)

@@ -84,7 +84,7 @@ class Frame:
 
     def fit(self, kernel: Tensor, grid: Degradation, guess: tuple[float, float],
             error: float) -> tuple[Tensor, tuple[float, float]]:
-        """The kernel with its parts weighed anew, and the way (dy, dx) that it still has to go to its place.
+        """The kernel with its parts weighed anew, and the shift (dy, dx) that will bring it to its place.
 
         In turn for each axis that it can tell of it takes the move d and the weights λ that minimise
 

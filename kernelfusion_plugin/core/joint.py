@@ -91,13 +91,14 @@ class JointConfig:
         if self.n_iter < 1 or self.n_iter_first < 1:
             raise ValueError('joint.n_iter and joint.n_iter_first must be at least 1, '
                              f'got {self.n_iter}, {self.n_iter_first}')
-        if not 0 < self.lr_final <= self.lr:
-            raise ValueError(f'joint.lr_final and joint.lr need 0 < lr_final <= lr, got {self.lr_final}, {self.lr}')
+        if not 0 < self.lr_final <= self.lr < math.inf:
+            raise ValueError('joint.lr_final and joint.lr must be finite, and 0 < lr_final <= lr, got '
+                             f'{self.lr_final}, {self.lr}')
         if not 1 <= self.n_steps <= self.t_start:
             raise ValueError(f'joint.n_steps must lie between 1 and joint.t_start, got {self.n_steps}, {self.t_start}')
         for name in ('lr_kernel', 'sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f'joint.{name} must not be negative, got {getattr(self, name)}')
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'joint.{name} must be finite and not negative, got {getattr(self, name)}')
         if self.precision not in ('auto', 'fp32', 'bf16'):
             raise ValueError(f'joint.precision must be auto, fp32 or bf16, got {self.precision!r}')
         if self.weight_before + self.weight_after == 0:
@@ -115,9 +116,8 @@ class JointConfig:
 
 
 def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_net: nn.Module, kernel_model: nn.Module,
-                config: JointConfig, generator: torch.Generator,
-                 refine_net_after: nn.Module | None = None,
-                 resume: Mapping[str, Any] | None = None, recompute: bool = False) -> Iterator[Phase2State]:
+                config: JointConfig, generator: torch.Generator, refine_net_after: nn.Module | None = None,
+                resume: Mapping[str, Any] | None = None, recompute: bool = False) -> Iterator[Phase2State]:
     """Algorithm 1 (numbers are its lines), one state per gradient step.
 
     Args:
@@ -129,8 +129,8 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
         config: options.
         generator: the only source of randomness (on any device).
         refine_net_after: a second network, for line 20 only (Table 5); default: R itself.
-        resume: a state's ``snapshot()``, to go on behind that step; ``generator`` must be as it was then.
-        recompute: what R's gradient needs is computed twice in place of being kept: a third more time, half the memory.
+        resume: a state's ``snapshot()``, to continue after that step; ``generator`` must be as it was then.
+        recompute: compute what R's gradient needs twice instead of keeping it: a third more time, half the memory.
 
     Yields:
         ``config.total_steps`` states with R(x0_t), the kernel and the loss parts

@@ -26,21 +26,10 @@ from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
-from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate, solve_joint
+from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
-
-
-def solve_pipeline(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
-                   refine_net: nn.Module, kernel_model: nn.Module, config: JointConfig, generator: torch.Generator,
-                   refine_net_after: nn.Module | None = None,
-                   resume: Mapping[str, Any] | None = None, recompute: bool = False) -> Iterator[Phase2State]:
-    """``config.pipeline``: Algorithm 1 (:func:`~.joint.solve_joint`) or one of its ablations."""
-    if config.pipeline == 'kernelfusion':
-        return solve_joint(y, prior, degradation, refine_net, kernel_model, config, generator, refine_net_after, resume,
-                           recompute)
-    return solve_ablation(y, prior, schedule, degradation, refine_net, kernel_model, config, generator, resume)
 
 
 def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
@@ -100,7 +89,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
 
 
 def _walk(config: JointConfig) -> list[tuple[int, int, int]]:
-    """(t, the next t, gradient steps at t): ``n_steps`` levels from T_nd down to 0, -1 behind the last."""
+    """(t, the next t, gradient steps at t): ``n_steps`` levels from T_nd down to 0, -1 after the last."""
     levels = torch.linspace(config.t_start, 0, config.n_steps, dtype=torch.float64).round().int().tolist()
     counts = [config.n_iter_first] + [config.n_iter] * (config.n_steps - 1)
     return [(t, t_next, count) for (t, t_next), count in zip(pairwise([*levels, -1]), counts)]

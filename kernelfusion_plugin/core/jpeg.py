@@ -100,7 +100,7 @@ def _lost(coefficients: Tensor) -> float:
         b = -half / math.log(kept)
         seen.append((distance, math.log(b)))
         zeros = 2 * b ** 2 - kept * (half ** 2 + 2 * half * b + 2 * b ** 2)
-        total += kept * even + min(zeros, (1 - kept) * even)
+        total += kept * even + zeros
     if len(seen) > 2:
         slope, offset = np.polyfit(*zip(*seen), 1)
         total += sum(2 * math.exp(2 * (offset + slope * distance)) for distance in unseen)

@@ -125,8 +125,8 @@ class LinearCnnKernel(nn.Module):
     Layers of 7, 7, 5, 3, 1 and s pixels (the paper, s = 4: 7, 7, 5, 3, 1, 4) and 1, 32, …, 32, 1 channels
     without bias or activation; only the last has a stride (s), so applying them equals one strided
     correlation with their composition, of size 18 + s (s = 4: 22). That is centred in
-    K x K: padded with zeros where K is larger (24: one on each side), cut where it is smaller; an odd
-    difference puts the smaller half to the top left, as ``Degradation`` does. May have negative entries.
+    K x K: padded with zeros where K is larger (24: one on each side), cut where it is smaller. Where the difference
+    is odd, it stays where ``Degradation`` has the LR pixel's centre. May have negative entries.
 
     The start is random averaging, weights in [0, 2) / fan_in: a wide bell whose sum cannot vanish.
 
@@ -153,6 +153,6 @@ class LinearCnnKernel(nn.Module):
         for layer in self.layers:
             k = layer(k)  # correlating an impulse gives the kernel turned by 180 degrees
         extra = self.kernel_size - k.shape[-1]
-        before = int(extra / 2)  # towards zero, so that it is the smaller half of a margin and of a cut
+        before = extra // 2  # as in Degradation.margin, of a cut too: of 3 rows to cut, 2 at the top
         sides = (before, extra - before) * 2
         return _to_unit_sum(F.pad(k.flip(-2, -1), sides)[0, 0])

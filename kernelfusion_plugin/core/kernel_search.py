@@ -14,7 +14,8 @@ from .diffusion import Prior, timesteps
 from .em_config import LEAST_PIECE, UNCERTAINTIES, EmConfig
 from .em_steps import Stage, area, em_passes, find_place, lr_mse
 from .frame import Frame
-from .kernels import gaussian, normalise, shift
+from .kernel_align import normalise, shift
+from .kernels import gaussian
 from .likelihood import nll
 from .noise import CLEAN, Noise
 from .state import EmPlace
@@ -25,8 +26,7 @@ MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpe
 
 
 def most_passes(config: EmConfig, sketch: bool = True) -> dict[str, int]:
-    """EM passes of :func:`find_kernel` at most, by stage as in :func:`kernel_stages`; with its first stage or without.
-    """
+    """The most EM passes of :func:`find_kernel`, by stage; without the ``sketch`` where it is given its start."""
     passes: dict[str, int] = {}
     for by_area in attempts(config):
         for name, count, tried in _outline(config, by_area)[0 if sketch else 1:]:
@@ -35,7 +35,7 @@ def most_passes(config: EmConfig, sketch: bool = True) -> dict[str, int]:
 
 
 def attempts(config: EmConfig) -> tuple[bool, ...]:
-    """Of the attempts that are made: whether what y leaves open goes by the kernel's area."""
+    """The attempts of a search: of each, whether the kernel's area decides how much y leaves open."""
     return (False, True) if config.uncertainty is None else (False,)
 
 
@@ -44,9 +44,9 @@ def find_kernel(y: Tensor, prior: Prior, degradation: Degradation, config: EmCon
                 frame: Frame | None = None) -> Iterator[tuple[int, Tensor, Tensor, float]]:
     """All stages on the most informative piece of y, from ``place`` on; yields (t, x0, k, residual) after every step.
 
-    Wide kernels may come out broken up or too narrow (docs/tried.md). So if the one found has an area of :data:`WIDE`,
-    all is done anew with as much left open as goes with the kernel's area (:func:`~.em_steps.left_open`), and that
-    kernel is taken if it makes y likelier by :data:`CLEARLY`.
+    Wide kernels may come out broken up or too narrow (docs/tried.md). So if the one found has an area of :data:`WIDE`
+    or more, all is done anew with as much left open as goes with the kernel's area (:func:`~.em_steps.left_open`), and
+    the second kernel is taken if it makes y likelier by :data:`CLEARLY`.
 
     With a kernel ``start`` (K, K) it begins from that one, at the coarse stage. ``frame`` is y's, where there is one.
     x0 (on the whole canvas, bicubic around the piece; renewed after every pass) and k are carried over to the full
@@ -131,7 +131,7 @@ class _Walk:
 
 
 def adapted(config: EmConfig, noise: Noise) -> tuple[EmConfig, Noise]:
-    """A search's settings, and the noise that it assumes, by what there is in y.
+    """The settings of a search and the noise that it assumes, adapted to what JPEG has left in y.
 
     JPEG takes a kernel's weak parts with it: they come out fainter still, and have to count more for its centre.
     """
@@ -147,13 +147,13 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: Noise = CLEAN, fra
     for name, passes, tried in _outline(config, by_area):
         scale = {'sketch': 1, 'coarse': min(2, full.scale), 'fine': full.scale}[name]
         first, last = (getattr(config, f'{name}_noise_{end}') for end in ('start', 'end'))
-        sigmas = [noise.beside(sigma) for sigma in geometric(first, last, passes)]
+        sigmas = [noise.added_to(sigma) for sigma in geometric(first, last, passes)]
         grid = scaled(full, scale, config.support)
-        rim = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
+        extra = int(grid.kernel_size - full.kernel_size * scale / full.scale) // 2
         smoothness = config.smoothness * (scale / full.scale) ** 4  # a kernel of fewer pixels is as rough for less
-        stage = Stage(grid, sigmas, smoothness, rim, uncertainties=tried, frame=frame)
+        stage = Stage(grid, sigmas, smoothness, extra, uncertainties=tried, frame=frame)
         if name == 'fine':
-            outlier = noise.beside(config.outlier).luma if config.outlier else 0.0
+            outlier = noise.added_to(config.outlier).luma if config.outlier else 0.0
             stage = replace(stage, outlier=outlier, memory=config.memory, kernel_floor=config.kernel_floor,
                             whole_shifts=True)
         stages.append(stage)
@@ -161,7 +161,7 @@ def kernel_stages(full: Degradation, config: EmConfig, noise: Noise = CLEAN, fra
 
 
 def _outline(config: EmConfig, by_area: bool) -> list[tuple[str, int, tuple[float | None, ...]]]:
-    """Name, passes and uncertainties to be tried of each stage; the first behind the sketch tries, others go by it."""
+    """(name, passes, uncertainties to try) of each stage; the first after the sketch chooses for those that follow."""
     sketch, tried = (0.0,), UNCERTAINTIES
     if by_area:
         sketch = tried = (None,)

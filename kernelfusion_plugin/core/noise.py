@@ -29,7 +29,7 @@ class Sigma(NamedTuple):
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard deviations of what there is in y beside (x * k)↓s, in units of y (range [-1, 1]).
+    """Standard deviations of what there is in y besides (x * k)↓s, in units of y (range [-1, 1]).
 
     Attributes:
         white: of white noise, :func:`white_noise`.
@@ -47,8 +47,8 @@ class Noise:
         """With each of the two multiplied."""
         return Noise(white * self.white, jpeg * self.jpeg)
 
-    def beside(self, sigma: float) -> Sigma:
-        """``sigma`` and :meth:`level`: the root of the sum of squares."""
+    def added_to(self, sigma: float) -> Sigma:
+        """``sigma`` and :meth:`level`, independent of each other: the root of the sum of squares."""
         luma = math.hypot(sigma, self.level())
         return Sigma(luma, math.hypot(sigma, max(self.white, JPEG_COLOUR * self.jpeg)) if self.jpeg else None)
 
@@ -57,7 +57,7 @@ CLEAN = Noise()
 
 
 def estimate_noise(y: Tensor) -> Noise:
-    """What there is in y (1, 3, h, w) beside (x * k)↓s, measured in y."""
+    """What there is in y (1, 3, h, w) besides (x * k)↓s, measured in y."""
     return Noise(white_noise(y), jpeg_error(y))
 
 

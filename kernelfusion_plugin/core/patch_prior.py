@@ -22,7 +22,7 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .orientations import COUNT, oriented
 from .tiles import Tiles
 
-READ = 25  # steps between two looks at the loss on a GPU
+READ = 25  # steps between two readings of the loss on a GPU
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 class PriorState:
     """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on.
 
-    On a GPU, whose queue a look at the loss would empty, it is that of the last of each :data:`READ` steps.
+    On a GPU the loss is read every :data:`READ` steps only, as reading waits for all work in the queue.
     ``snapshot()`` gives what :func:`fit_prior` takes as ``resume``, see :class:`.state.Phase2State`.
     """
 
@@ -190,16 +190,13 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
     """Train ``net`` in place on the batches (B, C, H, W) in [-1, 1] that ``draw`` gives; yields after every step.
 
     The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
-    ``generator``, of levels and noise, must live on the batches' device. ``resume``, a state's ``snapshot()``, goes on
-    behind that step; what draws and ``generator`` must be as they were then.
+    ``generator``, of levels and noise, must live on the batches' device. With ``resume``, a state's ``snapshot()``,
+    training continues after that step; ``draw`` and ``generator`` must be in the state that they were in then.
     """
     net.train().to(memory_format=torch.channels_last)
     shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
     optimizer = torch.optim.Adam(net.parameters(), lr=config.lr)
-    anneal = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: (config.lr_end + (config.lr - config.lr_end)
-                              * (1 + math.cos(math.pi * i / config.steps)) / 2) / config.lr)
-    t_max = config.t_max or schedule.steps
+    anneal = _annealing(optimizer, config)
     done, last = 0, None
 
     def snapshot() -> dict[str, Any]:
@@ -213,13 +210,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
         if shadow is not None:
             shadow.load_state_dict(resume['shadow'])
     for step in range(done + 1, config.steps + 1):
-        x0 = draw()
-        t = torch.randint(t_max, (len(x0),), generator=generator, device=x0.device)
-        eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        x_t = schedule.q_sample(x0, t, eps).contiguous(memory_format=torch.channels_last)
-        with autocast(x0.device, config.precision):
-            v = net(x_t, t)
-        loss = (v.to(x0.dtype) - schedule.velocity(x0, eps, t)).square().mean()
+        loss = _velocity_loss(net, draw(), schedule, config, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if config.max_grad_norm is not None:
@@ -230,7 +221,25 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
             decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
             with torch.no_grad():
                 torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
-        if x0.device.type == 'cpu' or step % READ == 0 or step == config.steps or last is None:
+        if loss.device.type == 'cpu' or step % READ == 0 or step == config.steps or last is None:
             last = float(loss.detach())
         done = step
         yield PriorState(step, config.steps, last, net if shadow is None else shadow, snapshot)
+
+
+def _velocity_loss(net: nn.Module, x0: Tensor, schedule: Schedule, config: PriorConfig, generator: Generator) -> Tensor:
+    """Mean of (PD(x_t, t) - v_t)² over a batch x0 (B, C, H, W), with a random level and new noise for each picture."""
+    t = torch.randint(config.t_max or schedule.steps, (len(x0),), generator=generator, device=x0.device)
+    eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    x_t = schedule.q_sample(x0, t, eps).contiguous(memory_format=torch.channels_last)
+    with autocast(x0.device, config.precision):
+        v = net(x_t, t)
+    return (v.to(x0.dtype) - schedule.velocity(x0, eps, t)).square().mean()
+
+
+def _annealing(optimizer: torch.optim.Optimizer, config: PriorConfig) -> torch.optim.lr_scheduler.LambdaLR:
+    """The rate on a cosine from ``lr`` at the first step to ``lr_end`` after the last."""
+    def rate(i: int) -> float:
+        return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * i / config.steps)) / 2
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: rate(i) / config.lr)

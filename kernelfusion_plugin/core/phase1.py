@@ -20,13 +20,13 @@ from .texture_prior import load_texture_net
 
 @dataclass(frozen=True)
 class Phase:
-    """One of them.
+    """One of these networks.
 
     Attributes:
-        label: for who looks on.
+        label: what those who watch the run are shown.
         section: of :class:`~.config.KernelFusionConfig`, with its settings: of PD ``prior``, of the texture prior,
             trained on, ``tuning``.
-        halved: it is fitted to y at half its size, and to y else.
+        halved: whether it is fitted to y at half its size, or to y itself.
     """
 
     label: str

@@ -94,17 +94,17 @@ class Cost:
 
     @staticmethod
     def images(canvas: tuple[int, int]) -> int:
-        """Of the estimates (1, 3, H, W) and what they are made from that are alive at once; not per pixel, but all."""
+        """In all, not per pixel: of the estimates (1, 3, H, W), and what they are made from, that live at once."""
         return IMAGES * 12 * canvas[0] * canvas[1]
 
     def inference(self, name: str, pictures: int = 1) -> float:
-        """Of a picture, or so many at once, that go through a prior's network."""
+        """Of a prior's network when ``pictures`` go through it at once, without a gradient."""
         tried = min(pictures, 2)  # two take other ways than one, more than two the same
         with torch.no_grad():
             return bytes_per_pixel(lambda x: self._run(name, x), self.device, tried) * pictures / tried
 
     def training(self, name: str) -> float:
-        """Of one whose gradient is taken: what the way there keeps for the way back, which adds next to nothing."""
+        """Of a network whose gradient is taken: what its forward pass keeps. The backward pass adds next to nothing."""
         with torch.enable_grad():
             return bytes_per_pixel(lambda x: self._run(name, x), self.device)
 

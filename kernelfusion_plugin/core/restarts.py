@@ -40,7 +40,7 @@ def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, 
 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
-    """Steps of :func:`search` at most, with the first stage of each search or without."""
+    """The most steps that :func:`search` takes; without the ``sketch`` where each search is given its start."""
     return config.searches * config.steps * sum(most_passes(config, sketch).values())
 
 
@@ -66,7 +66,7 @@ def mean_nll(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, 
     levels = timesteps(config.final_t_start, config.steps, config.t_power)
     start = first_estimate(y, kernel, degradation, config)
     *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
-                              noise.beside(config.final_noise), 'none')
+                              noise.added_to(config.final_noise), 'none')
     generator = torch.Generator(y.device).manual_seed(seed)
     between = levels[1:-1] or levels[:1]
     return sum(nll(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)

@@ -41,8 +41,8 @@ class Progress:
         kernel: (K, K), sums to 1; None in Phase 1.
         kernels: (R, C, K, K) where ``regions`` asks for several, once all are found; else None.
         losses: the loss's parts by name.
-        snapshot: gives what ``resume`` of :func:`restore_steps` takes, to go on behind this step; plain values and
-            tensors on the CPU, for ``torch.save``. To be called before the next step, and not at a phase's last.
+        snapshot: returns what ``resume`` of :func:`restore_steps` takes, to continue after this step; plain values and
+            tensors on the CPU, for ``torch.save``. Call it before the next step, and not at a phase's last.
     """
 
     phase: str
@@ -134,8 +134,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
         prior_state: weights for this image, to skip Phase 1; what is needed and not among them is trained.
         make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
             called under the image's own seed.
-        resume: a ``Progress.snapshot()`` of a run of the same arguments: goes on behind that step, to the same bits
-            on the same machine (on a GPU see :func:`repeatable`). That the arguments are the same is the caller's care.
+        resume: a ``Progress.snapshot()`` of a run with the same arguments: continues after that step, to the same bits
+            on the same machine (on a GPU see :func:`repeatable`). That they are the same is for the caller to see to.
     """
     config = KernelFusionConfig() if config is None else config
     if not isinstance(config, KernelFusionConfig):

@@ -38,7 +38,7 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def nearest(key: str, known: Iterable[str], prefix: str = '') -> str:
-    """What an error about an unknown name ends with: the nearest known one, behind ``prefix``, and all of them."""
+    """What an error about an unknown name ends with: the nearest known one, after ``prefix``, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return (f': did you mean {prefix + close[0]!r}?' if close else '.') + f' Known: {", ".join(known)}'

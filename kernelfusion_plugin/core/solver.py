@@ -33,11 +33,11 @@ class Problem:
         degradation: the forward model.
         priors: of Phase 1 by phase, and ``textures`` where the solver uses it.
         generator: of all noise; on y's device.
-        build: makes a network, given what for and its factory, on y's device, with weights of a seed of its own.
-        factories: other networks than the solver's own, by name; None: its own.
+        build: build(purpose, factory) makes a network on y's device; the purpose seeds its weights.
+        factories: of networks to use in place of the solver's own, by name; None: its own.
         kernel: the known kernel (K, K), or one for each region (R, C, K, K).
-        resume: a state's ``snapshot()``, to go on behind that step.
-        recompute: what a gradient needs is to be computed twice, in place of being kept.
+        resume: a state's ``snapshot()``, to continue after that step.
+        recompute: whether what a gradient needs is computed twice instead of being kept.
     """
 
     y: Tensor
@@ -60,7 +60,7 @@ class Solver(ABC):
 
     @abstractmethod
     def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
-        """How Phase 1 fits each of its networks to y, by phase, in their order.
+        """The networks that Phase 1 fits to y and how, by phase, in order.
 
         ``prior`` is PD, ``half`` PD of y at half size, ``tuned`` the texture prior, trained on.
         """
@@ -83,7 +83,7 @@ class Solver(ABC):
         return {}
 
     def networks(self, factories: Mapping[str, Factory | None]) -> dict[str, Factory]:
-        """Networks of a picture (B, 3, H, W) alone, besides the priors', whose memory counts, by name.
+        """The solver's own networks whose memory counts, by name; each takes a picture (B, 3, H, W) alone.
 
         They run in the ``precision`` of the solver's settings, if these have one.
         """
@@ -97,7 +97,7 @@ class Solver(ABC):
 
 
 def check_found(state: Phase2State | None, problem: Problem) -> None:
-    """Refuse a solver's last state that is no picture with its kernel.
+    """Refuse a last state that is no result: not a finite picture of the right size with a kernel that sums to 1.
 
     Raises:
         ValueError: naming the solver; in one line.

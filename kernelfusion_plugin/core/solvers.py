@@ -14,7 +14,8 @@ from .degradation import Degradation
 from .diffusion import Schedule
 from .em import solve_em
 from .em_config import FINAL_PRIORS, EmConfig
-from .joint_ablations import solve_pipeline
+from .joint import solve_joint
+from .joint_ablations import solve_ablation
 from .kernel_models import Siren
 from .kernel_search import check_rim, scaled
 from .nets.refine_unet import RefineUNet
@@ -93,8 +94,11 @@ class Joint(Solver):
         refine_net = p.build('refine_net', make_refine_net)
         kernel_model = p.build('kernel_model', make_kernel_model)
         second = p.build('refine_net_after', make_refine_net) if config.joint.separate_unets else None
-        return solve_pipeline(p.y, p.priors.get('prior'), Schedule(config.prior.timesteps), p.degradation, refine_net,
-                              kernel_model, config.joint, p.generator, second, p.resume, p.recompute)
+        if config.joint.pipeline == 'kernelfusion':
+            return solve_joint(p.y, p.priors['prior'], p.degradation, refine_net, kernel_model, config.joint,
+                               p.generator, second, p.resume, p.recompute)
+        return solve_ablation(p.y, p.priors.get('prior'), Schedule(config.prior.timesteps), p.degradation, refine_net,
+                              kernel_model, config.joint, p.generator, p.resume)
 
     def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
         return {'t_start': ['prior'] if config.joint.uses_pd else []}

@@ -23,8 +23,8 @@ class Phase2State:
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
         surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.restarts.surprise`).
-        snapshot: gives what the solver's ``resume`` takes, to go on behind this step as if it had never stopped; the
-            generator's state goes with it. To be called before the next step: its tensors are the solver's own.
+        snapshot: returns what the solver's ``resume`` takes, to continue after this step as if it had never stopped;
+            the generator's state must be kept with it. Call it before the next step: the tensors are the solver's own.
     """
 
     step: int
@@ -47,11 +47,11 @@ class EmPlace:
 
     Attributes:
         step: steps done in the whole run.
-        searches: those for this kernel that are done.
-        attempt: attempts of this one that are done.
-        stage: stages of this one that are done.
-        passes: passes that are done in this stage, or final samples.
-        steps: steps that are done in this pass.
+        searches: searches for this kernel that are done.
+        attempt: attempts of this search that are done.
+        stage: stages of this attempt that are done.
+        passes: passes of this stage that are done, or final samples.
+        steps: steps of this pass that are done.
         x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
         kernel: on this stage's grid.
         start: the kernel that each trial of this stage begins with; None: not yet made.
@@ -89,7 +89,7 @@ class EmPlace:
     kernels: Tensor | None = None
 
     def end_pass(self, done: int) -> None:
-        """``done`` passes are behind us, the next begins with its first step."""
+        """``done`` passes are over; the next begins with its first step."""
         self.passes, self.steps = done, 0
 
     def end_trial(self, nll: float, uncertainty: float | None) -> bool:
@@ -122,7 +122,7 @@ class EmPlace:
     def end_region(self, kernel: Tensor) -> None:
         """``kernel`` is one of ``kernels``; the next region begins with its first search."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.searches, self.best, self.surprise = 0, None, None
+        self.searches = 0
 
     def end_sample(self) -> None:
         """The next final sample begins with its first step and no picture."""

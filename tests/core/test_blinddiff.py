@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from kernelfusion_plugin.core.blinddiff import BlindDiffConfig, training_loss, variance_bound
 from kernelfusion_plugin.core.blinddiff_sampling import data_term, degrade, image_generator, sample
-from kernelfusion_plugin.core.diffusion import Schedule
+from kernelfusion_plugin.core.degradation import downscale_bicubic
+from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernels import delta, gaussian
 from kernelfusion_plugin.core.nets.mcformer import ModulatedTransformer, Prediction
@@ -74,6 +75,13 @@ def test_each_image_is_degraded_by_its_own_kernel_as_eq_1_says():
         wide = F.pad(x[i:i + 1], (2, 3, 2, 3), mode='reflect').reshape(3, 1, 29, 21)
         expected = F.conv2d(wide, k[i][None, None], stride=4).reshape(1, 3, 6, 4)
         torch.testing.assert_close(degrade(x, k, 4, PAPER)[i:i + 1], expected)
+
+
+def test_the_released_reduction_is_bicubic_after_the_blur():
+    x, k = random(1, 3, 24, 16), gaussian(9, sigmas=0.8).double()
+    blurred = F.conv2d(F.pad(x, (4,) * 4, mode='reflect').reshape(3, 1, 32, 24), k[None, None]).reshape(x.shape)
+    reduced = degrade(x, k[None], 4, BlindDiffConfig(downsample='bicubic'))
+    torch.testing.assert_close(reduced, downscale_bicubic(blurred, 4))
 
 
 def test_squared_term_and_its_norm():
@@ -244,11 +252,19 @@ def test_the_true_kernel_replaces_the_estimate_in_the_gradient():
     assert torch.equal(each.x_t, oracle.x_t)
 
 
-def test_learned_variance_takes_part():
+def test_the_noise_of_a_step_has_the_learned_variance():
     y = random(1, 3, 4, 4, dtype=torch.float32).clamp(-1, 1)
-    config = BlindDiffConfig(steps=3, guidance_weight=0)
-    fixed, learned = (last(sample(tiny_net(learned_variance=v), y, 4, config, generators(1))) for v in (False, True))
-    assert torch.isfinite(learned.x_t).all() and not torch.equal(fixed.x_t, learned.x_t)
+    config, net = BlindDiffConfig(steps=3, guidance_weight=0), tiny_net(learned_variance=True)
+    learned, fixed = (next(sample(one, y, 4, config, generators(1)))
+                      for one in (net, lambda *args: net(*args)._replace(v=None)))
+    generator, like = generators(1)[0], torch.empty(1, 3, 16, 16)
+    x_t, noise = (torch.randn(like.shape, generator=generator) for _ in range(2))
+    schedule, (t, s, *_) = config.schedule(), timesteps(999, 3)
+    with torch.no_grad():
+        v = net(x_t, torch.tensor([t]), y).v
+    deviations = schedule.learned_variance(v, t, s).sqrt(), schedule.posterior(x_t, x_t, t, s)[1].sqrt()
+    torch.testing.assert_close(learned.x_t - fixed.x_t, (deviations[0] - deviations[1]) * noise, atol=1e-5, rtol=0)
+    assert (learned.x_t - fixed.x_t).abs().max() > 1e-3
 
 
 # The loss
@@ -303,7 +319,8 @@ def test_learned_variance_lies_between_its_bounds():
         assert float(schedule.learned_variance(like - 1, t, s).mean()) == pytest.approx(float(low))
         assert float(schedule.learned_variance(like + 1, t, s).mean()) == pytest.approx(float(beta))
         assert float(schedule.learned_variance(like, t, s).mean()) == pytest.approx(float((low * beta).sqrt()))
-    assert float(schedule.learned_variance(like - 1, 0, -1).mean()) > 0
+    lowest = schedule.learned_variance(like - 1, 0, -1)  # the posterior's own is 0 there
+    torch.testing.assert_close(lowest, schedule.posterior(like, like, 1, 0)[1].expand_as(lowest))
 
 
 # Settings

@@ -126,6 +126,14 @@ def test_borders_keep_a_flat_image_flat():
         torch.testing.assert_close(Degradation(4, 24, border).forward(x, k), torch.full((1, 3, 8, 6), 0.3).double())
 
 
+@pytest.mark.parametrize('border', ['reflect', 'replicate'])
+def test_a_line_of_one_pixel_goes_on_as_it_is(border):
+    x = torch.rand(1, 1, 1, 5, dtype=torch.float64)
+    k = torch.rand(3, 3, dtype=torch.float64)
+    flat = Degradation(1, 3, border).forward(x.expand(1, 1, 3, 5), k)
+    torch.testing.assert_close(Degradation(1, 3, border).forward(x, k), flat[..., 1:2, :])
+
+
 @pytest.mark.parametrize(('call', 'words'), [
     (lambda: Degradation(0, 5), 'scale'),
     (lambda: Degradation(4, 3), 'kernel_size'),

@@ -30,7 +30,8 @@ from kernelfusion_plugin.core.degradation import BORDERS, Degradation, downscale
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
-from kernelfusion_plugin.core.joint_ablations import solve_pipeline
+from kernelfusion_plugin.core.joint import solve_joint
+from kernelfusion_plugin.core.joint_ablations import solve_ablation
 from kernelfusion_plugin.core.kernel_align import centre, centre_by_pixels, resize
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernel_models import DirectKernel, LinearCnnKernel
@@ -304,8 +305,9 @@ def test_joint_waits_for_a_gpu_once_a_step(pipeline, gpu):
     config = dataclasses.replace(JOINT.joint, pipeline=pipeline, n_iter_first=3, n_iter=3)
     y, schedule, waited = image()[None].to(gpu), Schedule(), [waits.total()]
     prior = PatchPrior(PatchDiffusionNet(8).to(gpu), schedule, 'fp32') if config.uses_pd else None
-    for _ in solve_pipeline(y, prior, schedule, Degradation(2, 8), tiny_unet().to(gpu), DirectKernel(8).to(gpu), config,
-                            torch.Generator(gpu).manual_seed(0), None, None, False):
+    rest = (Degradation(2, 8), tiny_unet().to(gpu), DirectKernel(8).to(gpu), config,
+            torch.Generator(gpu).manual_seed(0))
+    for _ in solve_joint(y, prior, *rest) if prior else solve_ablation(y, None, schedule, *rest):
         waited.append(waits.total())
     steps = [after - before for before, after in itertools.pairwise(waited)]
     assert set(steps[1:]) == {1}, steps

@@ -294,12 +294,35 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
     walk = list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
     (before, fitted), *_, (_, last) = seen
-    fitted, last = (em_steps.without_haze(k, stage.rim) for k in (fitted, last))
+    fitted, last = (em_steps.without_haze(k, stage.extra) for k in (fitted, last))
     expected = (before + 2 * (fitted - before)).clamp_min(0)
-    expected = em_steps.without_haze(expected / expected.sum(), stage.rim)
+    expected = em_steps.without_haze(expected / expected.sum(), stage.extra)
     _, way = em_steps.find_place(expected, stage.degradation, config)
     torch.testing.assert_close(walk[2][2], shift(expected, way))
     assert (expected - fitted).abs().sum() > 0.01 and torch.equal(walk[-1][2], last)
+
+
+def test_between_passes_picture_and_kernel_are_moved_alike(monkeypatch):
+    """The next pass begins with both, moved by the same way: y stays explained."""
+    config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3, uncertainty=0)
+    y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
+    (stage,) = kernel_stages(degradation, config)
+    passes, reverse = [], em_steps.reverse_pass
+
+    def noted(x, kernel, *args):
+        passes.append([(x, kernel)])
+        for t, estimate in reverse(x, kernel, *args):
+            passes[-1].append((estimate, kernel))
+            yield t, estimate
+
+    asked = []
+    monkeypatch.setattr(em_steps, 'reverse_pass', noted)
+    monkeypatch.setattr(em_steps, 'find_place', lambda kernel, *args: asked.append(kernel) or (kernel, (2.0, -1.0)))
+    start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
+    list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    (*_, (left, _)), ((taken, kernel), *_) = passes
+    torch.testing.assert_close(taken, left.roll((2, -1), (-2, -1)))
+    torch.testing.assert_close(kernel[2:, :-1], asked[0][:-2, 1:])
 
 
 @pytest.mark.parametrize('draws', [1, 3])
@@ -323,23 +346,23 @@ def test_draws_are_pictures_from_other_noise_that_one_m_step_sums_over(draws, mo
     assert all(not torch.equal(x[0], other) for x in seen for other in x[1:])
 
 
-@pytest.mark.parametrize('rim', [0, 1, 4])
-def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(rim):
-    """Of a kernel and an even haze the kernel is left, at its place; with no rim it cannot be told, and stays."""
+@pytest.mark.parametrize('extra', [0, 1, 4])
+def test_haze_is_what_lies_beyond_the_grid_that_was_asked_for(extra):
+    """Of a kernel and an even haze the kernel is left, at its place; with nothing around it stays."""
     clear = F.pad(shift(l_shape(16, 8, 2), (1, -1)), (4,) * 4)
     hazy = 0.7 * clear + 0.3 / 24 ** 2
-    torch.testing.assert_close(em_steps.without_haze(hazy, rim), clear if rim else hazy)
+    torch.testing.assert_close(em_steps.without_haze(hazy, extra), clear if extra else hazy)
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4, 8])
-def test_every_stage_has_a_rim_to_see_the_haze_in(scale):
+def test_every_stage_has_pixels_to_see_the_haze_in(scale):
     """And inside it all of the grid that was asked for."""
     for size in range(scale, 65):
         for stage in kernel_stages(Degradation(scale, size), EmConfig()):
             grid = stage.degradation
-            assert stage.rim >= 1 and grid.kernel_size - 2 * stage.rim >= size * grid.scale / scale, (size, grid)
+            assert stage.extra >= 1 and grid.kernel_size - 2 * stage.extra >= size * grid.scale / scale, (size, grid)
         exact = kernel_stages(Degradation(scale, size), EmConfig(support=1.0))
-        assert exact[-1].rim == 0 and exact[-1].degradation.kernel_size == size
+        assert exact[-1].extra == 0 and exact[-1].degradation.kernel_size == size
 
 
 def test_each_m_step_clears_the_haze(monkeypatch):
@@ -347,7 +370,7 @@ def test_each_m_step_clears_the_haze(monkeypatch):
     config = EmConfig(rim=0, sketch_passes=2, coarse_passes=0, fine_passes=0, steps=3)
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     (stage,) = kernel_stages(degradation, config)
-    assert stage.rim == (stage.degradation.kernel_size - 6) // 2 > 0
+    assert stage.extra == (stage.degradation.kernel_size - 6) // 2 > 0
     clear = F.pad(gaussian(stage.degradation.kernel_size - 4, sigmas=1.0), (2,) * 4)
     found = []
     for haze in (0.0, 0.4):
@@ -379,7 +402,7 @@ def test_wings_are_cut_at_the_very_end_only(stage, monkeypatch):
     size = stages[stage].degradation.kernel_size
     winged = F.pad(gaussian(size - 2, sigmas=1.3), (1,) * 4)
     monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: winged)
-    grid = dataclasses.replace(stages[stage], rim=0)
+    grid = dataclasses.replace(stages[stage], extra=0)
     walk = list(em_steps.em_passes(y, winged, prior, grid, config, torch.Generator().manual_seed(0)))
     cut = em_steps.above_floor(winged, 0.1)
     torch.testing.assert_close(walk[1][2], winged)  # symmetric: nothing has to be centred

@@ -144,6 +144,26 @@ def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
     assert ((weighed > 0) == (k > 0)).all()
 
 
+def test_the_move_is_that_of_the_least_misfit(monkeypatch):
+    """Of what the docstring of fit says, in which the guess moves with the weights."""
+    monkeypatch.setattr(frame_module, 'COUNTS', 30)
+    dots = torch.zeros(24, 24)
+    dots[15:19, 3:7], dots[5:9, 16:20] = 3, 2
+    k = dots / dots.sum()
+    frame = Frame.of(photograph('coffee', k), FULL)
+    frame = dataclasses.replace(frame, precision=frame.precision / 10)  # else it would outweigh any guess
+    faint, (guess, _) = drawn_faint(k, slice(0, 12))
+    m, u, error = faint.double().sum(1) / faint.double().sum(), torch.arange(24, dtype=torch.float64), 0.2
+    move, p = frame._fit_axis(0, m, FULL, guess, error)
+    moves = guess + torch.arange(-600, 600, dtype=torch.float64) / 100
+    q, misfit = frame._weigh(0, m, within(FULL, moves, frame.rim))
+    middle_moved = (q - m) @ u
+    best, other = (int((misfit + 2 * ((off / error) ** 2 + 1).log()).argmin())
+                   for off in (moves - guess + middle_moved, moves - guess))
+    assert abs(move - float(moves[best])) < 0.03 and abs(float(moves[best] - moves[other])) > 0.2
+    torch.testing.assert_close(p, q[best], atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize('count', [20, 300])
 def test_the_weights_are_those_of_the_least_misfit(count, monkeypatch):
     """Of what the docstring of fit says, against a plain minimiser with automatic gradients."""
@@ -348,3 +368,13 @@ def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
     for number, ((before, *_), (weighed, way)) in enumerate(seen):
         assert not torch.equal(weighed, before)
         assert torch.equal(walk[3 * number + 2][2], shift(weighed, way))
+
+
+@pytest.mark.parametrize('value', [-1.0, -0.9])
+def test_bars_are_black_whatever_their_shade(value):
+    """Next to none of the light is no kernel's doing, and no light at all has a logarithm too."""
+    y = torch.full((1, 3, 40, 48), 0.2)
+    y[..., :3, :], y[..., -3:, :] = value, value
+    frame = Frame.of(y, FULL)
+    assert frame.kept.isfinite().all() and frame.precision.isfinite().all()
+    assert frame.tells == (False, False) and frame.rims == (3, 3, 0, 0)

@@ -1,10 +1,13 @@
+import copy
+import math
+
 import pytest
 import torch
 
 from kernelfusion_plugin.core.degradation import Degradation, to_canvas
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.joint import JointConfig, solve_joint
-from kernelfusion_plugin.core.kernel_models import Siren, centre_of_mass_loss
+from kernelfusion_plugin.core.kernel_models import DirectKernel, Siren, centre_of_mass_loss
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
 
 SMALL = {'n_iter': 2, 'n_iter_first': 3, 'n_steps': 3, 't_start': 200, 'precision': 'fp32'}
@@ -68,11 +71,50 @@ def test_states_count_the_steps_and_live_on_the_canvas():
     assert states[-1].kernel.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-def test_total_is_the_weighted_sum_of_the_parts():
-    states, *_ = run(JointConfig(**SMALL, weight_before=2.0, weight_after=3.0, weight_centre=5.0))
-    losses = states[-1].losses
-    assert losses['total'] == pytest.approx(
-        2 * losses['consistency_before'] + 3 * losses['consistency_after'] + 5 * losses['centre'], rel=1e-5)
+def test_the_lines_of_algorithm_1():
+    """Written out once more from the paper and the choices in the module's text, with an Adam for each network."""
+    config = JointConfig(**SMALL, lr=1e-2, lr_final=1e-3, lr_kernel=0.3, sigma_scale=0.7, weight_before=2.0,
+                         weight_after=3.0, weight_centre=5.0)
+    degradation = Degradation(2, 12)
+    x_true = 1.6 * blocks(degradation.hr_size((20, 20)), block=8)
+    y = degradation.forward(x_true, l_kernel())
+    torch.manual_seed(0)
+    nets = torch.nn.Conv2d(3, 3, 3, padding=1), DirectKernel(12)
+    R, kernel_model = copy.deepcopy(nets)
+    prior = OraclePrior(x_true, 0.5)
+    states = list(solve_joint(y, prior, degradation, *nets, config, torch.Generator().manual_seed(1)))
+
+    generator, alphas = torch.Generator().manual_seed(1), torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    adams = torch.optim.Adam(R.parameters()), torch.optim.Adam(kernel_model.parameters())
+    x0_above = to_canvas(y, degradation)
+    assert x0_above.abs().max() > 1.01
+    x0_above = x0_above.clamp(-1, 1)
+    x_above = alphas[200].sqrt() * x0_above + (1 - alphas[200]).sqrt() * torch.randn(x_true.shape, generator=generator)
+    for (t_above, t), n_iter in (((200, 133), 3), ((133, 67), 2), ((67, 0), 2)):
+        eps = torch.randn(x_true.shape, generator=generator)
+        bar, bar_above = alphas[t], alphas[t_above]
+        a = bar_above / bar
+        for i in range(n_iter):
+            k, before = kernel_model(), R(x0_above)
+            x_t = (bar.sqrt() * (1 - a) * before + a.sqrt() * (1 - bar) * x_above) / (1 - bar_above)
+            x_t = x_t + 0.7 * ((1 - a) * (1 - bar) / (1 - bar_above)).sqrt() * eps
+            x0 = prior.predict_x0(x_t, t)
+            after = R(x0)
+            errors = [(y - degradation.forward(x, k)).square().mean() for x in (before, after)]
+            loss = 2 * errors[0] + 3 * errors[1] + 5 * centre_of_mass_loss(k)
+            for adam, factor in zip(adams, (1, 0.3)):
+                adam.param_groups[0]['lr'] = factor * (1e-3 + 9e-3 * (1 + math.cos(math.pi * i / (n_iter - 1))) / 2)
+                adam.zero_grad()
+            loss.backward()
+            for adam in adams:
+                adam.step()
+            state = states.pop(0)
+            torch.testing.assert_close(state.x0_hat, after.detach(), atol=1e-4, rtol=0)
+            torch.testing.assert_close(state.kernel, k.detach(), atol=1e-6, rtol=1e-3)
+            assert list(state.losses.values()) == pytest.approx(
+                [value.item() for value in (*errors, centre_of_mass_loss(k), loss)], rel=1e-3)
+        x0_above, x_above = x0.detach(), x_t.detach()
+    assert not states
 
 
 def test_consistency_after_belongs_to_the_yielded_estimate():
@@ -152,6 +194,7 @@ def test_oracle_prior_leads_to_the_kernel():
 
 @pytest.mark.parametrize('options', [
     {'n_iter': 0}, {'n_iter_first': 0}, {'lr': 0.0}, {'lr': 1e-5, 'lr_final': 1e-4}, {'lr': float('nan')},
+    {'lr': math.inf}, {'lr_kernel': math.inf}, {'weight_after': math.inf},
     {'n_steps': 0}, {'n_steps': 11, 't_start': 10}, {'sigma_scale': -1.0}, {'weight_centre': float('nan')},
     {'weight_before': 0.0, 'weight_after': 0.0}, {'precision': 'fp16'}])
 def test_bad_options_are_refused(options):

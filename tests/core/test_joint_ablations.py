@@ -55,6 +55,13 @@ def test_unet_starts_from_the_noised_guess_and_walks_down():
     assert torch.equal(net.inputs[0], net.inputs[2]) and not torch.equal(net.inputs[2], net.inputs[3])
 
 
+def test_unet_walks_by_the_posterior_of_its_own_estimate():
+    _, net, *_ = run('unet', Watched(), lr=1e-9, lr_final=1e-10, sigma_scale=0.5)
+    mean, variance = Schedule().posterior(net.inputs[2], net.inputs[2], 200, 100)  # R is the identity
+    noise = (net.inputs[3] - mean) / variance.sqrt()
+    assert abs(float(noise.mean())) < 0.05 and float(noise.std()) == pytest.approx(0.5, abs=0.03)
+
+
 def test_unet_leaves_a_prior_alone_that_it_is_given():
     class Forbidden:
         schedule = Schedule()
@@ -77,10 +84,11 @@ def test_pd_stands_before_the_unet():
 
 @pytest.mark.parametrize('pipeline', ['dip', 'unet', 'pd_unet'])
 def test_losses_belong_to_the_state_and_fall(pipeline):
-    states, _, y, degradation, _ = run(pipeline, n_iter_first=40, n_iter=20, lr=1e-3, lr_final=1e-4)
+    states, _, y, degradation, _ = run(pipeline, n_iter_first=40, n_iter=20, lr=1e-3, lr_final=1e-4, weight_centre=3.0)
     again = (degradation.forward(states[-1].x0_hat, states[-1].kernel) - y).square().mean()
     assert states[-1].losses['consistency'] == pytest.approx(again.item(), rel=1e-4)
-    assert states[-1].losses['total'] == pytest.approx(states[-1].losses['consistency'] + states[-1].losses['centre'])
+    assert states[0].losses['total'] == pytest.approx(states[0].losses['consistency'] + 3 * states[0].losses['centre'])
+    assert states[0].losses['centre'] > 1e-4 * states[0].losses['consistency']
     assert states[-1].losses['consistency'] < states[0].losses['consistency'] / 2
     assert states[-1].step == states[-1].total == 80
 

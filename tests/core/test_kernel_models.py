@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.kernel_models import (
     LEAK,
     DirectKernel,
@@ -140,3 +141,21 @@ def test_centre_of_mass_loss():
 def test_bad_arguments_are_refused(make):
     with pytest.raises(ValueError, match='got'):
         make()
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_linear_cnn_stays_in_its_place_on_any_grid(scale):
+    """Padded or cut, as long as nothing of it is: the LR picture is the same."""
+    size, pictures = 18 + scale, {}
+    x = torch.rand(1, 3, 12 * scale, 12 * scale, generator=torch.Generator().manual_seed(0))
+    for grid in range(size - 6, size + 4):
+        torch.manual_seed(0)
+        model = LinearCnnKernel(grid, scale)
+        with torch.no_grad():
+            for layer in model.layers[:2]:  # of 7 x 7: without their outer taps, 6 rows and columns are empty all round
+                middle = layer.weight[..., 3, 3].clone()
+                layer.weight.zero_()
+                layer.weight[..., 3, 3] = middle
+        pictures[grid] = Degradation(scale, grid, 'replicate').forward(x, model().detach())
+    for picture in pictures.values():
+        torch.testing.assert_close(picture, pictures[size])

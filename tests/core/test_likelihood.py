@@ -88,6 +88,15 @@ def test_the_plain_formula(monkeypatch):
     assert got == pytest.approx(float((p / q + q.log()).mean()), abs=0.02)
 
 
+@pytest.mark.parametrize(('size', 'reach'), [((60, 80), 24), ((40, 30), 15)])
+def test_lags_go_as_far_as_a_small_picture_has_pairs(size, reach, monkeypatch):
+    degradation, asked, spectrum = Degradation(2, 12), [], likelihood._spectrum
+    monkeypatch.setattr(likelihood, '_spectrum', lambda *args: asked.append(args[1]) or spectrum(*args))
+    y, x = torch.zeros(1, 3, *size), torch.zeros(1, 3, *degradation.hr_size(size))
+    nll(y, x, gaussian(12, sigmas=1.5), Wiener(torch.ones(x.shape[-2:])), degradation, T, generator())
+    assert asked == [reach, reach]
+
+
 @pytest.mark.parametrize('width', [1.2, 2.0])
 def test_the_true_kernel_is_the_likeliest(width):
     """Each with the best linear estimate of the picture under it; neither a wider nor a narrower one does better."""

@@ -113,6 +113,7 @@ def test_wrong_sizes():
 def test_basis_of_gaussians():
     k = gaussians(count=200)
     mean, components = kernel_basis(k, 8)
+    assert (components.amax(1) == components.abs().amax(1)).all()  # the largest entry is positive
     assert float(mean.sum()) == pytest.approx(1, abs=1e-5) and components.sum(1).abs().max() < 1e-5
     rows = k.flatten(1) - mean
     gram = components @ components.T

@@ -131,6 +131,12 @@ def test_best_shift_is_scipys_correlation():
     assert metrics.kernel_ncc_best_shift(a, b, 0)[0] == pytest.approx(metrics.kernel_ncc(a, b))
 
 
+def test_of_equal_shifts_the_shorter_one_is_found():
+    dot, two = torch.zeros(2, 9, 9)
+    dot[4, 4], two[1, 4], two[4, 6] = 1, 1, 1
+    assert metrics.kernel_ncc_best_shift(dot, two) == (pytest.approx(0.5 ** 0.5), (0, 2))
+
+
 def test_kernel_psnr():
     k = kernels.square(24, 16)
     assert metrics.kernel_psnr(3 * k, k) == math.inf

@@ -14,6 +14,7 @@ from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.inputs import checked, forward_model
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
+from kernelfusion_plugin.core.noise import Noise
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid
 from kernelfusion_plugin.core.regions import solve_regions, takes_own
 from kernelfusion_plugin.core.restarts import search, surprise
@@ -84,8 +85,8 @@ def test_the_right_kernel_makes_y_likelier_and_flat_ground_knows_none():
     rows, cols, _ = next(blur.regions())
 
     def gap(y, prior):
-        right, wrong = (surprise(y, k, prior, FULL, CONFIG, 0) for k in (L, L.T.flip(0)))
-        assert right == surprise(y, L, prior, FULL, CONFIG, 0)
+        right, wrong = (surprise(y, k, prior, FULL, CONFIG) for k in (L, L.T.flip(0)))
+        assert right == surprise(y, L, prior, FULL, CONFIG)
         return wrong - right
 
     assert gap(y[..., rows, cols], oracle) > 0.1
@@ -99,6 +100,16 @@ def test_a_region_takes_another_and_better_kernel_only(own, whole, taken):
     y, _, oracle, blur = problem(pair(L, L))
     rows, cols, _ = next(blur.regions())
     assert takes_own(y[..., rows, cols], own, whole, oracle, FULL, CONFIG, torch.Generator().manual_seed(0)) == taken
+
+
+def test_both_kernels_of_a_region_are_judged_by_one_noise(monkeypatch):
+    """That which is assumed in y, and that which the picture is given."""
+    judged, noise = [], Noise(0.1, 0.02)
+    monkeypatch.setattr(regions, 'mean_nll', lambda *args: judged.append(args) or 0.0)
+    takes_own(torch.zeros(1, 3, 24, 24), L, L.T.flip(0), None, FULL, CONFIG, torch.Generator(), noise)
+    (*_, seed, assumed), (*_, same_seed, also_assumed) = judged
+    assert assumed == also_assumed == noise and seed == same_seed
+    assert torch.equal(judged[0][1], L) and torch.equal(judged[1][1], L.T.flip(0))
 
 
 def test_without_a_better_kernel_the_picture_is_that_of_one_to_the_bit(monkeypatch):

@@ -8,7 +8,9 @@ import torch
 from test_em import SMALL, problem, solve
 
 from kernelfusion_plugin.core import restarts
+from kernelfusion_plugin.core.em_steps import lr_mse
 from kernelfusion_plugin.core.kernels import l_shape
+from kernelfusion_plugin.core.noise import Noise
 from kernelfusion_plugin.core.restarts import search_steps
 
 THREE = dataclasses.replace(SMALL, searches=3, final_samples=0)
@@ -80,6 +82,16 @@ def test_a_kernel_is_judged_at_all_levels_of_a_pass_but_its_first(monkeypatch):
     kernels = l_shape(), l_shape().T
     assert [restarts.mean_nll(y, k, prior, degradation, SMALL, 5) for k in kernels] == [(118 + 48) / 2] * 2
     assert [t for t, _ in said] == [118, 48] * 2 and said[:2] == said[2:] and said[0][1] != said[1][1]
+
+
+def test_the_picture_that_a_kernel_is_judged_by_does_not_follow_the_noise_in_y(monkeypatch):
+    y, _, prior, degradation = problem(4, l_shape())
+    pictures = []
+    monkeypatch.setattr(restarts, 'nll', lambda y, x, *args: pictures.append(x) or 0.0)
+    for noise in (Noise(), Noise(white=0.3)):
+        restarts.mean_nll(y, l_shape(), prior, degradation, SMALL, 0, noise)
+    clean, noisy = (lr_mse(degradation, x, l_shape(), y) for x in (pictures[0], pictures[-1]))
+    assert noisy > 100 * clean
 
 
 def test_a_wider_kernel_has_to_be_so_much_likelier(monkeypatch):

@@ -11,7 +11,7 @@ from torch import nn
 from kernelfusion_plugin import KernelFusionConfig, Progress, Result, restore, restore_steps
 from kernelfusion_plugin.core import inputs, phase1, solvers
 from kernelfusion_plugin.core import restore as module
-from kernelfusion_plugin.core.degradation import Degradation, to_canvas
+from kernelfusion_plugin.core.degradation import Degradation, downscale_bicubic, to_canvas
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
 from kernelfusion_plugin.core.kernel_models import DirectKernel
@@ -20,6 +20,7 @@ from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.core.nets.refine_unet import RefineUNet
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
 from kernelfusion_plugin.core.patch_prior import MeanPrior, PriorConfig
+from kernelfusion_plugin.core.seeds import derived
 from kernelfusion_plugin.core.texture_prior import TuningConfig, load_texture_net
 
 TOY = KernelFusionConfig(
@@ -554,4 +555,20 @@ def test_each_half_gets_the_priors_that_are_named(kernel_prior, final_prior, mon
 def test_half_size_is_the_mean_of_a_constant_and_keeps_to_the_range():
     half = phase1.half_size(torch.full((1, 3, 15, 18), 0.25))
     assert half.shape == (1, 3, 7, 9) and torch.allclose(half, torch.tensor(0.25), atol=1e-6)
-    assert phase1.half_size(torch.rand(1, 3, 16, 16).round() * 2 - 1).abs().max() <= 1
+    stripes = torch.where(torch.arange(32) % 8 < 4, 1.0, -1.0).expand(1, 3, 32, 32)
+    assert downscale_bicubic(stripes, 2).max() > 1.01 and phase1.half_size(stripes).abs().max() <= 1
+
+
+def test_what_an_image_is_called_and_what_its_numbers_are_for_do_not_run_together():
+    assert derived(1, '2', 'em') != derived(12, '', 'em') and derived(0, 'a', 'bem') != derived(0, 'ab', 'em')
+    assert derived(0, 'a', 'em') == derived('0', 'a', 'em') in range(2 ** 63)
+
+
+def test_a_picture_is_the_same_in_whatever_arithmetic_it_was_read():
+    levels = torch.arange(256)
+    values = [levels / 127.5 - 1, (levels / 255 - 0.5) / 0.5, levels.double() / 127.5 - 1, levels / 255 * 2 - 1]
+    assert any(not torch.equal(values[0], value.float()) for value in values[1:])
+    one, *others = (inputs.stored(value.expand(1, 3, 16, 256)) for value in values)
+    assert all(torch.equal(one, other) for other in others)
+    between = torch.full((1, 3, 16, 16), 1 / 65535)  # of a picture in floats: nothing near
+    assert torch.equal(inputs.stored(between + 0.4 / 65535), between + 0.4 / 65535)
