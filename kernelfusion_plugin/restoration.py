@@ -137,8 +137,10 @@ class Restoration:
 
     def finished(self) -> bool:
         """Whether the results are there, made of this very picture with these settings, and unharmed."""
-        return (not self.settings.fresh and self.record.is_file() and self.path.is_file()
-                and read_record(self.record, self.key) is not None)
+        if self.settings.fresh or not (self.record.is_file() and self.path.is_file()):
+            return False
+        record = read_record(self.record, self.key)
+        return record is not None and self.out.name in record['files']  # it may have been another format
 
     def check_place(self) -> None:
         """Nothing is written over, or removed, that is not known to be ours, even with ``fresh``.

@@ -162,6 +162,15 @@ def test_what_is_done_is_kept_and_what_has_changed_is_done_anew(run, tmp_path):
     assert done_anew() and not done_anew()
 
 
+def test_a_result_of_another_format_is_not_the_one_that_is_asked_for(run, tmp_path):
+    """They share the record, which knows both for ours."""
+    write(tmp_path / 'a.png')
+    for out in ('b.png', 'b.jpg', 'b.png'):
+        status, said = run('a.png', '-o', out)
+        assert status == 0 and 'is kept' not in said and (tmp_path / out).exists()
+        assert 'is kept' in run('a.png', '-o', out)[1]
+
+
 def test_the_digest_of_the_code_is_of_all_files(tmp_path, monkeypatch):
     def digest():
         checkpoints.code_digest.cache_clear()
