@@ -42,7 +42,7 @@ class ProgressLog:
         self.phase = ''
 
     def __call__(self, progress: Progress) -> None:
-        if self.stream.isatty():
+        if self.stream is not None and self.stream.isatty():  # None: closed, as by "2>&-"
             self._draw(progress)
         elif progress.step == progress.total or self.clock() - self.shown >= self.interval:
             self.shown = self.clock()

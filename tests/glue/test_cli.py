@@ -1,8 +1,12 @@
 """The console tool: its list, its commands' help, and faults as one line."""
 
 import json
+import sys
 
+import click
+import pytest
 from click.testing import CliRunner
+from tqdm import tqdm
 
 from kernelfusion_plugin.bench import speed
 from kernelfusion_plugin.cli import COMMANDS, main
@@ -34,6 +38,14 @@ def test_a_fault_in_what_was_given_is_one_line_and_status_2(monkeypatch):
     assert 'Traceback' not in answer.output
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     assert isinstance(invoke('benchmark', 'wrok').exception, ValueError)
+
+
+def test_without_an_error_stream_bars_are_drawn_nowhere(monkeypatch):
+    """Closed by "2>&-", as some daemons do; tqdm asks it all the same."""
+    monkeypatch.setattr(sys, 'stderr', None)
+    with pytest.raises(click.UsageError):
+        main.main(['benchmark', 'wrok'], standalone_mode=False)
+    assert list(tqdm(range(3))) == [0, 1, 2]
 
 
 def test_benchmark_writes_its_figures(tmp_path, monkeypatch):

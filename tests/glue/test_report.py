@@ -225,6 +225,14 @@ def test_progress_is_quiet_off_a_terminal(caplog):
     assert caplog.messages[0] == '[1/2] a: phase 1 (patch prior), step 40/100, 0:00:15 left, loss 0.5'
 
 
+def test_progress_is_logged_where_there_is_no_stream_at_all(caplog, monkeypatch):
+    """As behind "2>&-"."""
+    monkeypatch.setattr(sys, 'stderr', None)
+    with caplog.at_level(logging.INFO):
+        ProgressLog(logging.getLogger('progress'), 'a')(Progress('em', 2, 2, 0.5, 0.1))
+    assert len(caplog.messages) == 1
+
+
 def test_progress_draws_a_bar_on_a_terminal(caplog):
     stream = Stream(True)
     log = ProgressLog(logging.getLogger('progress'), 'a', stream)
