@@ -242,3 +242,12 @@ def test_progress_draws_a_bar_on_a_terminal(caplog):
     log.close()
     assert 'phase 1 (patch prior)' in stream.text and 'phase 1 (patch prior at half size)' in stream.text
     assert 'phase 2 (em)' in stream.text and not caplog.messages
+
+
+def test_a_bar_shows_how_far_it_is_whatever_the_name_and_the_terminals_width():
+    """What is too long loses its end."""
+    stream = Stream(True)
+    log = ProgressLog(logging.getLogger('progress'), 'PXL_20240501_123456789.PORTRAIT-01.COVER.jpg', stream)
+    log(Progress('em', 23, 100, 0.5, 0.1))
+    log.close()
+    assert stream.text.startswith('\r  0%|          | 0/100 [00:00<?] PXL_')
