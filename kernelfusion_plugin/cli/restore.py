@@ -263,10 +263,10 @@ def restore_all(todo: list[Restoration]) -> int:
                 result = one.run(title, stop)
             log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
-            log.info(f'{title}: stopped. The same command goes on from here')
+            log.info(f'{title}: stopped; {same_command(one.settings)} goes on from here')
             return 128 + stopped.signal
         except KeyboardInterrupt:
-            log.info(f'{title}: stopped at once. The same command goes on from the last checkpoint')
+            log.info(f'{title}: stopped at once; {same_command(one.settings)} goes on from the last checkpoint')
             return 130
         except Exception as error:  # noqa: BLE001  (the other pictures are still to be done)
             failed += 1
@@ -277,6 +277,11 @@ def restore_all(todo: list[Restoration]) -> int:
         took = timedelta(seconds=round(time.monotonic() - start))
         log.info(', '.join(f'{count} {what}' for what, count in counts.items() if count) + f', {took}')
     return 1 if failed else 0
+
+
+def same_command(settings: Settings) -> str:
+    """What goes on with a run that was stopped."""
+    return 'the same command' + (' without --fresh' if settings.fresh else '')
 
 
 def rehearse(found: Survey) -> int:
@@ -302,8 +307,9 @@ def reason(one: Restoration, error: Exception) -> str:
         return printable(str(error).strip().removeprefix(f'{one.path}: '))
     if isinstance(error, OSError):
         where = f'{printable(str(error.filename))}: ' if error.filename else ''
-        later = '; the same command goes on where it was left' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
-        return f'{where}{error.strerror or first_line(error)}{later}'
+        later = f'; {same_command(one.settings)} goes on where it was left'
+        return (f'{where}{error.strerror or first_line(error)}'
+                + (later if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''))
     if is_out_of_memory(error):
         return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':

@@ -213,8 +213,8 @@ def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatc
     seen = []
     with monkeypatch.context() as patch:
         patch.setattr(LiveView, '__call__', stop)
-        status, said = run('in', '-o', 'out')
-    assert status == 128 + number and 'The same command goes on from here' in said
+        status, said = run('in', '-o', 'out', '--fresh')
+    assert status == 128 + number and 'stopped; the same command without --fresh goes on from here' in said
     assert (tmp_path / 'out/b_run/checkpoint.pt').exists() and not (tmp_path / 'out/b_x2.png').exists()
     assert 'no process is at work' in call('watch', tmp_path / 'out', '--once').output
     monkeypatch.setattr(LiveView, '__call__', lambda self, p: seen.append((p.phase, p.step)))
@@ -238,7 +238,7 @@ def test_asked_to_stop_in_the_last_step_of_a_picture(number, run, tmp_path, monk
 
     monkeypatch.setattr(LiveView, '__call__', stop)
     status, said = run('in', '-o', 'out')
-    assert status == 128 + number and '[2/2] b.png: stopped. The same command goes on from here' in said
+    assert status == 128 + number and '[2/2] b.png: stopped; the same command goes on from here' in said
     assert (tmp_path / 'out/a_x2.png').exists() and not list((tmp_path / 'out').glob('b*'))
     last = 'b.png'
     status, said = run('in', '-o', 'out')
