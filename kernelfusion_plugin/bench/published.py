@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..cli.paths import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import upscale_bicubic
 from ..core.kernel_files import load_kernel
@@ -61,8 +62,8 @@ class Setting:
 
 
 @click.command(help=__doc__)
-@click.argument('data', type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option('--out', type=click.Path(path_type=Path), default=Path('results/published'), show_default=True,
+@click.argument('data', type=UserPath(exists=True, file_okay=False))
+@click.option('--out', type=UserPath(), default=Path('results/published'), show_default=True,
               help='For rows.jsonl and the sheets.')
 @click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
               help="NNNN_kKK or krk_N, as DATA has them; to be given several times; default: all of the paper's.")

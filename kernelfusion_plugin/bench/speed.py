@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_text_atomically
+from ..cli.paths import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule
@@ -91,12 +92,12 @@ class Setting:
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
               help='Of area: side of an LR picture; to be given several times.')
-@click.option('--hr', type=click.Path(path_type=Path, exists=True, file_okay=False),
+@click.option('--hr', type=UserPath(exists=True, file_okay=False),
               help='Of seeds: a folder of own sharp pictures, whose middle is taken.')
-@click.option('--kernels', multiple=True, type=click.Path(path_type=Path, exists=True),
+@click.option('--kernels', multiple=True, type=UserPath(exists=True),
               help='Of seeds: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
 @click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
-@click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too, as they come.')
+@click.option('--out', type=UserPath(), help='Write the figures here as JSON too, as they come.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
             device: str, out: Path | None) -> None:
     unknown = [part for part in parts if part not in PARTS]

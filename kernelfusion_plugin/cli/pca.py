@@ -13,13 +13,14 @@ from ..atomic import write_atomically
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
+from .paths import UserPath
 
 HELD_OUT = 200  # kernels that the matrix is tried on
 
 
 @click.command()
 @click.option('-opt', 'opt_file', required=True, help='Option file of the training.')
-@click.option('-o', '--out', type=click.Path(path_type=Path), help="File to write. [default: the option file's "
+@click.option('-o', '--out', type=UserPath(dir_okay=False), help="File to write. [default: the option file's "
               'network_g.pca_matrix_path]')
 @click.option('--count', default=10_000, show_default=True, type=click.IntRange(1), help='Kernels to draw.')
 @click.option('--seed', default=0, show_default=True, help='Of the draws.')

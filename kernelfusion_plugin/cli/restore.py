@@ -36,6 +36,7 @@ from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_l
 from ..options import parse_value
 from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, scale_of
+from .paths import UserPath
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 
 @click.command(help=HELP)
 @click.argument('places', metavar='PICTURES...', nargs=-1, required=True)
-@click.option('-o', '--out', type=click.Path(path_type=Path), default=Path('restored'), show_default=True,
+@click.option('-o', '--out', type=UserPath(), default=Path('restored'), show_default=True,
               help='A folder; or a file, if there is one picture: .png, .tif, .jpg or .webp.')
 @click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 and 4 have been tested.')
 @click.option('--preset', type=click.Choice(list(PRESETS)), default='quick', show_default=True,
@@ -71,7 +72,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
                    'to em, unless em.kernel_prior or em.final_prior asks for it (internal, both).')
 @click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
               help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
-@click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
+@click.option('--kernel', 'kernel_file', type=UserPath(),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
                    '.txt or a picture.')
 @click.option('--shrink', type=click.IntRange(1, MOST_SHRUNK), default=1, show_default=True,

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from kernelfusion_plugin.bench import speed
 from kernelfusion_plugin.cli import COMMANDS, main
+from kernelfusion_plugin.cli.paths import UserPath
 
 
 def invoke(*arguments):
@@ -38,6 +40,21 @@ def test_a_fault_in_what_was_given_is_one_line_and_status_2(monkeypatch):
     assert 'Traceback' not in answer.output
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     assert isinstance(invoke('benchmark', 'wrok').exception, ValueError)
+
+
+def test_what_the_system_refuses_is_one_line_and_status_2():
+    answer = invoke('restore', 'a' * 300)
+    assert answer.exit_code == 2 and 'File name too long' in answer.output
+
+
+def test_paths_of_options_know_the_home_folder_and_are_not_empty(tmp_path, monkeypatch):
+    """A shell leaves "--out=~/sharp" as it is."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    taken = UserPath().convert('~/sharp', None, None)
+    assert taken == tmp_path / 'sharp'
+    assert UserPath().convert(Path('~nobody-of-that-name'), None, None) == Path('~nobody-of-that-name')
+    answer = invoke('restore', 'a.png', '-o', '')
+    assert answer.exit_code == 2 and "'-o' / '--out': a path must not be empty" in answer.output
 
 
 def test_without_an_error_stream_bars_are_drawn_nowhere(monkeypatch):

@@ -199,6 +199,24 @@ def test_places(tmp_path):
             find_pictures([str(tmp_path / place)])
 
 
+def test_one_file_by_two_paths_is_one_picture(tmp_path, monkeypatch):
+    (tmp_path / 'a.png').touch()
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in find_pictures(['a.png', str(tmp_path), './*.png'])] == ['a.png']
+
+
+def test_names_that_begin_with_a_tilde(tmp_path, monkeypatch):
+    """Editors' copies; and a home folder."""
+    (tmp_path / '~draft.png').touch()
+    monkeypatch.chdir(tmp_path)
+    assert [path.name for path in find_pictures(['~draft.png'])] == ['~draft.png']
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert find_pictures(['~']) == [tmp_path / '~draft.png']
+    for place in ('~nobody-of-that-name/a.png', ''):
+        with pytest.raises(ValueError, match='no such file|an empty name'):
+            find_pictures([place])
+
+
 def test_photographs_of_other_endings_are_found_and_read(tmp_path):
     """Each ending that a folder is looked through for, as its own format or that of its kind."""
     kinds = {'.jfif': 'JPEG', '.jpe': 'JPEG', '.mpo': 'JPEG', '.TGA': 'TGA', '.apng': 'PNG', '.dib': 'DIB',
