@@ -204,8 +204,9 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f'--device {name}: {first_line(error)}') from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = first_line(error).partition('. ')[0]  # PyTorch goes on with all the kinds that it knows
+        raise ValueError(f'--device {name}: {reason}') from error
     return device
 
 
@@ -384,6 +385,5 @@ def _memory(size: tuple[int, int], settings: Settings) -> str:
 
 def _round(seconds: float) -> str:
     """Two figures are all that an estimate has."""
-    if seconds < 90:
-        return f'{seconds:.2g} s'
-    return f'{seconds / 60:.2g} min' if seconds < 5400 else f'{seconds / 3600:.2g} h'
+    size, unit = (1, 's') if seconds < 90 else (60, 'min') if seconds < 5400 else (3600, 'h')
+    return f'{float(f"{seconds / size:.2g}"):g} {unit}'  # 120 h, not 1.2e+02 h

@@ -602,9 +602,19 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     assert '--preset quick makes no difference here' in said
 
 
+@pytest.mark.parametrize(('seconds', 'said'), [
+    (0.123, 'about 0.12 s'), (89, 'about 89 s'), (100, 'about 1.7 min'), (5399, 'about 90 min'), (5400, 'about 1.5 h'),
+    (432_100, 'about 120 h')])
+def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch):
+    write(tmp_path / 'a.png')
+    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
+    assert f'{said}, by a few' in run('a.png', '--dry-run')[1]
+
+
 @pytest.mark.parametrize(('options', 'words'), [
     (['--set', 'em.fine_pases=3'], "did you mean 'em.fine_passes'"), (['--set', 'em.fine_passes'], 'KEY=VALUE'),
     (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'no section'), (['--device', 'gpu'], '--device gpu'),
+    (['--device', 'hpu'], '--device hpu'), (['--device', 'vulkan'], "from the 'Vulkan' backend\n"),
     (['--scale', '9'], '9 is not in the range'), (['--preset', 'quik'], 'quik'), (['--set', 'em.steps=0'], 'em.steps')])
 def test_faults_in_the_options(options, words, run, tmp_path):
     write(tmp_path / 'a.png')
