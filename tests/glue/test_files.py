@@ -534,3 +534,40 @@ def test_a_tiffs_channel_of_no_stated_meaning_is_not_transparency(tmp_path, colo
     picture = read_picture(tmp_path / 'a.tif')
     assert picture.alpha is None and picture.grey == (colours == 1)
     assert np.array_equal(as_read(picture), pixels[..., :-1] if colours == 3 else pixels[..., 0])
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_no_negative(dtype, tmp_path):
+    given = values((6, 8), np.uint8 if dtype == np.uint8 else np.uint16)
+    stored = np.iinfo(given.dtype).max - given
+    stored = (stored / 65535).astype(dtype) if dtype == np.float32 else stored
+    for packed in (None, 'zlib'):
+        tifffile.imwrite(tmp_path / 'a.tif', stored, photometric='miniswhite', compression=packed)
+        assert np.array_equal(as_read(read_picture(tmp_path / 'a.tif')), given), packed
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+def test_colours_that_alpha_has_been_multiplied_into(dtype, tmp_path):
+    """What is seen through is not darker than what is not."""
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    pixels = np.full((6, 8, 4), (0.5, 0.25, 0.125, 0.5)) * top
+    pixels[3:] = np.array((1, 0.5, 0.25, 1)) * top
+    pixels[0, 0] = 0
+    tifffile.imwrite(tmp_path / 'a.tif', pixels.astype(dtype), photometric='rgb', extrasamples=[1])
+    picture = read_picture(tmp_path / 'a.tif')
+    assert float(picture.alpha[0, 0, 0, 0]) == 0 and abs(float(picture.alpha[0, 0, 1, 1]) - 0.5) < 0.01
+    assert (picture.y[0] - torch.tensor([1, 0, -0.5])[:, None, None]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize('top', [255, 1023, 65535])
+@pytest.mark.parametrize('kind', ['P3', 'P6'])
+def test_colours_of_a_ppm_keep_their_bits(top, kind, tmp_path):
+    """As raw converters write them."""
+    given = values((6, 8, 3), np.uint16).astype(int) % (top + 1)
+    given[0, 0] = top
+    numbers = (' '.join(map(str, given.ravel())) + '\n').encode()
+    body = numbers if kind == 'P3' else given.astype('>u2' if top > 255 else 'u1').tobytes()
+    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by hand\n8 6\n{top}\n'.encode() + body)
+    picture = read_picture(tmp_path / 'a.ppm')
+    assert picture.bits == (16 if top > 255 else 8)
+    assert np.array_equal(as_read(picture), np.round(given * ((2 ** picture.bits - 1) / top)))
