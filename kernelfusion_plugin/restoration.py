@@ -10,6 +10,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -272,11 +273,19 @@ class Restoration:
                      earlier=earlier, **report.environment(self.settings.device))
 
 
-def scale_of(record: Path, file: Path) -> int | None:
-    """The scale at which ``file`` came out, if that is a record of it, and it is as it was written; else None."""
+class Origin(NamedTuple):
+    """With which settings a result came about; see Settings."""
+
+    scale: int
+    shrink: int
+
+
+def came_about(record: Path, file: Path) -> Origin | None:
+    """How ``file`` came about, if that is a record of it, and it is as it was written."""
     try:
         about = json.loads(record.read_text(encoding='utf-8'))
-        return about['config']['scale'] if about['files'][file.name] == digest(file) else None
+        origin = Origin(about['config']['scale'], about.get('shrink', 1))
+        return origin if about['files'][file.name] == digest(file) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

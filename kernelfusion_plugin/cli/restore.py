@@ -35,7 +35,7 @@ from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import label
-from ..restoration import MOST_SHRUNK, Restoration, Settings, scale_of
+from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
 from .paths import UserPath
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
                                       if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE])
     config, kernel = KernelFusionConfig.from_dict(asked), None
     if kernel_file is not None:
-        config, kernel = with_kernel(config, kernel_file, asked)
+        config, kernel = with_kernel(config, kernel_file, shrink, asked)
     if config.texture_weights:
         check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
@@ -138,17 +138,19 @@ def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[st
     return section
 
 
-def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
+def with_kernel(config: KernelFusionConfig, file: Path, shrink: int,
+                asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
     """The config with the grid of the known kernel in ``file``, and that kernel.
 
     Args:
+        shrink: as in Settings.
         asked: the section that ``config`` was made of.
 
     Raises:
         ValueError: it cannot be read; ``config`` or what was ``asked`` for does not go with it.
     """
     kernel = load_kernels(file)
-    check_scale(file, config)
+    check_origin(file, config, shrink)
     size, grid = grid_for(kernel.shape[-1], config.scale), tuple(kernel.shape[:-2]) or (1, 1)
     hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if file.suffix == '.png' else ''
     end = 'contradict each other: give one of them'
@@ -163,17 +165,21 @@ def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]
         raise ValueError(f'--kernel {file}: {error}{hint}') from error
 
 
-def check_scale(file: Path, config: KernelFusionConfig) -> None:
-    """A kernel lies on the grid of the result: one that was found here is for the scale that it was found at.
+def check_origin(file: Path, config: KernelFusionConfig, shrink: int) -> None:
+    """A kernel lies on the grid of the result: one that was found here is for the scale and the size of the picture
+    that it was found at.
 
     Raises:
-        ValueError: ``file`` is a result, by the record beside it, of another scale.
+        ValueError: ``file`` is a result, by the record beside it, of others.
     """
     record = file.with_name(re.sub('_kernels?$', '_restored.json', file.stem))
-    scale = scale_of(record, file)
-    if scale not in (None, config.scale):
-        raise ValueError(f'--kernel {file}: was found at x{scale}, says {record.name}, and lies on that grid: '
-                         f'give --scale {scale}, or a kernel for x{config.scale}')
+    came = came_about(record, file)
+    if came is None:
+        return
+    for option, found, asked in (('--scale', came.scale, config.scale), ('--shrink', came.shrink, shrink)):
+        if found != asked:
+            raise ValueError(f'--kernel {file}: was found with {option} {found}, says {record.name}, and lies on that '
+                             f'grid: give {option} {found}, or another kernel')
 
 
 def check_weights(file: str) -> None:

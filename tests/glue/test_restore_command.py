@@ -525,13 +525,25 @@ def test_an_option_and_set_that_contradict_each_other_are_refused(options, run, 
         assert run('a.png', *fine, '--dry-run')[0] == 0
 
 
+def test_a_kernel_that_was_found_in_a_picture_of_another_size_is_refused(run, tmp_path):
+    """The blur of one that was made half as large is half as wide."""
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(blocks).save(tmp_path / 'a.png')
+    assert run('a.png', '--shrink', 2)[0] == 0
+    again = ('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')
+    status, said = run(*again)
+    assert status == 2 and 'a_kernel.npy: was found with --shrink 2, says a_restored.json' in said
+    assert run(*again, '--shrink', 2)[0] == 0
+
+
 def test_a_kernel_that_was_found_at_another_scale_is_refused(run, tmp_path):
     """As the record beside it says, if it is that very kernel."""
     write(tmp_path / 'a.png')
     assert run('a.png')[0] == 0
     kernel = tmp_path / 'restored/a_kernel.npy'
     status, said = run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '-o', 'again')
-    assert status == 2 and 'a_kernel.npy: was found at x2, says a_restored.json' in said and 'give --scale 2' in said
+    assert status == 2 and 'a_kernel.npy: was found with --scale 2, says a_restored.json' in said
+    assert 'give --scale 2, or another kernel' in said
     assert run('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')[0] == 0
     np.save(kernel, gaussian(12, sigmas=1.5).numpy())
     assert run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '--dry-run')[0] == 0
