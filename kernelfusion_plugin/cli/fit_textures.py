@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..atomic import write_atomically
+from ..atomic import ready_folder, write_atomically
 from ..core.nets.texture_unet import TextureUNet
 from ..core.texture_prior import TRAINING, fit_texture_prior, load_texture_net
 from ..textures import generate_pictures
@@ -36,6 +36,7 @@ def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None,
     """
     if not 0 < lr < math.inf:
         raise ValueError(f'--lr must be positive and finite, got {lr}')
+    ready_folder(out.parent, str(out))
     config = dataclasses.replace(TRAINING, steps=steps, lr=lr, lr_end=min(TRAINING.lr_end, lr))
     torch.manual_seed(seed)
     net = load_texture_net(str(start)) if start else TextureUNet()

@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from .. import options
-from ..atomic import write_atomically
+from ..atomic import ready_folder, write_atomically
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
@@ -40,6 +40,7 @@ def command(opt_file: str, out: Path | None, count: int, seed: int, force_yml: t
     if out is None:
         raise ValueError(f'{opt_file} has no network_g.pca_matrix_path: say with -o where the matrix shall go')
     mixture = Mixture.from_options(kernels, 'datasets.train.kernels')
+    ready_folder(Path(out).parent, str(out))
     generator = torch.Generator().manual_seed(seed)
     drawn = (mixture.draw(generator) for _ in tqdm(range(count), 'kernels', mininterval=1))
     matrix = pca_matrix(drawn, int(network.get('input_para') or 10))

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ import torch
 from click.core import ParameterSource
 from torch import Tensor
 
+from ..atomic import ready_folder
 from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
 from ..core.inputs import grid_for, known_kernel
@@ -106,7 +106,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)
     if not dry_run:
-        make_folder(out, todo[0].out.parent)
+        ready_folder(todo[0].out.parent, f'-o {out}')
     found = survey(todo)
     for line in announcement(todo, found):
         log.info(line)
@@ -238,19 +238,6 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
         if clash is not None:
             raise ValueError(f'{clash} is to be restored, and would be written over: choose another place with -o')
     return todo
-
-
-def make_folder(out: Path, folder: Path) -> None:
-    """The folder that ``-o`` stands for.
-
-    Raises:
-        ValueError: it cannot be made, or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f'-o {out}: cannot be made, or written to: {error.strerror}') from error
 
 
 def restore_all(todo: list[Restoration]) -> int:
