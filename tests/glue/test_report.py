@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import resource
 import sys
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_kernel_files(tmp_path):
     assert picture.shape == (240, 240) and picture.max() == 255
     assert np.array_equal(picture, picture[::10, ::10].repeat(10, 0).repeat(10, 1))
     assert np.array_equal(picture[::10, ::10], np.round(255 * kernel / kernel.max()).astype(np.uint8))
+
+
+def test_a_kernel_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
+    """NumPy leaves a part of it and says nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a quota
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            report.save_kernel(tmp_path, 'x', motion(24, 1).numpy())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_table_is_sorted_and_unknown_scores_are_empty(tmp_path):
