@@ -33,7 +33,7 @@ from .checkpoints import (
 from .core.config import KernelFusionConfig
 from .core.inputs import inspected
 from .core.restore import Progress, Result, repeatable, restore_steps
-from .files import BadPicture, Picture, printable, read_picture, write_picture
+from .files import BadPicture, Picture, check_size, printable, read_picture, write_picture
 from .live import FRAMES, LIVE, LOCK, STATUS, LiveView
 from .progress import ProgressLog
 
@@ -134,6 +134,7 @@ class Restoration:
             height, width = whole.y.shape[-2:]
             before = f'; it was {width} x {height} before --shrink {self.settings.shrink}'
             raise BadPicture(f'{error}{before}') from error
+        check_size(self.out, *(n * self.settings.config.scale for n in picture.y.shape[-2:]))
         return picture
 
     def finished(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -21,8 +22,22 @@ from ..atomic import write_atomically
 from ..core.degradation import upscale_bicubic
 from .decode import Picture
 from .exif import EXIF_TEXT, ORIENTATION, block, for_picture
+from .faults import BadPicture
 
 WRITABLE = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
+LARGEST = {'WEBP': 16383, 'JPEG': 65500}  # pixels of a side
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """A picture of that size can be written into a file of that ending.
+
+    Raises:
+        BadPicture: it cannot.
+    """
+    kind = WRITABLE[path.suffix.lower()]
+    if max(height, width) > LARGEST.get(kind, math.inf):
+        raise BadPicture(f'the result would have {width} x {height} pixels, and {kind} holds at most {LARGEST[kind]} a '
+                         'side: choose .png or .tif')
 
 
 def write_picture(path: Path, x: Tensor, like: Picture) -> None:

@@ -880,6 +880,14 @@ def test_a_path_that_is_no_line_breaks_no_line(run, tmp_path):
         assert status == 1 and 'a?b.png: restored/a?b_run: another process is at work here' in said
 
 
+def test_a_result_that_its_format_has_no_room_for_is_refused_before_the_work(run, tmp_path):
+    Image.new('RGB', (8200, 16)).save(tmp_path / 'wide.png')
+    status, said = run('wide.png', '-o', 'wide_sharp.webp')
+    assert status == 1 and 'wide.png: the result would have 16400 x 32 pixels, and WEBP holds at most 16383' in said
+    assert not (tmp_path / 'wide_sharp_run').exists()
+    assert run('wide.png', '-o', 'wide_sharp.jpg', '--dry-run')[0] == 0
+
+
 def test_a_dry_run_names_what_cannot_be_done(run, tmp_path):
     write(tmp_path / 'a.png')
     (tmp_path / 'bad.jpg').write_text('no picture')
