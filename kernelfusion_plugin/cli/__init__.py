@@ -49,6 +49,7 @@ class Lazy(click.Group):
         if sys.stderr is None:  # closed, as by "2>&-": progress bars write to it all the same
             sys.stderr = open(os.devnull, 'w', encoding='utf-8')
         logging.basicConfig(level=logging.INFO, format='%(message)s')
+        logging.getLogger('matplotlib').setLevel(logging.ERROR)  # speaks at length of a home that cannot be written to
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -1,6 +1,8 @@
 """The console tool: its list, its commands' help, and faults as one line."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +57,16 @@ def test_paths_of_options_know_the_home_folder_and_are_not_empty(tmp_path, monke
     assert UserPath().convert(Path('~nobody-of-that-name'), None, None) == Path('~nobody-of-that-name')
     answer = invoke('restore', 'a.png', '-o', '')
     assert answer.exit_code == 2 and "'-o' / '--out': a path must not be empty" in answer.output
+
+
+def test_a_home_that_cannot_be_written_to_is_not_spoken_of():
+    """matplotlib, whose font is drawn with, would like to keep things there."""
+    code = ('import click; from kernelfusion_plugin import cli, pictures\n'
+            'try: cli.main.main(["restroe"], standalone_mode=False)\n'
+            'except click.UsageError: pictures.font(12)')
+    answer = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                            env={**os.environ, 'HOME': '/dev/null', 'MPLCONFIGDIR': ''})
+    assert (answer.returncode, answer.stderr) == (0, '')
 
 
 def test_without_an_error_stream_bars_are_drawn_nowhere(monkeypatch):
