@@ -23,6 +23,7 @@ from torch import Tensor
 from ..atomic import ready_folder
 from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
+from ..core.faults import named
 from ..core.inputs import grid_for, known_kernel
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
@@ -309,7 +310,7 @@ def reason(one: Restoration, error: Exception) -> str:
         return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':
         log.error(traceback.format_exc())
-    return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
+    return f'{named(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
 
 
 @dataclass

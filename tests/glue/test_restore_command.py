@@ -391,7 +391,9 @@ def test_a_fault_of_the_program_shows_where_on_demand(run, tmp_path, monkeypatch
     write(tmp_path / 'a.png')
     monkeypatch.setattr(Restoration, '_write', lambda *_: 1 / 0)
     status, said = run('a.png')
-    assert status == 1 and 'ZeroDivisionError' in said and 'KERNELFUSION_DEBUG=1' in said
+    assert status == 1 and 'a.png: ZeroDivisionError: division by zero (a fault of the program: KERNEL' in said
+    monkeypatch.setattr(Restoration, '_write', lambda *_: (_ for _ in ()).throw(AssertionError))  # without a text
+    assert 'a.png: AssertionError (a fault of the program: KERNELFUSION_DEBUG=1' in run('a.png')[1]
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     caplog.clear()
     assert call('restore', 'a.png', *OPTIONS).exit_code == 1 and 'Traceback' in caplog.text
