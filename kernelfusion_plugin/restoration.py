@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -170,8 +171,8 @@ class Restoration:
         """Whether a checkpoint is there that :meth:`run` takes up."""
         return not self.settings.fresh and self.checkpoint().load() is not None
 
-    def run(self, title: str, stop: StopRequest) -> Result:
-        """Restore the picture and write what comes out.
+    def run(self, title: str, stop: StopRequest) -> Result | None:
+        """Restore the picture and write what comes out; None: another process has done it meanwhile.
 
         Raises:
             BadPicture, ValueError: the picture cannot be read, or is too small; a file of others would be written over.
@@ -184,6 +185,9 @@ class Restoration:
             log.warning(f'{title}: has {picture.pages} pages, the first is done')
         known = self.folder.exists()
         with locked(self.folder / LOCK):
+            if self.finished():
+                self._leave()
+                return None
             self._clear()
             bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)
             live = LiveView(self.folder, printable(self.path.name), bicubic, self.settings.save_run)
@@ -211,6 +215,12 @@ class Restoration:
         """The option that makes the picture half as large as it was restored; '' where it goes no further."""
         factor = 2 * self.settings.shrink
         return f'--shrink {factor}' if factor <= MOST_SHRUNK else ''
+
+    def _leave(self) -> None:
+        """Take the lock away, and its folder, unless another process has saved its run there."""
+        (self.folder / LOCK).unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _clear(self) -> None:
         """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""

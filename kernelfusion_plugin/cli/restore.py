@@ -251,13 +251,13 @@ def restore_all(todo: list[Restoration]) -> int:
             with stop:
                 if stop.number is not None:  # in the last step of the picture before
                     raise Stopped(stop.number)
-                if one.finished():
-                    late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                    log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
-                    kept += 1
-                    continue
-                result = one.run(title, stop)
-            log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
+                result = None if one.finished() else one.run(title, stop)
+            if result is None:
+                late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
+                log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
+                kept += 1
+            else:
+                log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
             log.info(f'{title}: stopped; {same_command(one.settings)} goes on from here')
             return 128 + stopped.signal

@@ -270,6 +270,20 @@ def test_two_at_work_on_one_picture(run, tmp_path):
         assert status == 1 and 'another process is at work' in said
 
 
+@pytest.mark.parametrize('options', [[], ['--save-run']])
+def test_what_another_process_has_done_meanwhile_is_kept(options, run, tmp_path, monkeypatch):
+    """Between the question whether it is done, and the lock."""
+    write(tmp_path / 'a.png')
+    assert run('a.png', *options)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'restored').rglob('*') if path.is_file()}
+    answers, finished = iter([False, False]), Restoration.finished
+    monkeypatch.setattr(Restoration, 'finished', lambda self: next(answers, None) is None and finished(self))
+    status, said = run('a.png', *options)
+    assert status == 0 and 'a_x2.png is kept' in said
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'restored').rglob('*') if path.is_file()}
+    assert (tmp_path / 'restored/a_run').exists() == bool(options)
+
+
 def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
     """``watch`` and waiting ranks ask all the time."""
     done = threading.Event()
