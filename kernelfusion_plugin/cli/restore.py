@@ -37,6 +37,7 @@ from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_l
 from ..options import parse_value
 from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
+from .device import Device, best_device
 from .paths import UserPath
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
               help='Make the picture small by this factor first: for a blur of many pixels, such as a shaken photo.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
-@click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
+@click.option('--device', type=Device(), default=best_device, help='cpu, cuda, cuda:1, ...  [default: cuda if there is '
+              'one]')
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
 @click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
@@ -89,7 +91,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
 @click.pass_context
-def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
+def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: torch.device,
             changes: tuple[str, ...], save_run: bool, fresh: bool, shrink: int, dry_run: bool,
             checkpoint_every: float, **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     asked = gather(options, changes, [key for key in options
@@ -101,7 +103,7 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
-    settings = Settings(config, find_device(device), kernel, save_run, fresh, shrink, checkpoint_every)
+    settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
@@ -198,23 +200,6 @@ def check_weights(file: str) -> None:
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
     """Whether PD is fitted to y: what the presets are about."""
     return any(PHASES[phase].section == 'prior' for phase in SOLVERS[config.solver].training(config))
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, ImportError) as error:
-        reason = first_line(error).partition('. ')[0]  # PyTorch goes on with all the kinds that it knows
-        raise ValueError(f'--device {name}: {reason}') from error
-    return device
 
 
 def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:

@@ -44,6 +44,17 @@ def test_a_fault_in_what_was_given_is_one_line_and_status_2(monkeypatch):
     assert isinstance(invoke('benchmark', 'wrok').exception, ValueError)
 
 
+@pytest.mark.parametrize('command', [['benchmark', 'tiles'], ['published', '.'], ['restore', 'a.png']])
+def test_a_device_that_is_not_there_is_one_line_and_status_2(command):
+    answer = invoke(*command, '--device', 'gpu')
+    assert answer.exit_code == 2 and "for '--device': gpu: Expected one of cpu, cuda" in answer.output
+
+
+def test_options_of_published_are_a_section():
+    answer = invoke('published', '.', '--options', '[1]')
+    assert answer.exit_code == 2 and '--options must be a section of settings' in answer.output
+
+
 def test_what_the_system_refuses_is_one_line_and_status_2():
     answer = invoke('restore', 'a' * 300)
     assert answer.exit_code == 2 and 'File name too long' in answer.output
