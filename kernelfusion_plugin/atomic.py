@@ -38,6 +38,19 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
         _sync_folder(path.parent)
 
 
+def ready_folder(folder: PathLike, named: str) -> None:
+    """Make a folder that files are to be written into after long work, and see that they can be.
+
+    Raises:
+        ValueError: they cannot; begins with ``named``, what the user gave.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f'{named}: cannot be made, or written to: {error.strerror}') from error
+
+
 def write_text_atomically(path: PathLike, text: str, lasting: bool = True) -> None:
     r"""Likewise a text, as UTF-8; bytes of a file's name that are no text become ``\udcXX``, which JSON reads back."""
     write_atomically(path, lambda file: file.write(text.encode(errors='backslashreplace')), lasting)

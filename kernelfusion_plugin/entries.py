@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import default_collate
 
 from . import files
-from .files import first_line
+from .core.faults import first_line, named
 from .listing import drop_others
 
 
@@ -61,7 +61,7 @@ class Entry:
         try:
             item = self.dataset[self.index]
         except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB throw anything: TypeError, cv2.error, …)
-            raise BadImage(self._diagnosis() or f'{self.path}: {type(error).__name__}: {first_line(error)}') from error
+            raise BadImage(self._diagnosis() or f'{self.path}: {named(error)}') from error
         fault = self._diagnosis()
         if fault:
             raise BadImage(fault)

@@ -58,7 +58,8 @@ def one_line(error: BaseException) -> str | None:
                 "Otherwise: pip install 'basicsr>=1.4.2'" if absent else None)
     frames = traceback.extract_tb(error.__traceback__)
     raised_by_us = bool(frames) and frames[-1].filename.startswith(_PACKAGE)
-    if raised_by_us or isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
+    refused = isinstance(error, FileNotFoundError) or getattr(error, 'errno', None) is not None  # by the system
+    if raised_by_us or refused:
         return ' '.join(str(error).split()) or type(error).__name__
     return None
 

@@ -14,6 +14,9 @@ from tqdm import tqdm
 from .core.phase1 import PHASES as PHASE1
 from .core.restore import Progress
 
+# The figures first: a line that is too long for the terminal loses its end, and names of pictures are long.
+BAR = '{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {desc}'
+
 
 def label(phase: str) -> str:
     """A phase of Progress, in words."""
@@ -42,7 +45,7 @@ class ProgressLog:
         self.phase = ''
 
     def __call__(self, progress: Progress) -> None:
-        if self.stream.isatty():
+        if self.stream is not None and self.stream.isatty():  # None: closed, as by "2>&-"
             self._draw(progress)
         elif progress.step == progress.total or self.clock() - self.shown >= self.interval:
             self.shown = self.clock()
@@ -64,7 +67,7 @@ class ProgressLog:
         if self.bar is None or self.phase != progress.phase:
             self.close()
             self.phase = progress.phase
-            self.bar = tqdm(total=progress.total, file=self.stream, leave=False, dynamic_ncols=True,
+            self.bar = tqdm(total=progress.total, file=self.stream, leave=False, dynamic_ncols=True, bar_format=BAR,
                             desc=f'{self.title}: {label(progress.phase)}')
         self.bar.set_postfix_str(f'loss {progress.loss:.4g}', refresh=False)
         self.bar.update(progress.step - self.bar.n)

@@ -43,10 +43,17 @@ def save_picture(path: PathLike, picture: np.ndarray) -> None:
     write_atomically(path, lambda file: Image.fromarray(picture).save(file, format='PNG'))
 
 
+def save_array(path: PathLike, array: np.ndarray) -> None:
+    """An array as .npy."""
+    content = io.BytesIO()  # into a file NumPy writes by itself, and a full disk leaves a part of it without an error
+    np.save(content, array)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
+
+
 def save_kernel(folder: PathLike, name: str, kernel: np.ndarray) -> None:
     """NAME_kernel.npy (float32, sums to 1, as drawn) and NAME_kernel.png (enlarged)."""
     folder = Path(folder)
-    write_atomically(folder / f'{name}_kernel.npy', lambda file: np.save(file, kernel.astype(np.float32)))
+    save_array(folder / f'{name}_kernel.npy', kernel.astype(np.float32))
     save_picture(folder / f'{name}_kernel.png', kernel_picture(kernel))
 
 
@@ -75,7 +82,7 @@ def shared_grid(kernels: Iterable[np.ndarray | None]) -> int | None:
 def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:
     """NAME_kernels.npy (R, C, K, K), float32, each sums to 1; and NAME_kernels.png, laid out as the regions lie."""
     folder = Path(folder)
-    write_atomically(folder / f'{name}_kernels.npy', lambda file: np.save(file, kernels.astype(np.float32)))
+    save_array(folder / f'{name}_kernels.npy', kernels.astype(np.float32))
     save_picture(folder / f'{name}_kernels.png', region_kernels_picture(kernels))
 
 

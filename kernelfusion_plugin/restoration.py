@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +34,7 @@ from .checkpoints import (
 from .core.config import KernelFusionConfig
 from .core.inputs import inspected
 from .core.restore import Progress, Result, repeatable, restore_steps
-from .files import BadPicture, Picture, printable, read_picture, write_picture
+from .files import BadPicture, Picture, check_size, printable, read_picture, write_picture
 from .live import FRAMES, LIVE, LOCK, STATUS, LiveView
 from .progress import ProgressLog
 
@@ -133,12 +135,15 @@ class Restoration:
             height, width = whole.y.shape[-2:]
             before = f'; it was {width} x {height} before --shrink {self.settings.shrink}'
             raise BadPicture(f'{error}{before}') from error
+        check_size(self.out, *(n * self.settings.config.scale for n in picture.y.shape[-2:]))
         return picture
 
     def finished(self) -> bool:
         """Whether the results are there, made of this very picture with these settings, and unharmed."""
-        return (not self.settings.fresh and self.record.is_file() and self.path.is_file()
-                and read_record(self.record, self.key) is not None)
+        if self.settings.fresh or not (self.record.is_file() and self.path.is_file()):
+            return False
+        record = read_record(self.record, self.key)
+        return record is not None and self.out.name in record['files']  # it may have been another format
 
     def check_place(self) -> None:
         """Nothing is written over, or removed, that is not known to be ours, even with ``fresh``.
@@ -166,8 +171,8 @@ class Restoration:
         """Whether a checkpoint is there that :meth:`run` takes up."""
         return not self.settings.fresh and self.checkpoint().load() is not None
 
-    def run(self, title: str, stop: StopRequest) -> Result:
-        """Restore the picture and write what comes out.
+    def run(self, title: str, stop: StopRequest) -> Result | None:
+        """Restore the picture and write what comes out; None: another process has done it meanwhile.
 
         Raises:
             BadPicture, ValueError: the picture cannot be read, or is too small; a file of others would be written over.
@@ -180,6 +185,9 @@ class Restoration:
             log.warning(f'{title}: has {picture.pages} pages, the first is done')
         known = self.folder.exists()
         with locked(self.folder / LOCK):
+            if self.finished():
+                self._leave()
+                return None
             self._clear()
             bicubic = report.bicubic_picture(picture.y, self.settings.config.scale)
             live = LiveView(self.folder, printable(self.path.name), bicubic, self.settings.save_run)
@@ -207,6 +215,12 @@ class Restoration:
         """The option that makes the picture half as large as it was restored; '' where it goes no further."""
         factor = 2 * self.settings.shrink
         return f'--shrink {factor}' if factor <= MOST_SHRUNK else ''
+
+    def _leave(self) -> None:
+        """Take the lock away, and its folder, unless another process has saved its run there."""
+        (self.folder / LOCK).unlink()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def _clear(self) -> None:
         """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""
@@ -270,11 +284,19 @@ class Restoration:
                      earlier=earlier, **report.environment(self.settings.device))
 
 
-def scale_of(record: Path, file: Path) -> int | None:
-    """The scale at which ``file`` came out, if that is a record of it, and it is as it was written; else None."""
+class Origin(NamedTuple):
+    """With which settings a result came about; see Settings."""
+
+    scale: int
+    shrink: int
+
+
+def came_about(record: Path, file: Path) -> Origin | None:
+    """How ``file`` came about, if that is a record of it, and it is as it was written."""
     try:
         about = json.loads(record.read_text(encoding='utf-8'))
-        return about['config']['scale'] if about['files'][file.name] == digest(file) else None
+        origin = Origin(about['config']['scale'], about.get('shrink', 1))
+        return origin if about['files'][file.name] == digest(file) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -21,11 +21,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..atomic import write_atomically
 from ..core.degradation import BORDERS, synthesise
 from ..files import ENDINGS, pictures_in, read_rgb8
 from ..pictures import save_kernel_grid
-from ..report import environment, write_summary
+from ..report import environment, save_array, write_summary
 from ..true_kernels import kernel_stem
 from . import kernelgan
 from .datasets import Recipe, Setting, Sources, generator
@@ -201,7 +200,7 @@ def _keep(case: Case, recipe: Recipe, setting: Setting, storage: Folders | Lmdbs
     if first:
         storage.put('HR', case.image, case.hr)
     storage.put(lr_place, case.image, case.lr)
-    write_atomically(out / 'kernels' / f'{stem}.npy', lambda file: np.save(file, case.kernel))
+    save_array(out / 'kernels' / f'{stem}.npy', case.kernel)
     return {'image': case.image, 'kernel': case.kernel_name, 'scale': setting.scale, 'seed': setting.seed,
             'lr_place': lr_place, 'kernel_file': f'kernels/{stem}.npy', 'size': list(case.lr.shape[:2]),
             'kernel_size': len(case.kernel),

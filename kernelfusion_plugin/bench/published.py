@@ -25,6 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..cli.device import Device
+from ..cli.paths import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import upscale_bicubic
 from ..core.kernel_files import load_kernel
@@ -54,15 +56,15 @@ class Setting:
     out: Path
     preset: str
     options: dict[str, Any]
-    device: str
+    device: torch.device
     noise: float
     jpeg: int | None
     piece: int | None
 
 
 @click.command(help=__doc__)
-@click.argument('data', type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option('--out', type=click.Path(path_type=Path), default=Path('results/published'), show_default=True,
+@click.argument('data', type=UserPath(exists=True, file_okay=False))
+@click.option('--out', type=UserPath(), default=Path('results/published'), show_default=True,
               help='For rows.jsonl and the sheets.')
 @click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
               help="NNNN_kKK or krk_N, as DATA has them; to be given several times; default: all of the paper's.")
@@ -72,13 +74,15 @@ class Setting:
 @click.option('--noise', type=click.FloatRange(min=0), default=0, help='White noise added to y, per cent of the range.')
 @click.option('--jpeg', type=click.IntRange(1, 100), help='Quality of a JPEG that y goes through.')
 @click.option('--piece', type=click.IntRange(min=64), help='Only the middle piece of this side, pixels of the result.')
-@click.option('--device', default='cpu', show_default=True)
+@click.option('--device', type=Device(), default='cpu', show_default=True)
 def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...], preset: str, options: str,
-            noise: float, jpeg: int | None, piece: int | None, device: str) -> None:
+            noise: float, jpeg: int | None, piece: int | None, device: torch.device) -> None:
     try:
         over = json.loads(options)
     except json.JSONDecodeError as error:
         raise ValueError(f'--options is no JSON: {error}; e.g. {{"em": {{"steps": 8}}}}') from error
+    if not isinstance(over, dict):
+        raise ValueError(f'--options must be a section of settings, e.g. {{"em": {{"steps": 8}}}}, got {options}')
     KernelFusionConfig.from_dict({'preset': preset, **over})  # a fault in them is found before the work
     there = cases_in(data)
     unknown = [case for case in cases if case not in there]
@@ -86,7 +90,7 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
         raise ValueError(f'--case {unknown[0]}: {data} has the cases {", ".join(there) or "none"}')
     setting = Setting(data, out, preset, over, device, noise, jpeg, piece)
     out.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory(torch.device(device))
+    keep_freed_memory(device)
     rows = []
     for seed in seeds:
         for case in cases:

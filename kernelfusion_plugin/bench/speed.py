@@ -35,6 +35,8 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_text_atomically
+from ..cli.device import Device, best_device
+from ..cli.paths import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule
@@ -91,14 +93,14 @@ class Setting:
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
               help='Of area: side of an LR picture; to be given several times.')
-@click.option('--hr', type=click.Path(path_type=Path, exists=True, file_okay=False),
+@click.option('--hr', type=UserPath(exists=True, file_okay=False),
               help='Of seeds: a folder of own sharp pictures, whose middle is taken.')
-@click.option('--kernels', multiple=True, type=click.Path(path_type=Path, exists=True),
+@click.option('--kernels', multiple=True, type=UserPath(exists=True),
               help='Of seeds: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
-@click.option('--device', default='cuda' if torch.cuda.is_available() else 'cpu', show_default=True)
-@click.option('--out', type=click.Path(path_type=Path), help='Write the figures here as JSON too, as they come.')
+@click.option('--device', type=Device(), default=best_device(), show_default=True)
+@click.option('--out', type=UserPath(), help='Write the figures here as JSON too, as they come.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
-            device: str, out: Path | None) -> None:
+            device: torch.device, out: Path | None) -> None:
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise ValueError(f'benchmark has no part {unknown[0]!r}; it has {", ".join(PARTS)}')
@@ -107,7 +109,7 @@ def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Pat
     if hr is not None and parts and 'seeds' not in parts:
         raise ValueError('--hr and --kernels are for the part seeds')
     cases = seeds.photographs() if hr is None else seeds.own(hr, kernels)
-    setting = Setting(preset, sorted(sides), torch.device(device), cases, lambda found: write('seeds', found))
+    setting = Setting(preset, sorted(sides), device, cases, lambda found: write('seeds', found))
     cuda = setting.device.type == 'cuda'
     name = torch.cuda.get_device_name(setting.device) if cuda else f'CPU, {torch.get_num_threads()} threads'
     log.info(f'torch {torch.__version__}, {name}')

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from typing import Any
 
 import click
@@ -45,7 +46,10 @@ class Lazy(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
+        if sys.stderr is None:  # closed, as by "2>&-": progress bars write to it all the same
+            sys.stderr = open(os.devnull, 'w', encoding='utf-8')
         logging.basicConfig(level=logging.INFO, format='%(message)s')
+        logging.getLogger('matplotlib').setLevel(logging.ERROR)  # speaks at length of a home that cannot be written to
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .paths import UserPath
+
 if TYPE_CHECKING:
     from ..bench.compare.collect import Comparison
 
@@ -28,8 +30,8 @@ class _Lists(click.Command):
 
 @click.command(cls=_Lists)
 @click.option('-opt', 'files', metavar='FILE ...', multiple=True, required=True,
-              type=click.Path(path_type=Path), help='Option files of BasicSR, one per method; of any model.')
-@click.option('--out', metavar='DIR', type=click.Path(file_okay=False, path_type=Path),
+              type=UserPath(), help='Option files of BasicSR, one per method; of any model.')
+@click.option('--out', metavar='DIR', type=UserPath(file_okay=False),
               default=Path('results/comparison'), show_default=True, help='For tables, pictures, page, and the runs.')
 @click.option('--reference', metavar='NAME', help="Method that the others are held to; default: the first file's.")
 @click.option('--crop', 'crops', metavar='NAME:ROW,COL,SIZE', multiple=True,

@@ -11,21 +11,22 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..atomic import write_atomically
+from ..atomic import ready_folder, write_atomically
 from ..core.nets.texture_unet import TextureUNet
 from ..core.texture_prior import TRAINING, fit_texture_prior, load_texture_net
 from ..textures import generate_pictures
+from .paths import UserPath
 
 SAVE = 1000  # steps from one writing of the weights to the next
 
 
 @click.command()
-@click.argument('out', type=click.Path(path_type=Path))
+@click.argument('out', type=UserPath(dir_okay=False))
 @click.option('--pictures', default=2000, show_default=True, type=click.IntRange(1),
               help='How many to generate; 2000 take 0.6 GB.')
 @click.option('--steps', default=TRAINING.steps, show_default=True, type=click.IntRange(1))
 @click.option('--lr', default=TRAINING.lr, show_default=True)
-@click.option('--start', type=click.Path(exists=True, path_type=Path), help='Weights to go on from.')
+@click.option('--start', type=UserPath(exists=True), help='Weights to go on from.')
 @click.option('--seed', default=0, show_default=True)
 def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None, seed: int) -> None:
     """Fit the texture prior anew, to pictures generated here, and write its weights to OUT.
@@ -35,6 +36,7 @@ def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None,
     """
     if not 0 < lr < math.inf:
         raise ValueError(f'--lr must be positive and finite, got {lr}')
+    ready_folder(out.parent, str(out))
     config = dataclasses.replace(TRAINING, steps=steps, lr=lr, lr_end=min(TRAINING.lr_end, lr))
     torch.manual_seed(seed)
     net = load_texture_net(str(start)) if start else TextureUNet()

@@ -13,10 +13,11 @@ from ..bench.datasets import RECIPES, Setting, Sources, find_recipe
 from ..bench.make import make_dataset
 from ..bench.manifest import rebuild, verify
 from ..bench.options_file import command_for
+from .paths import UserPath
 
 log = logging.getLogger(__name__)
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = UserPath(file_okay=False)
+FILE = UserPath(exists=True, dir_okay=False)
 
 
 class WithRecipes(click.Command):
@@ -33,7 +34,7 @@ class WithRecipes(click.Command):
 @click.option('--hr', type=FOLDER, help='Folder of HR pictures, e.g. DIV2K_valid_HR.')
 @click.option('--out', type=FOLDER, help='Folder to make; default: datasets/NAME.')
 @click.option('--levin', type=FILE, help="Levin's kernels, Levin09.mat.")
-@click.option('--kernels', type=click.Path(exists=True, path_type=Path), multiple=True,
+@click.option('--kernels', type=UserPath(exists=True), multiple=True,
               help='free: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
 @click.option('--name', help='free: name of the data set.')
 @click.option('--each', is_flag=True, help='free: every picture with every kernel, not with one at random.')

@@ -9,17 +9,18 @@ import torch
 from tqdm import tqdm
 
 from .. import options
-from ..atomic import write_atomically
+from ..atomic import ready_folder, write_atomically
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
+from .paths import UserPath
 
 HELD_OUT = 200  # kernels that the matrix is tried on
 
 
 @click.command()
 @click.option('-opt', 'opt_file', required=True, help='Option file of the training.')
-@click.option('-o', '--out', type=click.Path(path_type=Path), help="File to write. [default: the option file's "
+@click.option('-o', '--out', type=UserPath(dir_okay=False), help="File to write. [default: the option file's "
               'network_g.pca_matrix_path]')
 @click.option('--count', default=10_000, show_default=True, type=click.IntRange(1), help='Kernels to draw.')
 @click.option('--seed', default=0, show_default=True, help='Of the draws.')
@@ -39,6 +40,7 @@ def command(opt_file: str, out: Path | None, count: int, seed: int, force_yml: t
     if out is None:
         raise ValueError(f'{opt_file} has no network_g.pca_matrix_path: say with -o where the matrix shall go')
     mixture = Mixture.from_options(kernels, 'datasets.train.kernels')
+    ready_folder(Path(out).parent, str(out))
     generator = torch.Generator().manual_seed(seed)
     drawn = (mixture.draw(generator) for _ in tqdm(range(count), 'kernels', mininterval=1))
     matrix = pca_matrix(drawn, int(network.get('input_para') or 10))

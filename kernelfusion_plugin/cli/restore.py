@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import re
-import tempfile
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -21,8 +20,10 @@ import torch
 from click.core import ParameterSource
 from torch import Tensor
 
+from ..atomic import ready_folder
 from ..checkpoints import EVERY, Stopped, StopRequest
 from ..core.config import PRESETS, KernelFusionConfig
+from ..core.faults import named
 from ..core.inputs import grid_for, known_kernel
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
@@ -35,7 +36,9 @@ from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
 from ..options import parse_value
 from ..progress import label
-from ..restoration import MOST_SHRUNK, Restoration, Settings, scale_of
+from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
+from .device import Device, best_device
+from .paths import UserPath
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 
 @click.command(help=HELP)
 @click.argument('places', metavar='PICTURES...', nargs=-1, required=True)
-@click.option('-o', '--out', type=click.Path(path_type=Path), default=Path('restored'), show_default=True,
+@click.option('-o', '--out', type=UserPath(), default=Path('restored'), show_default=True,
               help='A folder; or a file, if there is one picture: .png, .tif, .jpg or .webp.')
 @click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 and 4 have been tested.')
 @click.option('--preset', type=click.Choice(list(PRESETS)), default='quick', show_default=True,
@@ -71,14 +74,15 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
                    'to em, unless em.kernel_prior or em.final_prior asks for it (internal, both).')
 @click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
               help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
-@click.option('--kernel', 'kernel_file', type=click.Path(path_type=Path),
+@click.option('--kernel', 'kernel_file', type=UserPath(),
               help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
                    '.txt or a picture.')
 @click.option('--shrink', type=click.IntRange(1, MOST_SHRUNK), default=1, show_default=True,
               help='Make the picture small by this factor first: for a blur of many pixels, such as a shaken photo.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
-@click.option('--device', help='cpu, cuda, cuda:1, ...  [default: cuda if there is one]')
+@click.option('--device', type=Device(), default=best_device, help='cpu, cuda, cuda:1, ...  [default: cuda if there is '
+              'one]')
 @click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
 @click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
@@ -87,25 +91,25 @@ Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the opt
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
 @click.pass_context
-def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: str | None,
+def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file: Path | None, device: torch.device,
             changes: tuple[str, ...], save_run: bool, fresh: bool, shrink: int, dry_run: bool,
             checkpoint_every: float, **options: Any) -> None:  # noqa: ANN401  (scale, preset, solver, kernel_size, regions, seed: as in the config)
     asked = gather(options, changes, [key for key in options
                                       if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE])
     config, kernel = KernelFusionConfig.from_dict(asked), None
     if kernel_file is not None:
-        config, kernel = with_kernel(config, kernel_file, asked)
+        config, kernel = with_kernel(config, kernel_file, shrink, asked)
     if config.texture_weights:
         check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} makes no difference here: see --help')
-    settings = Settings(config, find_device(device), kernel, save_run, fresh, shrink, checkpoint_every)
+    settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
     todo = plan(find_pictures(places), out, settings)
     if not dry_run:
-        make_folder(out, todo[0].out.parent)
+        ready_folder(todo[0].out.parent, f'-o {out}')
     found = survey(todo)
     for line in announcement(todo, found):
         log.info(line)
@@ -137,17 +141,19 @@ def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[st
     return section
 
 
-def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
+def with_kernel(config: KernelFusionConfig, file: Path, shrink: int,
+                asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
     """The config with the grid of the known kernel in ``file``, and that kernel.
 
     Args:
+        shrink: as in Settings.
         asked: the section that ``config`` was made of.
 
     Raises:
         ValueError: it cannot be read; ``config`` or what was ``asked`` for does not go with it.
     """
     kernel = load_kernels(file)
-    check_scale(file, config)
+    check_origin(file, config, shrink)
     size, grid = grid_for(kernel.shape[-1], config.scale), tuple(kernel.shape[:-2]) or (1, 1)
     hint = ' (NAME_kernel.png is enlarged: give NAME_kernel.npy)' if file.suffix == '.png' else ''
     end = 'contradict each other: give one of them'
@@ -162,17 +168,21 @@ def with_kernel(config: KernelFusionConfig, file: Path, asked: Mapping[str, Any]
         raise ValueError(f'--kernel {file}: {error}{hint}') from error
 
 
-def check_scale(file: Path, config: KernelFusionConfig) -> None:
-    """A kernel lies on the grid of the result: one that was found here is for the scale that it was found at.
+def check_origin(file: Path, config: KernelFusionConfig, shrink: int) -> None:
+    """A kernel lies on the grid of the result: one that was found here is for the scale and the size of the picture
+    that it was found at.
 
     Raises:
-        ValueError: ``file`` is a result, by the record beside it, of another scale.
+        ValueError: ``file`` is a result, by the record beside it, of others.
     """
     record = file.with_name(re.sub('_kernels?$', '_restored.json', file.stem))
-    scale = scale_of(record, file)
-    if scale not in (None, config.scale):
-        raise ValueError(f'--kernel {file}: was found at x{scale}, says {record.name}, and lies on that grid: '
-                         f'give --scale {scale}, or a kernel for x{config.scale}')
+    came = came_about(record, file)
+    if came is None:
+        return
+    for option, found, asked in (('--scale', came.scale, config.scale), ('--shrink', came.shrink, shrink)):
+        if found != asked:
+            raise ValueError(f'--kernel {file}: was found with {option} {found}, says {record.name}, and lies on that '
+                             f'grid: give {option} {found}, or another kernel')
 
 
 def check_weights(file: str) -> None:
@@ -190,22 +200,6 @@ def check_weights(file: str) -> None:
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
     """Whether PD is fitted to y: what the presets are about."""
     return any(PHASES[phase].section == 'prior' for phase in SOLVERS[config.solver].training(config))
-
-
-def find_device(name: str | None) -> torch.device:
-    """The device of that name; by default a GPU where there is one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).sum().item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f'--device {name}: {first_line(error)}') from error
-    return device
 
 
 def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
@@ -232,19 +226,6 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
     return todo
 
 
-def make_folder(out: Path, folder: Path) -> None:
-    """The folder that ``-o`` stands for.
-
-    Raises:
-        ValueError: it cannot be made, or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f'-o {out}: cannot be made, or written to: {error.strerror}') from error
-
-
 def restore_all(todo: list[Restoration]) -> int:
     """Do it picture by picture, say what came out; returns the exit status."""
     kept, failed, start, title = 0, 0, time.monotonic(), ''
@@ -255,18 +236,18 @@ def restore_all(todo: list[Restoration]) -> int:
             with stop:
                 if stop.number is not None:  # in the last step of the picture before
                     raise Stopped(stop.number)
-                if one.finished():
-                    late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                    log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
-                    kept += 1
-                    continue
-                result = one.run(title, stop)
-            log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
+                result = None if one.finished() else one.run(title, stop)
+            if result is None:
+                late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
+                log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
+                kept += 1
+            else:
+                log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
-            log.info(f'{title}: stopped. The same command goes on from here')
+            log.info(f'{title}: stopped; {same_command(one.settings)} goes on from here')
             return 128 + stopped.signal
         except KeyboardInterrupt:
-            log.info(f'{title}: stopped at once. The same command goes on from the last checkpoint')
+            log.info(f'{title}: stopped at once; {same_command(one.settings)} goes on from the last checkpoint')
             return 130
         except Exception as error:  # noqa: BLE001  (the other pictures are still to be done)
             failed += 1
@@ -277,6 +258,11 @@ def restore_all(todo: list[Restoration]) -> int:
         took = timedelta(seconds=round(time.monotonic() - start))
         log.info(', '.join(f'{count} {what}' for what, count in counts.items() if count) + f', {took}')
     return 1 if failed else 0
+
+
+def same_command(settings: Settings) -> str:
+    """What goes on with a run that was stopped."""
+    return 'the same command' + (' without --fresh' if settings.fresh else '')
 
 
 def rehearse(found: Survey) -> int:
@@ -302,13 +288,14 @@ def reason(one: Restoration, error: Exception) -> str:
         return printable(str(error).strip().removeprefix(f'{one.path}: '))
     if isinstance(error, OSError):
         where = f'{printable(str(error.filename))}: ' if error.filename else ''
-        later = '; the same command goes on where it was left' if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''
-        return f'{where}{error.strerror or first_line(error)}{later}'
+        later = f'; {same_command(one.settings)} goes on where it was left'
+        return (f'{where}{error.strerror or first_line(error)}'
+                + (later if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''))
     if is_out_of_memory(error):
         return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':
         log.error(traceback.format_exc())
-    return f'{type(error).__name__}: {first_line(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
+    return f'{named(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
 
 
 @dataclass
@@ -377,6 +364,5 @@ def _memory(size: tuple[int, int], settings: Settings) -> str:
 
 def _round(seconds: float) -> str:
     """Two figures are all that an estimate has."""
-    if seconds < 90:
-        return f'{seconds:.2g} s'
-    return f'{seconds / 60:.2g} min' if seconds < 5400 else f'{seconds / 3600:.2g} h'
+    size, unit = (1, 's') if seconds < 90 else (60, 'min') if seconds < 5400 else (3600, 'h')
+    return f'{float(f"{seconds / size:.2g}"):g} {unit}'  # 120 h, not 1.2e+02 h

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from ..live import LIVE, find_run, read_status, save_animation, status_line
+from .paths import UserPath
 
 
 @click.command()
-@click.argument('run', type=click.Path(path_type=Path), default=Path('restored'))
-@click.option('--animation', type=click.Path(path_type=Path),
+@click.argument('run', type=UserPath(), default=Path('restored'))
+@click.option('--animation', type=UserPath(dir_okay=False),
               help='Write the picture and the kernel as they formed, as .gif or animated .png; of a --save-run.')
 @click.option('--once', is_flag=True, help='Say where it stands, and end.')
 @click.option('--interval', type=click.FloatRange(min=0.1), default=2.0, show_default=True,

@@ -20,13 +20,32 @@ def inspected(y: Tensor, config: KernelFusionConfig,
     """What a run begins with: y (1, 3, h, w), the known kernel and the forward model, on y's device.
 
     Raises:
-        ValueError: :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the solver refuse it, in one line.
+        ValueError: :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the solver refuse it, or PyTorch has
+            been told to compute otherwise, in one line.
     """
+    check_surroundings()
     y, kernel = checked(y), known_kernel(kernel, config)
     kernel = None if kernel is None else kernel.to(y.device)
     degradation = forward_model(y, config, kernel)
     SOLVERS[config.solver].check(tuple(y.shape[-2:]), config, kernel is not None)
     return y, kernel, degradation
+
+
+def check_surroundings() -> None:
+    """What all of the core counts on: where tensors of no stated type or device are born, and no autocast around it,
+    which would keep weights in low precision beyond the steps that train them, be it turned on or off.
+
+    Raises:
+        ValueError: it is otherwise; in one line.
+    """
+    born = torch.empty(0)
+    if born.dtype != torch.float32 or born.device.type != 'cpu':
+        raise ValueError(f'tensors must be torch.float32 on cpu by default while a picture is restored, and are '
+                         f'{born.dtype} on {born.device}: see torch.set_default_dtype and torch.set_default_device')
+    within = torch.autocast_increment_nesting() > 1
+    torch.autocast_decrement_nesting()
+    if within:
+        raise ValueError('a picture cannot be restored within torch.autocast: call it outside')
 
 
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
@@ -92,7 +111,7 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
         hint = f': set kernel_size to {grid_for(kernel.shape[-1], config.scale)}' if square else ''
         raise ValueError(f'the known kernel must be {size} x {size}, or R x C of that size, got '
                          f'{tuple(kernel.shape)}{hint}')
-    kernel = F.pad(kernel, (around,) * 4)
+    kernel = F.pad(kernel.detach(), (around,) * 4)
     sums = kernel.sum((-2, -1), keepdim=True)
     if not torch.isfinite(kernel).all() or (sums <= 0).any():
         raise ValueError('the known kernel must be finite and have a positive sum')

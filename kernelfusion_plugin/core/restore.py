@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -153,7 +154,8 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     yield from _fit_priors(nets, images, {**split(prior_state), **journal.weights}, schedule, seeds, journal)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision, tiles) for phase, net in nets.items()}
     if config.uses_textures:
-        priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles, config.texture_weights)
+        with _own_random_state():
+            priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles, config.texture_weights)
 
     generator = seeds.generator(config.solver)
     place, seconds = journal.begin(config.solver, generator)
@@ -211,7 +213,7 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     if config.uses_textures:
         makers['textures'] = partial(load_texture_net, config.texture_weights)
     makers.update(solver.networks({'refine': make_refine_net}))
-    with torch.random.fork_rng(devices=[]):
+    with _own_random_state():
         nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
     return make_plan(size, config, device, nets, training, kernel_known)
 
@@ -249,6 +251,16 @@ def _check_loss(loss: float, step: int, what: str, rate: str) -> None:
         raise ValueError(f'{what} has diverged, its loss is {loss} at step {step}{hint}')
 
 
+_random_state = threading.RLock()
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Global random state, which modules draw their first weights from, for this thread alone; left as it was."""
+    with _random_state, torch.random.fork_rng(devices=[]):
+        yield
+
+
 class _Seeds:
     """Independent random streams of one image, so that skipping one phase leaves the others as they are."""
 
@@ -264,6 +276,6 @@ class _Seeds:
 
     def build(self, purpose: str, factory: Factory) -> nn.Module:
         """The module of ``factory`` with weights drawn under this seed; global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
+        with _own_random_state():
             torch.default_generator.manual_seed(self._seed(purpose))
             return factory().to(self._device)

@@ -1,7 +1,7 @@
 """Pictures from and into files of many kinds."""
 
 from .decode import Picture, decode, load, read_picture
-from .encode import WRITABLE, write_picture
+from .encode import WRITABLE, check_size, write_picture
 from .faults import BadPicture, UnknownFormat, first_line
 from .names import (
     ENDINGS,
@@ -15,6 +15,6 @@ from .names import (
 )
 from .rgb8 import decode_rgb8, read_rgb8
 
-__all__ = ['ENDINGS', 'WRITABLE', 'BadPicture', 'Picture', 'UnknownFormat', 'check_folder_name', 'decode',
-           'decode_rgb8', 'distinct_names', 'find_pictures', 'first_few', 'first_line', 'load', 'may_be_picture',
-           'pictures_in', 'printable', 'read_picture', 'read_rgb8', 'write_picture']
+__all__ = ['ENDINGS', 'WRITABLE', 'BadPicture', 'Picture', 'UnknownFormat', 'check_folder_name', 'check_size',
+           'decode', 'decode_rgb8', 'distinct_names', 'find_pictures', 'first_few', 'first_line', 'load',
+           'may_be_picture', 'pictures_in', 'printable', 'read_picture', 'read_rgb8', 'write_picture']

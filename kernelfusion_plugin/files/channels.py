@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ def channels(raw: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | N
     values = _deep_colour(raw, image) if _has_deep_colour(raw, image) else _plain(image)
     if values.dtype not in (np.uint8, np.uint16):
         values = from_floats(values)
+    if _is_negative(image):
+        values = np.iinfo(values.dtype).max - values
     return split(_upright(values, orientation(image)))
 
 
@@ -42,10 +45,18 @@ def _plain(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert(('LA' if see_through else 'L') if grey else 'RGBA' if see_through else 'RGB'))
 
 
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white in a TIFF, and PIL has left it so: it turns what has 8 bits alone."""
+    return image.format == 'TIFF' and image.tag_v2.get(262) == 0 and (  # PhotometricInterpretation
+        image.mode == 'F' or image.mode.startswith('I;16'))
+
+
 def _has_deep_colour(raw: bytes, image: Image.Image) -> bool:
     """Whether there are 16 bits in several channels, of which PIL keeps 8."""
     if image.format == 'PNG':
         return raw[24] == 16 and raw[25] != 0  # IHDR: bits, and colour type 0 for grey alone
+    if image.format == 'PPM':
+        return image.mode == 'RGB' and _ppm_top(raw) > 255
     if image.format == 'TIFF':
         bits = image.tag_v2.get(258, (1,))  # BitsPerSample
         return image.mode in ('LA', 'RGB', 'RGBA', 'RGBX') and max(bits) > 8
@@ -57,7 +68,14 @@ def _deep_colour(raw: bytes, image: Image.Image) -> np.ndarray:
     if image.format == 'TIFF':
         return tiff_values(raw)
     values = _by_opencv(raw)
+    if image.format == 'PPM':
+        return np.round(values * (65535 / _ppm_top(raw))).astype(np.uint16)
     return values[..., [0, -1]] if raw[25] == 4 else values  # grey and alpha, which OpenCV gives in four channels
+
+
+def _ppm_top(raw: bytes) -> int:
+    """The value that is white in a PPM in colour, behind its width and height."""
+    return int(re.match(rb'P[36]' + 3 * rb'(?:\s|#[^\n]*\n)+(\d+)', raw)[3])
 
 
 def tiff_values(raw: bytes) -> np.ndarray:
@@ -74,7 +92,18 @@ def tiff_values(raw: bytes) -> np.ndarray:
             if 'imagecodecs' not in str(error):  # without that package tifffile knows few compressions, not LZW
                 raise
             values = _by_opencv(raw)
-    return _upright(values if values.ndim == 2 else values[..., :known], turn.value if turn else 1)
+    values = values if values.ndim == 2 else values[..., :known]
+    values = _unmultiplied(values) if page.extrasamples[:1] == (1,) else values
+    return _upright(values, turn.value if turn else 1)
+
+
+def _unmultiplied(values: np.ndarray) -> np.ndarray:
+    """(h, w, channels) whose colours have been multiplied by the last, alpha, without that; PIL does so for 8 bits."""
+    top = np.iinfo(values.dtype).max if values.dtype.kind == 'u' else 1
+    alpha = values[..., -1:].astype(np.float64)
+    colour = np.minimum(values[..., :-1] * (top / np.where(alpha > 0, alpha, top)), top)
+    colour = np.round(colour) if values.dtype.kind == 'u' else colour
+    return np.concatenate([colour.astype(values.dtype), values[..., -1:]], axis=-1)
 
 
 def _by_opencv(raw: bytes) -> np.ndarray:

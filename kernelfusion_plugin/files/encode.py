@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -20,9 +21,23 @@ from torch import Tensor
 from ..atomic import write_atomically
 from ..core.degradation import upscale_bicubic
 from .decode import Picture
-from .exif import EXIF_TEXT, ORIENTATION, block, for_picture
+from .exif import block, for_picture, texts
+from .faults import BadPicture
 
 WRITABLE = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
+LARGEST = {'WEBP': 16383, 'JPEG': 65500}  # pixels of a side
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """A picture of that size can be written into a file of that ending.
+
+    Raises:
+        BadPicture: it cannot.
+    """
+    kind = WRITABLE[path.suffix.lower()]
+    if max(height, width) > LARGEST.get(kind, math.inf):
+        raise BadPicture(f'the result would have {width} x {height} pixels, and {kind} holds at most {LARGEST[kind]} a '
+                         'side: choose .png or .tif')
 
 
 def write_picture(path: Path, x: Tensor, like: Picture) -> None:
@@ -30,7 +45,7 @@ def write_picture(path: Path, x: Tensor, like: Picture) -> None:
 
     Grey stays grey. 16 bits stay in PNG and TIFF. Alpha is enlarged (bicubic) and put back, in JPEG, which has none,
     the picture is laid on white. The colour profile goes along, and so does EXIF, as upright and of this size; into a
-    TIFF its texts alone, and nothing into one of 16 bits.
+    TIFF its texts alone.
     """
     kind = WRITABLE[path.suffix.lower()]
     bits = like.bits if kind in ('PNG', 'TIFF') else 8
@@ -54,9 +69,8 @@ def _encode(values: np.ndarray, kind: str, profile: bytes | None, exif: Mapping[
         options['icc_profile'] = profile
     if kind == 'TIFF':  # libtiff, which compresses, takes no tables within, and crashes at values of wrong types
         options['tiffinfo'] = ImageFileDirectory_v2()
-        for tag, value in exif.items():
-            if tag == ORIENTATION or tag in EXIF_TEXT and isinstance(value, bytes):
-                options['tiffinfo'][tag] = value
+        for tag, value in texts(exif).items():
+            options['tiffinfo'][tag] = value
     elif written := block(exif):
         options['exif'] = written
     content = io.BytesIO()
@@ -73,7 +87,8 @@ def _encode_deep(values: np.ndarray, kind: str, profile: bytes | None, exif: Map
         content = io.BytesIO()
         tifffile.imwrite(content, values, photometric='rgb' if channels > 1 else 'minisblack', metadata=None,
                          planarconfig='contig' if channels > 1 else None, compression='zlib', iccprofile=profile,
-                         extrasamples=['unassalpha'] if channels == 4 else None)
+                         extrasamples=['unassalpha'] if channels == 4 else None, software=False,
+                         extratags=[(tag, 's', 0, value, True) for tag, value in texts(exif).items()])
         return content.getvalue()
     if channels > 1:
         values = cv2.cvtColor(values, cv2.COLOR_RGBA2BGRA if values.shape[2] == 4 else cv2.COLOR_RGB2BGR)

@@ -78,3 +78,8 @@ def block(tags: Mapping[int, Any]) -> bytes:
     """EXIF as it is written into a file; empty if there is none or too much."""
     content = _bytes(tags) if tags else b''
     return content if len(content) <= EXIF_MAX else b''
+
+
+def texts(tags: Mapping[int, Any]) -> dict[int, bytes]:
+    """Those of camera, author, date and the like, which a TIFF has beside its values."""
+    return {tag: value for tag, value in tags.items() if tag in EXIF_TEXT and isinstance(value, bytes)}

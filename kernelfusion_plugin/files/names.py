@@ -48,9 +48,11 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
     Raises:
         ValueError: there is nothing at a place.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for place in places:
-        path = Path(place).expanduser()
+        if not place:
+            raise ValueError('an empty name is that of no picture')  # and not the folder one is in
+        path = Path(os.path.expanduser(place))  # '~draft.png' stays as it is where there is no such user
         if path.is_dir():
             files = pictures_in(path)
         elif path.exists():
@@ -59,8 +61,9 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
             files = sorted(Path(p) for p in glob.glob(str(path)) if not Path(p).is_dir())
         if not files:
             raise ValueError(f'{place}: {"no pictures in this folder" if path.is_dir() else "no such file"}')
-        found.update(dict.fromkeys(files))
-    return list(found)
+        for file in files:
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -405,6 +407,51 @@ def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkey
     with pytest.raises(ValueError, match=words) as error:
         next(restore_steps(image(), config, **options))
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(('setting', 'other', 'usual', 'words'), [
+    (torch.set_default_dtype, torch.float64, torch.float32, 'are torch.float64'),
+    (torch.set_default_device, 'meta', None, 'on meta: see')], ids=['dtype', 'device'])
+def test_other_defaults_of_pytorch_are_refused(setting, other, usual, words):
+    y = image()
+    setting(other)
+    try:
+        with pytest.raises(ValueError, match=words):
+            restore(y, TOY)
+    finally:
+        setting(usual)
+
+
+@pytest.mark.parametrize('enabled', [True, False])
+def test_autocast_around_it_is_refused(enabled):
+    """One that is turned off, too, would leave training with weights of steps before."""
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+        with pytest.raises(ValueError, match=r'within torch\.autocast'):
+            restore(image(), TOY)
+    next(restore_steps(image(), TOY))
+
+
+def test_a_known_kernel_with_a_gradient_gives_a_result_without():
+    kernel = gaussian(8, sigmas=1.2).requires_grad_()
+    result = restore(image(), TOY, kernel=kernel)
+    assert not result.kernel.requires_grad and not result.sr.requires_grad
+
+
+def test_threads_draw_no_weights_from_each_others_randomness():
+    """Global state, which modules draw from, is all threads'."""
+    def slow_net():
+        torch.rand(5)
+        time.sleep(0.05)
+        return PatchDiffusionNet(4)
+
+    def run(name):
+        return restore(image(), INTERNAL, name=name, make_patch_net=slow_net)
+
+    names = ('a', 'b', 'c')
+    alone = [run(name) for name in names]
+    with ThreadPoolExecutor(len(names)) as pool:
+        together = list(pool.map(run, names))
+    assert all(same(one, other) for one, other in zip(alone, together))
 
 
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])

@@ -147,6 +147,17 @@ def test_a_wrong_option_is_refused_before_pictures_are_drawn(option, value, said
     assert answer.exit_code == 2 and said in ' '.join(answer.output.split()), answer.output
 
 
+@pytest.mark.parametrize(('place', 'said'), [('folder', "'folder' is a directory"),
+                                             ('file/a.pt', 'file/a.pt: cannot be made, or written to')])
+def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_drawn(place, said, tmp_path, monkeypatch):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fit_textures, 'generate_pictures', lambda *args: pytest.fail('drawn'))
+    answer = CliRunner().invoke(main, ['fit-textures', place])
+    assert answer.exit_code == 2 and said in ' '.join(answer.output.split()), answer.output
+
+
 @pytest.mark.parametrize('lr', ['1e20', '1e-7'])
 def test_a_fit_that_runs_away_ends_in_one_line_and_writes_nothing(lr, tmp_path, monkeypatch):
     """Not in the command's first step: that loss is of the weights as they were. A rate below the last is taken."""

@@ -199,6 +199,24 @@ def test_places(tmp_path):
             find_pictures([str(tmp_path / place)])
 
 
+def test_one_file_by_two_paths_is_one_picture(tmp_path, monkeypatch):
+    (tmp_path / 'a.png').touch()
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in find_pictures(['a.png', str(tmp_path), './*.png'])] == ['a.png']
+
+
+def test_names_that_begin_with_a_tilde(tmp_path, monkeypatch):
+    """Editors' copies; and a home folder."""
+    (tmp_path / '~draft.png').touch()
+    monkeypatch.chdir(tmp_path)
+    assert [path.name for path in find_pictures(['~draft.png'])] == ['~draft.png']
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert find_pictures(['~']) == [tmp_path / '~draft.png']
+    for place in ('~nobody-of-that-name/a.png', ''):
+        with pytest.raises(ValueError, match='no such file|an empty name'):
+            find_pictures([place])
+
+
 def test_photographs_of_other_endings_are_found_and_read(tmp_path):
     """Each ending that a folder is looked through for, as its own format or that of its kind."""
     kinds = {'.jfif': 'JPEG', '.jpe': 'JPEG', '.mpo': 'JPEG', '.TGA': 'TGA', '.apng': 'PNG', '.dib': 'DIB',
@@ -366,16 +384,16 @@ def test_exif_is_that_of_the_result(kind, ending, tmp_path):
     assert read_picture(path).y.shape[-2:] == (48, 32)
 
 
+@pytest.mark.parametrize('bits', [8, 16])
 @pytest.mark.parametrize('kind', ['JPEG', 'TIFF'])
-def test_a_tiff_keeps_the_texts_of_exif(kind, tmp_path):
+def test_a_tiff_keeps_the_texts_of_exif(kind, bits, tmp_path):
     like = files.decode(saved(kind, camera_exif(with_thumbnail=kind != 'TIFF')))
-    write_picture(tmp_path / 'a.tif', like.y, like)
+    write_picture(tmp_path / 'a.tif', like.y, replace(like, bits=bits))
     with Image.open(tmp_path / 'a.tif') as image:
         tags = image.tag_v2
         assert (tags[0x010F], tags[0x0132], tags[0x013B].encode('latin-1').decode()) == (CAMERA, TAKEN, AUTHOR)
-        assert tags[ORIENTATION] == 1 and image.size == (16, 24)
-    write_picture(tmp_path / 'deep.tif', like.y, replace(like, bits=16))
-    assert read_picture(tmp_path / 'deep.tif').bits == 16
+        assert tags.get(ORIENTATION, 1) == 1 and image.size == (16, 24)
+    assert read_picture(tmp_path / 'a.tif').bits == bits
 
 
 def test_no_exif_where_there_was_none(tmp_path):
@@ -516,3 +534,40 @@ def test_a_tiffs_channel_of_no_stated_meaning_is_not_transparency(tmp_path, colo
     picture = read_picture(tmp_path / 'a.tif')
     assert picture.alpha is None and picture.grey == (colours == 1)
     assert np.array_equal(as_read(picture), pixels[..., :-1] if colours == 3 else pixels[..., 0])
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+def test_a_tiff_whose_zero_is_white_is_no_negative(dtype, tmp_path):
+    given = values((6, 8), np.uint8 if dtype == np.uint8 else np.uint16)
+    stored = np.iinfo(given.dtype).max - given
+    stored = (stored / 65535).astype(dtype) if dtype == np.float32 else stored
+    for packed in (None, 'zlib'):
+        tifffile.imwrite(tmp_path / 'a.tif', stored, photometric='miniswhite', compression=packed)
+        assert np.array_equal(as_read(read_picture(tmp_path / 'a.tif')), given), packed
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
+def test_colours_that_alpha_has_been_multiplied_into(dtype, tmp_path):
+    """What is seen through is not darker than what is not."""
+    top = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    pixels = np.full((6, 8, 4), (0.5, 0.25, 0.125, 0.5)) * top
+    pixels[3:] = np.array((1, 0.5, 0.25, 1)) * top
+    pixels[0, 0] = 0
+    tifffile.imwrite(tmp_path / 'a.tif', pixels.astype(dtype), photometric='rgb', extrasamples=[1])
+    picture = read_picture(tmp_path / 'a.tif')
+    assert float(picture.alpha[0, 0, 0, 0]) == 0 and abs(float(picture.alpha[0, 0, 1, 1]) - 0.5) < 0.01
+    assert (picture.y[0] - torch.tensor([1, 0, -0.5])[:, None, None]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize('top', [255, 1023, 65535])
+@pytest.mark.parametrize('kind', ['P3', 'P6'])
+def test_colours_of_a_ppm_keep_their_bits(top, kind, tmp_path):
+    """As raw converters write them."""
+    given = values((6, 8, 3), np.uint16).astype(int) % (top + 1)
+    given[0, 0] = top
+    numbers = (' '.join(map(str, given.ravel())) + '\n').encode()
+    body = numbers if kind == 'P3' else given.astype('>u2' if top > 255 else 'u1').tobytes()
+    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by hand\n8 6\n{top}\n'.encode() + body)
+    picture = read_picture(tmp_path / 'a.ppm')
+    assert picture.bits == (16 if top > 255 else 8)
+    assert np.array_equal(as_read(picture), np.round(given * ((2 ** picture.bits - 1) / top)))

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import resource
 import sys
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_kernel_files(tmp_path):
     assert picture.shape == (240, 240) and picture.max() == 255
     assert np.array_equal(picture, picture[::10, ::10].repeat(10, 0).repeat(10, 1))
     assert np.array_equal(picture[::10, ::10], np.round(255 * kernel / kernel.max()).astype(np.uint8))
+
+
+def test_a_kernel_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
+    """NumPy leaves a part of it and says nothing."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a quota
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            report.save_kernel(tmp_path, 'x', motion(24, 1).numpy())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_table_is_sorted_and_unknown_scores_are_empty(tmp_path):
@@ -225,6 +238,14 @@ def test_progress_is_quiet_off_a_terminal(caplog):
     assert caplog.messages[0] == '[1/2] a: phase 1 (patch prior), step 40/100, 0:00:15 left, loss 0.5'
 
 
+def test_progress_is_logged_where_there_is_no_stream_at_all(caplog, monkeypatch):
+    """As behind "2>&-"."""
+    monkeypatch.setattr(sys, 'stderr', None)
+    with caplog.at_level(logging.INFO):
+        ProgressLog(logging.getLogger('progress'), 'a')(Progress('em', 2, 2, 0.5, 0.1))
+    assert len(caplog.messages) == 1
+
+
 def test_progress_draws_a_bar_on_a_terminal(caplog):
     stream = Stream(True)
     log = ProgressLog(logging.getLogger('progress'), 'a', stream)
@@ -234,3 +255,12 @@ def test_progress_draws_a_bar_on_a_terminal(caplog):
     log.close()
     assert 'phase 1 (patch prior)' in stream.text and 'phase 1 (patch prior at half size)' in stream.text
     assert 'phase 2 (em)' in stream.text and not caplog.messages
+
+
+def test_a_bar_shows_how_far_it_is_whatever_the_name_and_the_terminals_width():
+    """What is too long loses its end."""
+    stream = Stream(True)
+    log = ProgressLog(logging.getLogger('progress'), 'PXL_20240501_123456789.PORTRAIT-01.COVER.jpg', stream)
+    log(Progress('em', 23, 100, 0.5, 0.1))
+    log.close()
+    assert stream.text.startswith('\r  0%|          | 0/100 [00:00<?] PXL_')

@@ -162,6 +162,15 @@ def test_what_is_done_is_kept_and_what_has_changed_is_done_anew(run, tmp_path):
     assert done_anew() and not done_anew()
 
 
+def test_a_result_of_another_format_is_not_the_one_that_is_asked_for(run, tmp_path):
+    """They share the record, which knows both for ours."""
+    write(tmp_path / 'a.png')
+    for out in ('b.png', 'b.jpg', 'b.png'):
+        status, said = run('a.png', '-o', out)
+        assert status == 0 and 'is kept' not in said and (tmp_path / out).exists()
+        assert 'is kept' in run('a.png', '-o', out)[1]
+
+
 def test_the_digest_of_the_code_is_of_all_files(tmp_path, monkeypatch):
     def digest():
         checkpoints.code_digest.cache_clear()
@@ -204,8 +213,8 @@ def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatc
     seen = []
     with monkeypatch.context() as patch:
         patch.setattr(LiveView, '__call__', stop)
-        status, said = run('in', '-o', 'out')
-    assert status == 128 + number and 'The same command goes on from here' in said
+        status, said = run('in', '-o', 'out', '--fresh')
+    assert status == 128 + number and 'stopped; the same command without --fresh goes on from here' in said
     assert (tmp_path / 'out/b_run/checkpoint.pt').exists() and not (tmp_path / 'out/b_x2.png').exists()
     assert 'no process is at work' in call('watch', tmp_path / 'out', '--once').output
     monkeypatch.setattr(LiveView, '__call__', lambda self, p: seen.append((p.phase, p.step)))
@@ -229,7 +238,7 @@ def test_asked_to_stop_in_the_last_step_of_a_picture(number, run, tmp_path, monk
 
     monkeypatch.setattr(LiveView, '__call__', stop)
     status, said = run('in', '-o', 'out')
-    assert status == 128 + number and '[2/2] b.png: stopped. The same command goes on from here' in said
+    assert status == 128 + number and '[2/2] b.png: stopped; the same command goes on from here' in said
     assert (tmp_path / 'out/a_x2.png').exists() and not list((tmp_path / 'out').glob('b*'))
     last = 'b.png'
     status, said = run('in', '-o', 'out')
@@ -259,6 +268,20 @@ def test_two_at_work_on_one_picture(run, tmp_path):
     with checkpoints.locked(tmp_path / 'restored/a_run/lock'):
         status, said = run('a.png')
         assert status == 1 and 'another process is at work' in said
+
+
+@pytest.mark.parametrize('options', [[], ['--save-run']])
+def test_what_another_process_has_done_meanwhile_is_kept(options, run, tmp_path, monkeypatch):
+    """Between the question whether it is done, and the lock."""
+    write(tmp_path / 'a.png')
+    assert run('a.png', *options)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'restored').rglob('*') if path.is_file()}
+    answers, finished = iter([False, False]), Restoration.finished
+    monkeypatch.setattr(Restoration, 'finished', lambda self: next(answers, None) is None and finished(self))
+    status, said = run('a.png', *options)
+    assert status == 0 and 'a_x2.png is kept' in said
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'restored').rglob('*') if path.is_file()}
+    assert (tmp_path / 'restored/a_run').exists() == bool(options)
 
 
 def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
@@ -382,7 +405,9 @@ def test_a_fault_of_the_program_shows_where_on_demand(run, tmp_path, monkeypatch
     write(tmp_path / 'a.png')
     monkeypatch.setattr(Restoration, '_write', lambda *_: 1 / 0)
     status, said = run('a.png')
-    assert status == 1 and 'ZeroDivisionError' in said and 'KERNELFUSION_DEBUG=1' in said
+    assert status == 1 and 'a.png: ZeroDivisionError: division by zero (a fault of the program: KERNEL' in said
+    monkeypatch.setattr(Restoration, '_write', lambda *_: (_ for _ in ()).throw(AssertionError))  # without a text
+    assert 'a.png: AssertionError (a fault of the program: KERNELFUSION_DEBUG=1' in run('a.png')[1]
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     caplog.clear()
     assert call('restore', 'a.png', *OPTIONS).exit_code == 1 and 'Traceback' in caplog.text
@@ -516,13 +541,25 @@ def test_an_option_and_set_that_contradict_each_other_are_refused(options, run, 
         assert run('a.png', *fine, '--dry-run')[0] == 0
 
 
+def test_a_kernel_that_was_found_in_a_picture_of_another_size_is_refused(run, tmp_path):
+    """The blur of one that was made half as large is half as wide."""
+    blocks = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(blocks).save(tmp_path / 'a.png')
+    assert run('a.png', '--shrink', 2)[0] == 0
+    again = ('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')
+    status, said = run(*again)
+    assert status == 2 and 'a_kernel.npy: was found with --shrink 2, says a_restored.json' in said
+    assert run(*again, '--shrink', 2)[0] == 0
+
+
 def test_a_kernel_that_was_found_at_another_scale_is_refused(run, tmp_path):
     """As the record beside it says, if it is that very kernel."""
     write(tmp_path / 'a.png')
     assert run('a.png')[0] == 0
     kernel = tmp_path / 'restored/a_kernel.npy'
     status, said = run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '-o', 'again')
-    assert status == 2 and 'a_kernel.npy: was found at x2, says a_restored.json' in said and 'give --scale 2' in said
+    assert status == 2 and 'a_kernel.npy: was found with --scale 2, says a_restored.json' in said
+    assert 'give --scale 2, or another kernel' in said
     assert run('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')[0] == 0
     np.save(kernel, gaussian(12, sigmas=1.5).numpy())
     assert run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '--dry-run')[0] == 0
@@ -593,9 +630,20 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     assert '--preset quick makes no difference here' in said
 
 
+@pytest.mark.parametrize(('seconds', 'said'), [
+    (0.123, 'about 0.12 s'), (89, 'about 89 s'), (100, 'about 1.7 min'), (5399, 'about 90 min'), (5400, 'about 1.5 h'),
+    (432_100, 'about 120 h')])
+def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch):
+    write(tmp_path / 'a.png')
+    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
+    assert f'{said}, by a few' in run('a.png', '--dry-run')[1]
+
+
 @pytest.mark.parametrize(('options', 'words'), [
     (['--set', 'em.fine_pases=3'], "did you mean 'em.fine_passes'"), (['--set', 'em.fine_passes'], 'KEY=VALUE'),
-    (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'no section'), (['--device', 'gpu'], '--device gpu'),
+    (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'no section'),
+    (['--device', 'gpu'], "for '--device': gpu: "), (['--device', 'hpu'], "for '--device': hpu: "),
+    (['--device', 'vulkan'], "from the 'Vulkan' backend\n"),
     (['--scale', '9'], '9 is not in the range'), (['--preset', 'quik'], 'quik'), (['--set', 'em.steps=0'], 'em.steps')])
 def test_faults_in_the_options(options, words, run, tmp_path):
     write(tmp_path / 'a.png')
@@ -847,6 +895,14 @@ def test_a_path_that_is_no_line_breaks_no_line(run, tmp_path):
     with checkpoints.locked(tmp_path / 'restored/a\nb_run/lock'):
         status, said = run('a\nb.png')
         assert status == 1 and 'a?b.png: restored/a?b_run: another process is at work here' in said
+
+
+def test_a_result_that_its_format_has_no_room_for_is_refused_before_the_work(run, tmp_path):
+    Image.new('RGB', (8200, 16)).save(tmp_path / 'wide.png')
+    status, said = run('wide.png', '-o', 'wide_sharp.webp')
+    assert status == 1 and 'wide.png: the result would have 16400 x 32 pixels, and WEBP holds at most 16383' in said
+    assert not (tmp_path / 'wide_sharp_run').exists()
+    assert run('wide.png', '-o', 'wide_sharp.jpg', '--dry-run')[0] == 0
 
 
 def test_a_dry_run_names_what_cannot_be_done(run, tmp_path):

@@ -1,0 +1,30 @@
+"""``--device`` of the commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import torch
+
+from ..core.faults import first_line
+
+
+class Device(click.ParamType):
+    """A device that PyTorch can compute on here."""
+
+    name = 'device'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> torch.device:  # noqa: ANN401
+        try:
+            device = torch.device(value)
+            torch.zeros(1, device=device).sum().item()
+        except (RuntimeError, AssertionError, ImportError) as error:
+            reason = first_line(error).partition('. ')[0]  # PyTorch goes on with all the kinds that it knows
+            self.fail(f'{value}: {reason}', param, ctx)
+        return device
+
+
+def best_device() -> str:
+    """A GPU where there is one."""
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
