@@ -8,11 +8,11 @@ import click
 import torch
 from tqdm import tqdm
 
-from .. import options
 from ..atomic import ready_folder, write_atomically
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
+from ..option_files import apply_force_yml, read_file
 from .paths import UserPath
 
 HELD_OUT = 200  # kernels that the matrix is tried on
@@ -30,8 +30,8 @@ def command(opt_file: str, out: Path | None, count: int, seed: int, force_yml: t
 
     It is needed before DAN or DANv2 is trained anew. Published weights hold theirs.
     """
-    opt = options.read_file(opt_file)
-    options.apply_force_yml(opt, list(force_yml))
+    opt = read_file(opt_file)
+    apply_force_yml(opt, list(force_yml))
     network = opt.get('network_g') or {}
     kernels = ((opt.get('datasets') or {}).get('train') or {}).get('kernels')
     out = out or network.get('pca_matrix_path')

@@ -34,7 +34,7 @@ from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
-from ..options import parse_value
+from ..option_files import parse_value
 from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
 from .device import Device, best_device

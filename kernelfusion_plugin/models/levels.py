@@ -16,7 +16,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from ..core.config import KernelFusionConfig
 from ..core.sections import nearest
 from ..data.check import KEYS
-from ..options import TOP_LEVEL
+from ..option_checks import TOP_LEVEL
 from .options import GlueOptions
 
 Places = Mapping[str, Collection[str]]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.faults import first_line
+from ..core.faults import first_line, named
 from ..core.sections import check_number, must_be, nearest
 from ..core.solver import SUM_ERROR
 from ..data.check import may_have_kernels
@@ -278,7 +278,7 @@ def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[i
     except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
         if torch.cuda.is_available() and not isinstance(error, TypeError):
             return  # it may be one for GPUs only
-        found = f'ends in {type(error).__name__}: {first_line(error)}'
+        found = f'ends in {named(error)}'
     else:
         if not isinstance(out, Tensor):
             found = f'gives {type(out).__name__}'

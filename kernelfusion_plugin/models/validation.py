@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import report, runlog
-from ..core.faults import first_line
+from ..core.faults import first_line, named
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..entries import BadImage, Entry
 from ..listing import no_pictures
@@ -332,7 +332,7 @@ def _reason(error: Exception) -> str:
     """What an error says, in one line; with its type where that is needed to understand it."""
     if isinstance(error, ValueError):
         return first_line(error)
-    return SHORTAGE if is_out_of_memory(error) else f'{type(error).__name__}: {first_line(error)}'
+    return SHORTAGE if is_out_of_memory(error) else named(error)
 
 
 def _is_kernel(value: object) -> bool:

@@ -22,7 +22,7 @@ from kernelfusion_plugin.core.kernel_pca import pca_matrix
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.models.networks import make_network, network_options
 from kernelfusion_plugin.models.published import PUBLISHED
-from kernelfusion_plugin.options import apply_force_yml, read_file
+from kernelfusion_plugin.option_files import apply_force_yml, read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 PARAMETERS = {  # of the published networks

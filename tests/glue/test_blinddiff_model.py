@@ -16,7 +16,7 @@ from kernelfusion_plugin import compat, resume, runlog
 from kernelfusion_plugin import options as option_reader
 from kernelfusion_plugin.models.blinddiff_model import BlindDiffModel
 from kernelfusion_plugin.models.blinddiff_options import build_net, load_into, parse_section
-from kernelfusion_plugin.options import read_file
+from kernelfusion_plugin.option_files import apply_force_yml, read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 KERNELS = [{'type': 'isotropic', 'sigma': [0.3, 2.0], 'size': 9}]
@@ -312,7 +312,7 @@ def test_the_ablations_that_the_heads_of_the_files_name(file):
     found = []
     for entries in lines:
         opt = read_file(OPTIONS / f'{file}.yml')
-        option_reader.apply_force_yml(opt, [entry for entry in entries if entry != 'W'])
+        apply_force_yml(opt, [entry for entry in entries if entry != 'W'])
         config = parse_section(opt['blinddiff'])[0]
         net = build_net({'network_g': {**opt['network_g'], 'dim': 8}}, 4)
         found.append((net.modulation, config.guidance, config.guidance_weight, config.kernel_weight))

@@ -10,6 +10,7 @@ import pytest
 from starting import toy_options, write
 
 from kernelfusion_plugin import compat, options
+from kernelfusion_plugin.option_files import apply_force_yml, parse_value
 
 compat.apply()  # the tests import basicsr in this process, with or without the start-up hook
 
@@ -23,20 +24,20 @@ compat.apply()  # the tests import basicsr in this process, with or without the 
     ('2024-01-01', '2024-01-01'), ('[unclosed', '[unclosed'), ('x=y', 'x=y'), ('yes', 'yes'), ('1e', '1e'),
 ])
 def test_values(text, value):
-    parsed = options.parse_value(text)
+    parsed = parse_value(text)
     assert parsed == value and type(parsed) is type(value)
 
 
 def test_keys_are_made_changed_and_indexed():
     opt = {'a': 1, 'empty': None, 'list': [{'x': 0}, 5]}
-    options.apply_force_yml(opt, ['a=2', 'new:deep:key=1e-3', 'empty:b=-1', 'list:0:x=7', 'list:1=8', 'path=a=b'])
+    apply_force_yml(opt, ['a=2', 'new:deep:key=1e-3', 'empty:b=-1', 'list:0:x=7', 'list:1=8', 'path=a=b'])
     assert opt == {'a': 2, 'new': {'deep': {'key': 1e-3}}, 'empty': {'b': -1}, 'list': [{'x': 7}, 8], 'path': 'a=b'}
 
 
 @pytest.mark.parametrize('entry', ['a', '=3', 'a:=3', 'number:b=1', 'list:x=1', 'list:2=1'])
 def test_bad_entries_are_named(entry):
     with pytest.raises(ValueError, match='--force_yml') as error:
-        options.apply_force_yml({'number': 3, 'list': [1, 2]}, [entry])
+        apply_force_yml({'number': 3, 'list': [1, 2]}, [entry])
     assert entry in str(error.value) and '\n' not in str(error.value)
 
 

@@ -8,6 +8,7 @@ import pytest
 from starting import ROOT, python, toy_options, write
 
 from kernelfusion_plugin import compat, launch, options, runlog
+from kernelfusion_plugin.option_files import apply_force_yml
 
 compat.apply()  # the tests import basicsr in this process, with or without the start-up hook
 
@@ -38,7 +39,7 @@ def test_failed_images_are_status_1(run):
 
 
 def test_our_errors_are_one_line_and_status_2(run, capsys):
-    assert run(lambda root: options.apply_force_yml({}, ['nonsense'])) == 2
+    assert run(lambda root: apply_force_yml({}, ['nonsense'])) == 2
     err = capsys.readouterr().err
     assert err.startswith('kernelfusion: error: --force_yml') and err.count('\n') == 1
 
@@ -51,7 +52,7 @@ def test_missing_files_are_one_line_and_status_2(run, capsys):
 def test_debug_shows_the_traceback(run, monkeypatch):
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     with pytest.raises(ValueError, match='nonsense'):
-        run(lambda root: options.apply_force_yml({}, ['nonsense']))
+        run(lambda root: apply_force_yml({}, ['nonsense']))
 
 
 def test_errors_of_others_keep_their_traceback(run):

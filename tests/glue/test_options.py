@@ -20,7 +20,8 @@ from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.levels import check_levels
 from kernelfusion_plugin.models.options import network_factories, parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
-from kernelfusion_plugin.options import read_file, with_defaults
+from kernelfusion_plugin.option_checks import with_defaults
+from kernelfusion_plugin.option_files import read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',

@@ -7,7 +7,7 @@ import pytest
 from comparing import Methods, compare, noise, option_file, write_images
 from starting import ROOT, python, startup_folder, toy_options, write
 
-from kernelfusion_plugin import options
+from kernelfusion_plugin.option_checks import import_modules
 
 METHODS = """
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ def test_what_cannot_be_imported_is_told_in_one_line(text, given, said, tmp_path
     monkeypatch.delitem(sys.modules, 'my_faulty', raising=False)
     write(tmp_path / 'my_faulty.py', text)
     with pytest.raises(ValueError, match=f'^mine.yml: (import: )?{said}') as caught:
-        options.import_modules({'import': given}, 'mine.yml')
+        import_modules({'import': given}, 'mine.yml')
     assert '\n' not in str(caught.value)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ... import options
+from ...option_checks import with_defaults
+from ...option_files import apply_force_yml, read_file
 
 SLUG = 80  # characters: the longest file name made of a label
 INPUT, TRUTH = 'LR', 'ground truth'  # titles of pictures, which no method may bear
@@ -75,9 +76,9 @@ def by_label(methods: Sequence[Method], label: str) -> Method:
 
 
 def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
-    opt = options.read_file(file)
-    options.apply_force_yml(opt, force_yml)
-    opt = options.with_defaults(opt, str(file))
+    opt = read_file(file)
+    apply_force_yml(opt, force_yml)
+    opt = with_defaults(opt, str(file))
     sections = {'datasets': opt['datasets'], 'path': opt['path'], 'val': opt['val']}
     if isinstance(opt['datasets'], dict):
         sections |= {f'datasets:{key}': value for key, value in opt['datasets'].items()}

@@ -1,0 +1,171 @@
+"""What is wrong with the options of a run, known before BasicSR makes the run's folders; each fault is one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from .core.faults import named
+from .option_files import leave_out
+
+log = logging.getLogger(__name__)
+
+SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # of our models
+TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
+             'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'import', *SECTIONS)
+PHASES = ('train', 'val', 'test')
+
+
+def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
+    """Fill in what BasicSR would miss with a KeyError; name what cannot be filled in.
+
+    Raises:
+        ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
+            almost a known one (others may belong to other models); ``name`` is no folder's, a seed no number, ``path``
+            or ``val`` no section.
+    """
+    from kernelfusion_plugin.files import check_folder_name
+    for key in opt:
+        near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
+        if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # of which models have what they like
+            raise ValueError(f'{path}: unknown option {key!r}: did you mean {near[0]!r}?')
+    missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
+    if missing:
+        raise ValueError(f'{path}: {", ".join(missing)} must be given')
+    if not isinstance(opt['datasets'], dict):
+        raise ValueError(f"{path}: 'datasets' must be a section of data sets, got {opt['datasets']!r}")
+    leave_out(opt)
+    seed = opt.get('manual_seed')
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        raise ValueError(f"{path}: 'manual_seed' must be a whole number, got {seed!r}")
+    for section in (opt, *opt['datasets'].values()):
+        if isinstance(section, dict) and section.get('name') is not None:
+            section['name'] = str(section['name'])  # folders bear it
+    check_folder_name(f"{path}: 'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
+    opt.setdefault('num_gpu', 'auto')
+    for section in ('path', 'val'):
+        opt[section] = opt.get(section) or {}
+        if not isinstance(opt[section], dict):
+            raise ValueError(f'{path}: {section!r} must be a section of options, got {opt[section]!r}')
+    opt['val'].setdefault('save_img', True)
+    return opt
+
+
+def import_modules(opt: dict[str, Any], path: str) -> None:
+    """Import what ``import:`` names, a module or several: code of the user's own that enters models, networks, metrics
+    and data sets into BasicSR's registries. It lies in the folder that the user runs in, or is installed.
+
+    Raises:
+        ValueError: there is no such module, or it cannot be imported; in one line that names the place.
+    """
+    names = opt.get('import') or []
+    for name in [names] if isinstance(names, str) else names if isinstance(names, list) else [None]:
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split('.'))) or name.endswith('.py'):
+            raise ValueError(f"{path}: 'import' must be the name of a module, or a list of names, such as my_methods "
+                             f'for my_methods.py, got {names!r}')
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: no file in there shall hide a package
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001  (the user's own code)
+            if isinstance(error, ModuleNotFoundError) and f'{name}.'.startswith(f'{error.name}.'):
+                raise ValueError(f'{path}: import: there is no module {name} in {os.getcwd()}, and none is '
+                                 'installed') from error
+            frames = [*traceback.extract_tb(error.__traceback__)]
+            while any(frame.filename.startswith('<frozen') for frame in frames):  # the first behind is the module's own
+                frames.pop(0)
+            place = f' ({frames[0].filename}, line {frames[0].lineno})' if frames else ''
+            raise ValueError(f'{path}: import: {name} ends in {named(error)}{place}') from error
+
+
+def check_parts(opt: dict[str, Any], path: str) -> None:
+    """Refuse models and data sets that nobody has registered, folders that are not there, and what else is wrong with a
+    data set of a known type.
+
+    Raises:
+        ValueError: in one line that names the option.
+    """
+    from basicsr.utils.registry import MODEL_REGISTRY
+
+    from kernelfusion_plugin.core.sections import nearest
+    if not _registered(opt['model_type'], MODEL_REGISTRY):
+        raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
+                         f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
+    for key, dataset in opt['datasets'].items():
+        try:
+            _check_dataset(key, dataset, opt.get('scale'))
+        except ValueError as error:
+            raise ValueError(f'{path}: {error}') from error
+
+
+def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
+    from basicsr.utils.registry import DATASET_REGISTRY
+
+    from kernelfusion_plugin.core.sections import nearest
+    from kernelfusion_plugin.data.check import check_section
+    where = f'datasets:{key}'
+    if not isinstance(dataset, dict):
+        raise ValueError(f'{where} must be a section of options, got {dataset!r}')
+    if str(key).partition('_')[0] not in PHASES:
+        raise ValueError(f'{where}: a data set goes by {", ".join(PHASES)}, or one of these with _ and more: test_1')
+    missing = [name for name in ('name', 'type') if not dataset.get(name)]
+    if missing:
+        raise ValueError(f'{where}: {", ".join(missing)} must be given')
+    if not _registered(dataset['type'], DATASET_REGISTRY):
+        raise ValueError(f'{where}: unknown type {dataset["type"]!r}'
+                         f'{nearest(str(dataset["type"]), DATASET_REGISTRY.keys())}')
+    for name in ('dataroot_gt', 'dataroot_lq'):
+        place = dataset.get(name)
+        if isinstance(place, str) and '://' not in place and not Path(place).expanduser().exists():
+            raise ValueError(f'{where}:{name}: there is no {place} here; "make demo" and "kernelfusion make-dataset" '
+                             f'make data sets, --force_yml datasets:{key}:{name}=… names your own')
+    check_section(key, dataset, scale)
+
+
+def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
+    """Have one of our models read its options, so that what it refuses is known before BasicSR makes the folders.
+
+    Raises:
+        ValueError: in one line that names the file and the option.
+    """
+    from basicsr.utils.registry import MODEL_REGISTRY
+    model = MODEL_REGISTRY.get(opt['model_type'])
+    if not hasattr(model, 'read_options'):
+        return  # somebody else's model
+    try:
+        if is_our_model(opt['model_type']):
+            from kernelfusion_plugin.models.levels import check_levels
+            check_levels(opt, model.places())
+        model.read_options({**opt, 'is_train': is_train})
+    except ValueError as error:
+        raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
+
+
+def tell_of_unread(model_type: str, entries: list[str]) -> None:
+    """One line where ``--force_yml`` sets what another of our models would read. In a file that is as it should be: it
+    may build on another model's.
+    """
+    from basicsr.utils.registry import MODEL_REGISTRY
+    if not is_our_model(model_type):
+        return
+    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).places()}
+    unread = [entry for entry in entries if entry.partition(':')[0].strip() in set(SECTIONS) - own]
+    if unread:
+        log.warning(f'--force_yml {" ".join(unread)}: makes no difference to {model_type}, whose options are in the '
+                    f'section {", ".join(own)}')
+
+
+def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
+    return isinstance(name, str) and (name in registry or f'{name}_basicsr' in registry)  # as Registry.get looks it up
+
+
+def is_our_model(name: object) -> bool:
+    from basicsr.utils.registry import MODEL_REGISTRY
+    model = MODEL_REGISTRY.get(name) if str(name) in MODEL_REGISTRY else None
+    return getattr(model, '__module__', '').startswith('kernelfusion_plugin.')
