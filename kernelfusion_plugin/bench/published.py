@@ -1,11 +1,11 @@
 """Compare our results with those published by KernelFusion's authors.
 
-DATA is a folder with ``div2k/HR/NNNN.png``, ``div2k/LRx4/NNNN_kKK.png``, ``kernels/blind144_gt.npy``,
-``kernels/official_recovered_0802.npy``, ``official_crops/`` (with ``crops.json``) and ``div2krk/`` (``lr_x4_im_N.png``,
-``kernel_N.mat``). Pictures are scored by PSNR on Y: on the authors' crop without 4 pixels of border, and on the whole
+DATA is a folder with div2k/HR/NNNN.png, div2k/LRx4/NNNN_kKK.png, kernels/blind144_gt.npy,
+kernels/official_recovered_0802.npy, official_crops/ (with crops.json) and div2krk/ (lr_x4_im_N.png,
+kernel_N.mat). Pictures are scored by PSNR on Y: on the authors' crop without 4 pixels of border, and on the whole
 picture without 5 %. Kernels are scored by correlation at zero shift.
 
-With several seeds, a last line reports how far their results spread, and how often ``surprise``, which needs no ground
+With several seeds, a last line reports how far their results spread, and how often surprise, which needs no ground
 truth, ranks them correctly.
 """
 

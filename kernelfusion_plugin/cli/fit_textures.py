@@ -31,8 +31,8 @@ SAVE = 1000  # the weights are written every so many steps
 def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None, seed: int) -> None:
     """Train the texture prior on pictures generated here and write its weights to OUT.
 
-    To use them: ``kernelfusion restore --set texture_weights=OUT``, or ``kernelfusion: texture_weights: OUT`` in an
-    option file.
+    To use them: 'kernelfusion restore --set texture_weights=OUT', or 'kernelfusion: texture_weights: OUT' in an option
+    file.
     """
     if not 0 < lr < math.inf:
         raise ValueError(f'--lr must be positive and finite, got {lr}')
