@@ -109,7 +109,7 @@ def test_verify_finds_what_was_changed(div2k, tmp_path, caplog):
     np.save(tmp_path / 'set/kernels/0803.npy', np.load(tmp_path / 'set/kernels/0804.npy').T)
     answer = invoke(tmp_path / 'set/manifest.json', '--verify')
     assert answer.exit_code == 1 and len(caplog.messages) == 3
-    for message, words in zip(caplog.messages, ('LRx4/0801: not what', 'HR/0802.png: cannot be read',
+    for message, words in zip(caplog.messages, ('LRx4/0801: differs', 'HR/0802.png: cannot be read',
                                                 'kernels/0803.npy: not what')):
         assert words in message
     caplog.clear()

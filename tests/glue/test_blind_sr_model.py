@@ -387,7 +387,7 @@ def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):
     (data / 'train.yml').write_text(json.dumps(opt))
     answer = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '--count', '300'])
     assert answer.exit_code == 0, answer.output
-    assert re.search(r'pca\.pth: 121 x 4\. .*mean 0\.\d+', answer.output)
+    assert re.search(r'pca\.pth: 121 x 4\. .*mean [01]\.\d+, lowest ', answer.output)
     matrix = load_pca(data / 'new/pca.pth')
     assert matrix.shape == (121, 4)
     DAN(pca_matrix_path=str(data / 'new/pca.pth'), **{k: v for k, v in SMALL['DAN'].items() if k != 'type'})

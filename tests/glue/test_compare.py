@@ -119,7 +119,7 @@ def test_a_method_that_failed_loses_only_itself_and_is_tried_again(tmp_path, dat
     assert means['all images', 'good']['psnr_images'] == '2' and means['all images', 'bad']['psnr'] == ''
     text = (tmp_path / 'out' / 'comparison.md').read_text()
     assert 'bad: failed' in text and 'partial: lacks 1 of 3' in text
-    assert '2 of 3 images for which good and partial' in text
+    assert '2 of 3 images with finite values from good and partial' in text
     ran = Methods(monkeypatch, good=noise(3), bad=noise(4), partial=noise(3))
     assert compare('-opt', *files, '--out', tmp_path / 'out').exit_code == 1
     assert ran.started == ['bad']
@@ -169,7 +169,7 @@ def test_identical_pictures_and_sizes_that_do_not_fit(tmp_path, data, monkeypatc
     assert '60 x 48' in found['small', 'ape_k1']['fault'] and '96 x 96' in found['small', 'ape_k1']['fault']
     means = {row['method']: row for row in rows(tmp_path / 'out', 'means.csv') if row['group'] == 'all images'}
     assert means['fair']['psnr'] == '' and float(means['fair']['ssim_difference']) < 0
-    assert 'of infinite PSNR: 3' in (tmp_path / 'out' / 'comparison.md').read_text()
+    assert 'with infinite PSNR: 3' in (tmp_path / 'out' / 'comparison.md').read_text()
     assert page_data(tmp_path / 'out')['scores'][0]['rows'][0][2]['text'] == 'identical'
 
 

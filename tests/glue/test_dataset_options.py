@@ -128,7 +128,7 @@ def test_the_launcher_says_it_in_one_line_and_makes_nothing(data, tmp_path, chan
 
 @pytest.mark.parametrize(('folder', 'said'), [
     ('empty', 'there are no pictures in {}'),
-    ('made', 'there are no pictures in {}; did you mean one of its subfolders (LRx4')])
+    ('made', 'there are no pictures in {}; did you mean one of its subfolders (LRx4)?')])
 def test_a_data_set_without_pictures_says_where_they_were_sought(data, tmp_path, monkeypatch, log, folder, said):
     """The other data sets are done."""
     none = {**section(data, dataroot_lq=folder, **SINGLE), 'name': 'None'}

@@ -213,7 +213,7 @@ def test_names_that_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     assert find_pictures(['~']) == [tmp_path / '~draft.png']
     for place in ('~nobody-of-that-name/a.png', ''):
-        with pytest.raises(ValueError, match='no such file|an empty name'):
+        with pytest.raises(ValueError, match='no such file|picture is empty'):
             find_pictures([place])
 
 
