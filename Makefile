@@ -1,10 +1,10 @@
 # make demo   restore a real photograph            make test   the test suite
-# make lint   ruff                                 make clean  remove the environment and what the demo wrote
-# make benchmark   speed: each fast path beside the slow one (some 50 minutes without a GPU)
-# make test JOBS=0 TESTFLAGS='-m slow -s'   what is measured or slow, one test after the other; likewise -m gpu
+# make lint   ruff                                 make clean  remove the environment and the demo's output
+# make benchmark   time each fast path against its slow counterpart (about 50 minutes without a GPU)
+# make test JOBS=0 TESTFLAGS='-m slow -s'   slow tests and measurements, one after the other; likewise -m gpu
 #
-# All use an environment of their own, .venv, made at the first call with the first Python 3.10 to 3.12 that is found;
-# PYTHON=/path/to/python3.11 chooses one. Changing setup.py or pyproject.toml brings it up to date at the next call.
+# All targets use their own environment, .venv, created at the first call with the first Python 3.10 to 3.12 found;
+# PYTHON=/path/to/python3.11 chooses one. It is updated after a change of setup.py or pyproject.toml.
 
 VENV ?= .venv
 PYTHON ?=
@@ -19,9 +19,9 @@ JOBS ?= auto
 
 demo: $(READY)
 	$(PY) -m kernelfusion_plugin.demo
-	@echo "An own photograph: $(VENV)/bin/kernelfusion restore photo.jpg"
+	@echo "To restore your own: $(VENV)/bin/kernelfusion restore photo.jpg"
 
-# A process with one thread for each core does more than one process with as many threads: the tests' pictures are small.
+# The tests' pictures are small: one single-threaded process per core is faster than one process with many threads.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --maxprocesses 8 --dist loadfile $(TESTFLAGS)
 
@@ -33,13 +33,13 @@ benchmark: $(READY)
 
 install: $(READY)
 
-# .ready is written last: an environment whose making was cut off is made anew, one that is only out of date is kept.
-# torch comes first and basicsr without build isolation, because basicsr's sdist (it has no wheel) wants torch, cython
-# and numpy while it is built, and pip would fetch a second torch for that.
+# .ready is written last: an incomplete environment is created again, one that is merely out of date is updated.
+# torch is installed first, and basicsr without build isolation: basicsr has no wheel, and its sdist needs torch, cython
+# and numpy to build, for which pip would otherwise download a second torch.
 $(READY): setup.py pyproject.toml kernelfusion_hook.pth
 	@set -e; if [ ! -e $(READY) ]; then \
 	  python=$$(sh .ci/find_python '$(PYTHON)'); \
-	  echo "Making $(VENV) with $$python; PyTorch is downloaded, which takes minutes"; \
+	  echo "Making $(VENV) with $$python; downloading PyTorch takes minutes"; \
 	  rm -rf $(VENV); "$$python" -m venv $(VENV); \
 	fi
 	$(PIP) install --quiet torch torchvision

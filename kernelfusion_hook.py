@@ -1,24 +1,24 @@
-"""Start-up hook: makes KernelFusion known to any program that imports BasicSR.
+"""Start-up hook that makes KernelFusion available to any program that imports BasicSR.
 
-``pip install`` puts a line into site-packages (``kernelfusion_hook.pth``) that calls :func:`install` whenever Python
-starts. That adds one finder to ``sys.meta_path`` and nothing more: no torch, no basicsr, well under a millisecond.
-(It is a module of its own, beside the package, so that Python's start does not decide which kernelfusion_plugin is
-used: a checkout in which the program runs still comes before the installed package.) Only when the program imports
-``basicsr`` itself does the finder act:
+``pip install`` adds ``kernelfusion_hook.pth`` to site-packages, which calls :func:`install` whenever Python starts.
+That only adds a finder to ``sys.meta_path``, in well under a millisecond, without importing torch or basicsr. (The hook
+is a module outside the package so that it does not fix which kernelfusion_plugin is used: a checkout from which the
+program runs still takes precedence over the installed package.) The finder acts only when the program imports
+``basicsr``:
 
-* before basicsr runs: :func:`kernelfusion_plugin.compat.apply`, without which 1.4.2 does not import today;
-* after ``basicsr.utils.options``: our reading of option files and ``--force_yml``, for our runs only;
-* after ``basicsr``: our archs, models and metrics are registered.
+* before it is executed: :func:`kernelfusion_plugin.compat.apply`, without which 1.4.2 cannot be imported today;
+* after ``basicsr.utils.options``: patches the reading of option files and ``--force_yml``, for our runs only;
+* after ``basicsr``: registers our archs, models and metrics.
 
-``KERNELFUSION_NO_HOOK=1`` turns the start-up line off. A failure in here never reaches the program: it is logged at
-level DEBUG under ``kernelfusion_plugin``. (For a run of ours the reason is raised later, by the option reader.)
+``KERNELFUSION_NO_HOOK=1`` disables the start-up line. Failures in the hook never reach the program; they are logged at
+level DEBUG under ``kernelfusion_plugin``. (In our own runs, the option reader raises the reason later.)
 """
 
 from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # as in typing, whose import would be nine tenths of this module's cost
+TYPE_CHECKING = False  # as typing's, whose import would take 90 % of this module's time
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def install() -> None:
-    """Add the finder, once. Where basicsr was imported before, act on it at once."""
+    """Add the finder, once. If basicsr is already imported, act on it immediately."""
     if any(type(finder).__name__ == '_BasicSRFinder' for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _BasicSRFinder())
@@ -53,14 +53,14 @@ def _after(module: ModuleType) -> None:
 def _quietly(action: Callable[[Any], None], argument: Any) -> None:
     try:
         action(argument)
-    except Exception:  # noqa: BLE001  (the program is not ours: nothing of ours may end it)
+    except Exception:  # noqa: BLE001  (the program is not ours, so we must never end it)
         import logging
         logging.getLogger('kernelfusion_plugin').debug('start-up hook: %s(%s)', action.__name__, argument,
                                                        exc_info=True)
 
 
 class _BasicSRFinder:
-    """Finds nothing itself: wraps the loader that the other finders give for the two modules of interest."""
+    """Wraps the loader that the other finders return for the two modules of interest; finds nothing itself."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
         if name != 'basicsr' and name != 'basicsr.utils.options':
@@ -69,7 +69,7 @@ class _BasicSRFinder:
             find_spec = getattr(finder, 'find_spec', None)
             spec = find_spec(name, path, target) if find_spec and finder is not self else None
             if spec is not None:
-                # A folder without __init__.py (our own launchers' folder, if basicsr is absent) is not BasicSR.
+                # A folder without __init__.py is not BasicSR (e.g. our launchers' folder, if basicsr is not installed).
                 if spec.origin is not None and hasattr(spec.loader, 'exec_module'):
                     spec.loader = _Loader(spec.loader)
                 return spec
@@ -77,7 +77,7 @@ class _BasicSRFinder:
 
 
 class _Loader:
-    """Runs the real loader between :func:`_before` and :func:`_after`, and leaves no trace on the module."""
+    """Runs the real loader between :func:`_before` and :func:`_after`, leaving no trace in the module."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader

@@ -1,4 +1,4 @@
-"""Install the package kernelfusion_plugin and the start-up line that lets any BasicSR program find it."""
+"""Installs the package kernelfusion_plugin and the start-up line through which any BasicSR program finds it."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 if not (3, 10) <= sys.version_info[:2] < (3, 13):
-    sys.exit('kernelfusion-plugin needs Python 3.10, 3.11 or 3.12, and this is {}.{}: basicsr, which it builds on, '
+    sys.exit('kernelfusion-plugin needs Python 3.10, 3.11 or 3.12, but this is {}.{}: basicsr, on which it is based, '
              'cannot be built on Python 3.13 or later. Use e.g. python3.12 -m pip install .'
              .format(*sys.version_info[:2]))
 
@@ -19,10 +19,10 @@ VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'kernelfusion_plugin' / '__
 
 
 class BuildWithHook(build_py):
-    """Put the .pth file beside the packages, so that it comes into site-packages, where Python looks for it.
+    """Puts the .pth file next to the packages, so that it is installed in site-packages, where Python looks for it.
 
-    That holds for the wheel of ``pip install .`` and for that of ``pip install -e .``, which otherwise holds no
-    files of ours. Being in the wheel, it is listed in RECORD and goes when the package is uninstalled.
+    This also works for ``pip install -e .``, whose wheel otherwise contains none of our files. As part of the wheel,
+    the file is listed in RECORD and removed when the package is uninstalled.
     """
 
     def run(self) -> None:
@@ -45,9 +45,9 @@ setup(
     py_modules=['kernelfusion_hook'],
     entry_points={'console_scripts': ['kernelfusion = kernelfusion_plugin.cli:main']},
     python_requires='>=3.10,<3.13',
-    # basicsr has no wheel: pip builds its sdist, whose setup.py wants torch, cython and numpy at build time. With
-    # build isolation (pip's default) pip fetches a second torch for that, which takes long but works. The Makefile
-    # saves it: it installs torch first and then basicsr with --no-build-isolation.
+    # basicsr has no wheel, so pip builds its sdist, whose setup.py needs torch, cython and numpy. With build isolation
+    # (pip's default), pip downloads a second torch for that, which is slow but works. The Makefile avoids this by
+    # installing torch first and then basicsr with --no-build-isolation.
     install_requires=[
         'basicsr>=1.4.2',
         'click>=8',
@@ -63,7 +63,7 @@ setup(
         'tqdm',
     ],
     extras_require={
-        'demo': ['scikit-image'],  # brings the photograph
+        'demo': ['scikit-image'],  # provides the photograph
         'h5py': ['h5py'],  # kernels in MATLAB 7.3 files, such as Levin's
         'perceptual': ['lpips'],  # the metric calculate_lpips
         'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'scikit-image', 'h5py', 'setuptools>=64', 'wheel'],

@@ -1,4 +1,4 @@
-"""``python basicsr/train.py -opt options/….yml`` from this repository's root. BasicSR itself is the installed one."""
+"""``python basicsr/train.py -opt options/….yml`` in this repository's root; BasicSR itself is the installed one."""
 
 import os
 import sys

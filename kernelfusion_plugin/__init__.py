@@ -1,7 +1,7 @@
 """KernelFusion: blind super-resolution with an unrestricted kernel, from the low-resolution image alone.
 
-The names below are loaded at first use: the package itself imports neither torch nor BasicSR, so that the
-start-up hook (see ``compat``) costs nothing to programs that use neither.
+The names below are loaded at first use, so importing the package imports neither torch nor BasicSR, and the start-up
+hook (see ``compat``) costs nothing in programs that use neither.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever ends the process or the machine."""
+"""Atomic file writes: a file is complete or absent, whatever ends the process or the machine."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PathLike = str | os.PathLike[str]
 
 
 def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lasting: bool = True) -> None:
-    """Let ``write`` fill a temporary file in the same folder, then rename it to ``path``; makes the folder.
+    """Let ``write`` fill a temporary file in the same folder, which is created, then rename it to ``path``.
 
     Args:
-        lasting: a power cut, too, leaves the old file or the new one: the disk is waited for.
+        lasting: sync to disk, so that even a power cut leaves either the old or the new file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
                 os.fsync(file.fileno())
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's files are the owner's alone
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files readable by the owner only
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -39,38 +39,39 @@ def write_atomically(path: PathLike, write: Callable[[BinaryIO], object], lastin
 
 
 def ready_folder(folder: PathLike, named: str) -> None:
-    """Make a folder that files are to be written into after long work, and see that they can be.
+    """Create an output folder and check that it is writable, before long work.
 
     Raises:
-        ValueError: they cannot; begins with ``named``, what the user gave.
+        ValueError: it is not; the message begins with ``named``, the option or path as the user gave it.
     """
     try:
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f'{named}: cannot be made, or written to: {error.strerror}') from error
+        raise ValueError(f'{named}: cannot be created or written to: {error.strerror}') from error
 
 
 def write_text_atomically(path: PathLike, text: str, lasting: bool = True) -> None:
-    r"""Likewise a text, as UTF-8; bytes of a file's name that are no text become ``\udcXX``, which JSON reads back."""
+    r"""Write text atomically as UTF-8; undecodable bytes of file names become ``\udcXX``, which JSON can read back."""
     write_atomically(path, lambda file: file.write(text.encode(errors='backslashreplace')), lasting)
 
 
 def sweep(folder: Path, name: str = '') -> None:
-    """Remove what :func:`write_atomically` leaves if it is killed, of the file ``name`` or of any; only while nobody
-    else writes there.
+    """Remove temporary files left by a killed :func:`write_atomically`, for the file ``name`` or for all files.
+
+    Only call it while nothing else writes to the folder.
     """
     for path in folder.glob(f'{glob.escape(_prefix(name))}*.tmp' if name else '.*.tmp'):
         path.unlink(missing_ok=True)
 
 
 def _prefix(name: str) -> str:
-    """What the names of a file's temporary ones begin with."""
+    """Prefix of the names of a file's temporary files."""
     return f'.{name[:40]}.'
 
 
 def _sync_folder(folder: Path) -> None:
-    """The renaming on the disk, too; where a folder cannot be synced (some network file systems) it is left at that."""
+    """Sync the renaming to disk, if the file system can sync folders (some network file systems cannot)."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Files that let a run be gone on with after any end, and a finished result be recognised."""
+"""Checkpoints to resume a run after any interruption, records of finished results, locks and stop requests."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 
 FILE = 'checkpoint.pt'
 EVERY = 60.0  # seconds between two checkpoints
-INDIFFERENT = ('memory_limit', 'resume', 'checkpoint_every')  # settings that make no difference to a result
-SHARE = 0.05  # of the time at most goes into writing them
-PATIENCE = 10  # times that a lock is asked for again, a twentieth of a second apart
+INDIFFERENT = ('memory_limit', 'resume', 'checkpoint_every')  # settings that do not affect the result
+SHARE = 0.05  # upper bound of the fraction of time spent writing checkpoints
+PATIENCE = 10  # attempts to get a lock, 0.05 s apart
 
 
 def decisive(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a result depends on: a run that ran out of memory goes on with another ``memory_limit``."""
+    """The settings that affect the result. Others, such as ``memory_limit``, may change when a run is resumed."""
     return {key: value for key, value in settings.items() if key not in INDIFFERENT}
 
 
 @functools.cache
 def code_digest() -> str:
-    """sha256 of the package's code: what it has made with other code is not taken for its own."""
+    """sha256 of the package's code, so that results of another version are not reused."""
     total = hashlib.sha256()
     root = Path(__file__).parent
     for path in sorted(root.rglob('*.py')):
@@ -53,11 +53,11 @@ def code_digest() -> str:
 
 def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch.device, kernel: Tensor | None = None,
                 **more: Any) -> str:  # noqa: ANN401  (anything that JSON takes)
-    """sha256 of all that decides a result: two runs of the same fingerprint on one machine give the same bits.
+    """sha256 of all that determines a result: runs with equal fingerprints on one machine give the same bits.
 
     Args:
         image: a digest of the LR image.
-        more: what else is to count.
+        more: further values to include.
     """
     settings = decisive(config.to_dict())
     about = {'image': image, 'config': settings, 'name': name, 'device': device.type,
@@ -68,12 +68,12 @@ def fingerprint(image: str, config: KernelFusionConfig, name: str, device: torch
 
 
 class Checkpoint:
-    """One file that holds a run's last snapshot; written beside its place and renamed, so it is whole or not there.
+    """A file with a run's latest snapshot, written atomically.
 
     Args:
         path: the file.
-        key: a :func:`fingerprint`; a file of another key is of another run, and is not used.
-        every: seconds between two; longer where writing takes more than :data:`SHARE` of the time.
+        key: a :func:`fingerprint`; a file with another key belongs to another run and is ignored.
+        every: seconds between two checkpoints; longer if writing would take more than :data:`SHARE` of the time.
     """
 
     def __init__(self, path: Path, key: str, every: float = EVERY,
@@ -83,28 +83,28 @@ class Checkpoint:
         self._shown = printable(str(path))
 
     def load(self) -> dict[str, Any] | None:
-        """The snapshot; None if there is none, or the file is damaged or of another run."""
+        """The snapshot; None if there is none, or the file is damaged or belongs to another run."""
         try:
             content = torch.load(self.path, map_location='cpu', weights_only=True)
             return content['snapshot'] if content['key'] == self.key else None
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-            log.warning(f'{self._shown}: not a checkpoint ({type(error).__name__}): this image is begun anew')
+            log.warning(f'{self._shown}: not a checkpoint ({type(error).__name__}): this image starts from scratch')
             return None
 
     def offer(self, progress: Progress, now: bool = False, **more: Any) -> None:  # noqa: ANN401  (values and tensors)
-        """Write the state behind this step if it is time, or ``now``; ``more`` goes into the snapshot.
+        """Save the state after this step if it is due, or if ``now``; ``more`` is added to the snapshot.
 
-        What cannot be written is a warning: the run itself goes on.
+        If it cannot be written, a warning is logged and the run goes on.
         """
         begin = self.clock()
         if progress.step >= progress.total or not (now or begin >= self._due):
-            return  # behind a phase's last step there is nothing to go on with: the next step has it
+            return  # nothing to save after a phase's last step; the next step has it
         content = {'key': self.key, 'snapshot': {**progress.snapshot(), **more}}
         try:
             write_atomically(self.path, lambda file: torch.save(content, file))
-        except (OSError, RuntimeError) as error:  # torch.save wraps some of them
+        except (OSError, RuntimeError) as error:  # torch.save wraps some OSErrors
             log.warning(f'{self._shown}: the checkpoint cannot be written: {getattr(error, "strerror", None) or error}')
         end = self.clock()
         self._due = end + max(self.every, (end - begin) / SHARE)
@@ -116,15 +116,15 @@ def digest(path: Path) -> str:
 
 
 def write_record(path: Path, key: str, files: list[Path], **about: Any) -> None:  # noqa: ANN401  (as JSON takes it)
-    """JSON that says: these files, of these sums, are the finished result of that key."""
+    """Write a JSON record that these files, with their checksums, are the finished result for ``key``."""
     sums = {os.path.relpath(file, path.parent): digest(file) for file in files}
     record = {'key': key, 'files': sums, **about}
-    text = json.dumps(record, indent=2) + '\n'  # ASCII: a file's name may be no text
+    text = json.dumps(record, indent=2) + '\n'  # ASCII, as file names may be undecodable
     write_text_atomically(path, text)
 
 
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
-    """The record in a file, if it is of this key and all its files are as they were written; else None."""
+    """The record, if it has this key and all its files are unchanged; else None."""
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
         sound = record['key'] == key and all(digest(path.parent / name) == value
@@ -136,17 +136,17 @@ def read_record(path: Path, key: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, whose folder is made, while the block runs. See :func:`hold`."""
+    """Hold a lock file while the block runs; creates its folder. See :func:`hold`."""
     with hold(path, make_folder=True):
         yield
 
 
 def hold(path: Path, make_folder: bool = False) -> TextIO:
-    """Hold a lock file until what is returned is closed. A process that dies, in whatever way, gives it back.
+    """Lock a file until the returned handle is closed. The lock of a process that dies is released.
 
     Raises:
-        ValueError: another process holds it, or the file system has no locks.
-        FileNotFoundError: its folder is not there, or is not there any more.
+        ValueError: another process holds it, or the file system does not support locks.
+        FileNotFoundError: its folder does not exist (any more).
     """
     for _ in range(PATIENCE):
         if make_folder:
@@ -157,14 +157,14 @@ def hold(path: Path, make_folder: bool = False) -> TextIO:
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         except BlockingIOError:
-            time.sleep(0.05)  # perhaps somebody has just asked is_locked
+            time.sleep(0.05)  # perhaps a call of is_locked elsewhere
         except FileNotFoundError:
-            pass  # who held it has removed the file since it was opened here
+            pass  # its holder has removed the file since it was opened here
         except OSError as error:
             file.close()
-            raise ValueError(f'{path.parent}: this file system has no locks ({error.strerror})') from error
+            raise ValueError(f'{path.parent}: this file system does not support locks ({error.strerror})') from error
         file.close()
-    raise ValueError(f'{path.parent}: another process is at work here')
+    raise ValueError(f'{path.parent}: another process is working here')
 
 
 def is_locked(path: Path) -> bool:
@@ -179,8 +179,8 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-class Stopped(Exception):  # noqa: N818  (no error: the user asked for it)
-    """The run was asked to stop and has left its state; ``signal`` is the signal's number."""
+class Stopped(Exception):  # noqa: N818  (not an error: the user asked for it)
+    """The run was asked to stop and has saved its state; ``signal`` is the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f'stopped by {signal.Signals(number).name}')
@@ -188,12 +188,12 @@ class Stopped(Exception):  # noqa: N818  (no error: the user asked for it)
 
 
 class StopRequest:
-    """Context in which Ctrl-C and SIGTERM are noted in ``number``; a second one raises KeyboardInterrupt at once.
+    """Context that records Ctrl-C and SIGTERM in ``number``; a second signal raises KeyboardInterrupt at once.
 
-    What was asked for stays noted behind the context, which may be entered again.
+    The request is kept after the context, which may be entered again.
 
     Args:
-        on_request: called with the first.
+        on_request: called at the first signal.
     """
 
     def __init__(self, on_request: Callable[[], None] = lambda: None) -> None:
@@ -220,13 +220,13 @@ class StopRequest:
 def drain(steps: Generator[Progress, None, Result], checkpoint: Checkpoint | None,
           listeners: Iterable[Callable[[Progress], None]], stop: StopRequest,
           more: Callable[[], Mapping[str, Any]] = dict) -> Result:
-    """Take all steps of a run; each goes to every listener, then to the checkpoint, with what ``more`` gives.
+    """Run all steps; pass each to every listener, then to the checkpoint together with the result of ``more``.
 
-    Behind the last step of a phase there is no checkpoint, so a run that is asked to stop there takes one more; if that
-    was the last of all, it ends as if it had not been asked. Who does one run after the other looks at ``stop``.
+    There is no checkpoint after the last step of a phase, so a run asked to stop there takes one more step; after the
+    very last step it ends normally. Callers that do several runs must therefore check ``stop`` between them.
 
     Raises:
-        Stopped: ``stop`` was asked for; the checkpoint has the state behind the last step.
+        Stopped: a stop was requested; the checkpoint has the state after the last step.
     """
     listeners = list(listeners)
     while True:

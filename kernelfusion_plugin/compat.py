@@ -1,4 +1,4 @@
-"""What it takes to import and use BasicSR today."""
+"""Makes BasicSR importable with current torchvision, and registers our classes in it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ _MISSING = 'torchvision.transforms.functional_tensor'
 
 
 class _FunctionalTensorFinder:
-    """Offers ``torchvision.transforms.functional_tensor`` where torchvision (from 0.17 on) has none.
+    """Provides ``torchvision.transforms.functional_tensor``, which torchvision 0.17 removed.
 
-    BasicSR 1.4.2 takes ``rgb_to_grayscale`` from it. The finder is the last of ``sys.meta_path``: a module of that
-    name that is there, torchvision's own or somebody else's, is found first. torchvision is not imported before
-    somebody asks for the module.
+    BasicSR 1.4.2 imports ``rgb_to_grayscale`` from it. The finder is last in ``sys.meta_path``, so an existing module
+    of that name, torchvision's or another's, is found first. torchvision is imported only when the module is.
     """
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
@@ -35,24 +34,23 @@ class _FunctionalTensorFinder:
 
 
 def apply() -> None:
-    """Make ``import basicsr`` work with today's torchvision; may be called any number of times."""
+    """Make ``import basicsr`` work with current torchvision; repeated calls have no effect."""
     if not any(type(finder).__name__ == '_FunctionalTensorFinder' for finder in sys.meta_path):
         sys.meta_path.append(_FunctionalTensorFinder())
 
 
 def register() -> None:
-    """Put our archs, models and metrics into BasicSR's registries (by importing them).
+    """Register our archs, models and metrics in BasicSR by importing them.
 
     Raises:
-        ImportError: basicsr, or something that our modules need, is not installed.
+        ImportError: basicsr, or another requirement of our modules, is not installed.
     """
     for part in ('archs', 'models', 'metrics'):
         importlib.import_module(f'kernelfusion_plugin.{part}')
 
 
 def enter(registry: Registry, entries: Iterable[Any]) -> None:
-    """Put classes or functions into one of BasicSR's registries, under their names; one that is taken stays as it is.
-    """
+    """Register classes or functions in a BasicSR registry under their names; names already taken are skipped."""
     for entry in entries:
         if entry.__name__ not in registry:
             registry.register(entry)

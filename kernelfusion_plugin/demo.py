@@ -1,8 +1,8 @@
-"""``make demo``: a photograph is blurred by camera shake and reduced by 4, then restored from that picture alone.
+"""``make demo``: blurs a photograph by camera shake, reduces it by 4, and restores it from that picture alone.
 
-The photograph comes with scikit-image. ``demo/hr``, ``demo/lr`` and ``demo/kernels`` are written under the working
-folder, then BasicSR's test program runs ``options/kernelfusion_demo.yml`` on them; truth and true kernel serve for
-the scores only. Further arguments go to that program: ``--force_yml kernelfusion:solver=joint``.
+The photograph comes with scikit-image. Writes ``demo/hr``, ``demo/lr`` and ``demo/kernels`` to the working folder, then
+runs BasicSR's test program with ``options/kernelfusion_demo.yml`` on them; ground truth and true kernel are used for
+scores only. Further arguments are passed to that program, e.g. ``--force_yml kernelfusion:solver=joint``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from PIL import Image
 from kernelfusion_plugin.core.degradation import Degradation, synthesise
 from kernelfusion_plugin.core.kernels import motion
 
-PHOTO = 'coffee'  # 600 x 400, by Rachel Michetti, in the public domain (CC0); a file of scikit-image's
+PHOTO = 'coffee'  # 600 x 400, by Rachel Michetti, public domain (CC0); shipped with scikit-image
 SCALE = 4
 KERNEL_SIZE = 24
 KERNEL_SEED = 5
-MAX_LR = 128  # longer sides are cut to their middle: what the preset quick does without a GPU in a few minutes
+MAX_LR = 128  # longer sides are cropped, so that preset quick takes minutes on a CPU
 CHECKOUT = Path(__file__).resolve().parent.parent
 OPTIONS = CHECKOUT / 'options' / 'kernelfusion_demo.yml'
 
@@ -38,15 +38,15 @@ def load_photo(name: str = PHOTO) -> np.ndarray:
         from skimage import data
         return np.ascontiguousarray(getattr(data, name)()[..., :3])
     except (ImportError, AttributeError, OSError) as error:
-        raise ValueError(f"the photograph {name} comes with scikit-image, pip install 'kernelfusion-plugin[demo]': "
+        raise ValueError(f"the photograph {name} comes with scikit-image (pip install 'kernelfusion-plugin[demo]'): "
                          f'{error}') from error
 
 
 def degrade(photo: np.ndarray, kernel: torch.Tensor, scale: int = SCALE,
             max_lr: int = MAX_LR) -> tuple[np.ndarray, np.ndarray]:
-    """The HR picture and its LR picture, blurred by ``kernel`` (K, K), reduced by ``scale``, rounded to 8 bits.
+    """The HR picture and its LR picture, blurred by ``kernel``, reduced by ``scale``, rounded to 8 bits.
 
-    The blur reaches beyond the frame: both pictures are cut out so that it meets nothing but photograph there.
+    Both are cropped so that the blur never reaches beyond the photograph.
 
     Args:
         photo: uint8 (H, W, 3).
@@ -68,7 +68,7 @@ def degrade(photo: np.ndarray, kernel: torch.Tensor, scale: int = SCALE,
 
 
 def reach(kernel: torch.Tensor, scale: int = SCALE) -> int:
-    """LR pixels at each side that a blur by ``kernel`` (K, K) sees beyond the frame in."""
+    """Width in LR pixels of the border where a blur by ``kernel`` (K, K) reaches beyond the frame."""
     return -(-max(Degradation(scale, kernel.shape[-1]).margin) // scale)
 
 
@@ -84,16 +84,16 @@ def write_data(folder: Path) -> None:
 
 
 def summary(results: Path) -> str:
-    """What came out, in a few lines: the scores in ``scores.csv``, and the files of the photograph."""
+    """The results in a few lines: scores from ``scores.csv`` and the files written."""
     with open(results / 'scores.csv', newline='', encoding='utf-8') as file:
         row = {key: float(value) for key, value in next(csv.DictReader(file)).items() if _is_number(value)}
     gain = row['psnr'] - row['psnr_bicubic']
     lines = [f'PSNR  {row["psnr"]:.2f} dB   (bicubic {row["psnr_bicubic"]:.2f} dB: {gain:+.2f} dB)',
              f'SSIM  {row["ssim"]:.4f}     (bicubic {row["ssim_bicubic"]:.4f})',
-             f'correlation of the kernel with the true one: {row["kernel_ncc"]:.3f}',
+             f'correlation with the true kernel: {row["kernel_ncc"]:.3f}',
              f'seconds: {row["seconds_phase1"]:.0f} for phase 1, {row["seconds_phase2"]:.0f} for phase 2']
     names = {f'{PHOTO}_{results.name}.png': 'result', f'{PHOTO}_kernel.png': 'kernel',
-             f'{PHOTO}_kernel.npy': 'kernel, as numbers', f'{PHOTO}_sheet.png': 'sheet: bicubic, ours, truth, kernels'}
+             f'{PHOTO}_kernel.npy': 'kernel as an array', f'{PHOTO}_sheet.png': 'sheet: bicubic, ours, truth, kernels'}
     lines += [f'{path}   {names[path.name]}' for path in sorted(results.rglob('*')) if path.name in names]
     return '\n'.join([*lines, f'{results / "scores.csv"}   scores'])
 
@@ -101,7 +101,7 @@ def summary(results: Path) -> str:
 def main(arguments: list[str]) -> int:
     """Run the demo in the working folder; returns the exit status of BasicSR's test program."""
     if not OPTIONS.is_file():
-        raise SystemExit(f'kernelfusion: the demo needs a checkout of the repository, with {OPTIONS.name} in options')
+        raise SystemExit(f'kernelfusion: the demo needs a checkout of the repository with options/{OPTIONS.name}')
     try:
         write_data(Path('demo'))
     except ValueError as error:
@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _middle(side: int, reach: int, longest: int) -> tuple[int, int]:
-    """(start, length) of the middle of a side, ``reach`` away from both ends, at most ``longest``."""
+    """(start, length) of the central part of a side, ``reach`` away from both ends, at most ``longest`` long."""
     length = min(side - 2 * reach, longest)
     return (side - length) // 2, length
 

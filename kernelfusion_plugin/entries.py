@@ -1,4 +1,4 @@
-"""A BasicSR dataset read image by image, so that a bad file costs one image and one clear line."""
+"""Reads a BasicSR dataset image by image, so that a bad file costs one image and one clear message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .listing import drop_others
 
 
 class BadImage(ValueError):
-    """An image that cannot be done, in one line that names the file."""
+    """An image that cannot be restored; the message is one line that names the file."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Entry:
     """One image of a dataset, not yet read.
 
     Attributes:
-        index: its place in the dataset.
-        name: file name without folder and ending; with these (``a_jpg``, ``x_a_png``) as far as two files differ in
-            them only.
+        dataset: the dataset.
+        index: index in the dataset.
+        name: file name without folder and extension; they are added (``a_jpg``, ``x_a_png``) where files differ only in
+            them.
         path: the LR file, or FOLDER:KEY in an LMDB.
     """
 
@@ -40,27 +41,27 @@ class Entry:
 
     @property
     def kernel_name(self) -> str:
-        """What the file of its true kernel goes by: ``name``; the HR file's where the LR's is that with something added
-        (``filename_tmpl: {}x4``), in which a number would not be the image's.
+        """Name that identifies the file of its true kernel: ``name``, or the stem of the HR file if the LR name is
+        derived from it by ``filename_tmpl: {}x4``, as a number there would not be the image's.
         """
         truth = dict(self._paths()).get('gt')
         return self.name if truth is None or getattr(self.dataset, 'filename_tmpl', '{}') == '{}' else Path(truth).stem
 
     def read(self, scale: int, crop_gt: bool, section: str = 'kernelfusion') -> dict[str, Any]:
-        """The image as BasicSR's loader gives it: lq (1, C, h, w), gt (1, C, s·h, s·w) if there is one, paths.
+        """The image as from BasicSR's loader: lq (1, C, h, w), gt (1, C, s·h, s·w) if there is one, paths.
 
         Args:
-            section: of the options that ``crop_gt`` is in, for the advice.
+            section: section that has ``crop_gt``, for the error message.
 
         Raises:
-            BadImage: a file is missing, empty, damaged, or the two sizes do not fit.
+            BadImage: a file is missing, empty or damaged, or the two sizes do not match.
         """
         paths = getattr(self.dataset, 'paths', None)
         if paths is not None and not isinstance(paths[self.index], str) and paths[self.index].get('fault'):
-            raise BadImage(paths[self.index]['fault'])  # TolerantPairedDataset: a picture without partner
+            raise BadImage(paths[self.index]['fault'])  # TolerantPairedDataset: an unpaired picture
         try:
             item = self.dataset[self.index]
-        except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB throw anything: TypeError, cv2.error, …)
+        except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB raise anything: TypeError, cv2.error, …)
             raise BadImage(self._diagnosis() or f'{self.path}: {named(error)}') from error
         fault = self._diagnosis()
         if fault:
@@ -70,19 +71,19 @@ class Entry:
         return default_collate([item])
 
     def pixels(self) -> int:
-        """Of the LR file (or the HR file that LR is made from), by its head alone; 0 where it cannot be read."""
+        """Pixels of the LR file (or the HR file it is made from), from its header only; 0 if it cannot be read."""
         try:
             path, role = next((path, role) for role, path in self._paths())
             client = getattr(self.dataset, 'file_client', None)
             with Image.open(path if client is None else io.BytesIO(client.get(path, role))) as image:
                 return image.width * image.height
-        except Exception:  # noqa: BLE001  (it is for planning alone; what is wrong is said when the image is read)
+        except Exception:  # noqa: BLE001  (only for planning; errors are reported when the image is read)
             return 0
 
     def _diagnosis(self) -> str | None:
-        """What is wrong with the files themselves: missing, empty, no image, cut off; None if nothing."""
+        """What is wrong with the files: missing, empty, not an image, truncated; None if nothing."""
         if getattr(self.dataset, 'file_client', None) is None and '.lmdb:' in self.path:
-            return None  # the LMDB could not be opened: the error itself says why
+            return None  # the LMDB could not be opened; the error says why
         for role, path in self._paths():
             try:
                 raw = self._bytes(path, role)
@@ -97,12 +98,12 @@ class Entry:
         height, width = item['lq'].shape[-2:]
         paths = dict(self._paths())
         gt = tuple(item['gt'].shape[-2:])
-        if 'gt' in paths and not crop_gt:  # BasicSR has cut what is too large: ask the file
+        if 'gt' in paths and not crop_gt:  # BasicSR has already cropped it, so check the file
             decoded = _decode(self._bytes(paths['gt'], 'gt'))
             gt = gt if decoded is None else decoded.shape[:2]
         if gt != (scale * height, scale * width):
             larger = gt[0] >= scale * height and gt[1] >= scale * width
-            hint = f' ({section}: crop_gt: true cuts a larger one)' if larger else ''
+            hint = f' ({section}: crop_gt: true crops larger ones)' if larger else ''
             raise BadImage(f'{self._shown(paths.get("gt", self.path), "gt")}: the HR image has {gt[1]} x {gt[0]} '
                            f'pixels (width x height), but {scale} times the LR image of {width} x {height} is '
                            f'{scale * width} x {scale * height}{hint}')
@@ -126,9 +127,9 @@ class Entry:
 
 
 def entries(dataset: Any) -> Iterator[Entry]:
-    """The images of a BasicSR dataset in its order; names are unique, see :func:`.files.distinct_names`.
+    """The images of a BasicSR dataset in its order, with unique names, see :func:`.files.distinct_names`.
 
-    Files that are no pictures are taken out of BasicSR's own data sets, see :func:`.listing.drop_others`.
+    Files that are not pictures are removed from BasicSR's own data sets, see :func:`.listing.drop_others`.
     """
     drop_others(dataset)
     paths = [_lq_path(dataset, index) for index in range(len(dataset))]
@@ -138,7 +139,7 @@ def entries(dataset: Any) -> Iterator[Entry]:
 
 
 def _lq_path(dataset: Any, index: int) -> str:
-    """The LR path from the dataset's list; a dataset without one is numbered."""
+    """The LR path from the dataset's list; a numbered name if it has none."""
     paths = getattr(dataset, 'paths', None)
     if paths is None:
         return f'image_{index:04d}'
@@ -147,8 +148,8 @@ def _lq_path(dataset: Any, index: int) -> str:
 
 def _fault(raw: bytes) -> str | None:
     try:
-        files.load(raw)  # OpenCV fills up a file that was cut off, and says nothing
-    except files.UnknownFormat as error:  # perhaps a format that only OpenCV knows
+        files.load(raw)  # OpenCV silently fills up truncated files
+    except files.UnknownFormat as error:  # perhaps a format that only OpenCV reads
         return None if _decode(raw) is not None else str(error)
     except files.BadPicture as error:
         return str(error)

@@ -1,7 +1,7 @@
-"""How long a run will take on this machine: a few of its own steps are timed, the rest follows from their number.
+"""Estimate how long a run takes on this machine: a few of its steps are timed and multiplied by their number.
 
-Steps of Phase 1 cost the same whatever the picture. Those of Phase 2 grow with the area that they work on: the piece
-on which em finds the kernel, and the whole picture; they are timed on a small cut.
+A Phase 1 step costs the same for every picture. The cost of a Phase 2 step grows with the area it works on (the crop
+on which em finds the kernel, or the whole picture); it is timed on a small crop.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .core.solver import Problem
 from .core.solvers import SOLVERS, kernel_prior
 from .core.texture_prior import load_texture_prior
 
-SIDE = 64  # of the cut, LR pixels
+SIDE = 64  # of the timed crop, LR pixels
 ONE = '1x1'  # regions
-STEPS = 4  # that are timed of each kind, the first of which warms up
+STEPS = 4  # timed per kind; the first is a warm-up
 
 
 @dataclass(frozen=True)
 class Term:
-    """Work that grows with the area it is done on.
+    """Work whose time grows with the area it is done on.
 
     Attributes:
-        seconds: of all of it, were the picture the cut that was timed.
-        degradation: its forward model, which says how large an estimate is.
-        side: it is done on a piece of at most this side, LR pixels; 0: on the whole picture.
-        regions: as in the config, where the work depends on it.
-        several: it is done only where the picture has several regions (True), or only one (False); None: always.
-        each: it is done on a piece of each region.
-        area: of the cut's estimate, pixels.
-        constant: the share that is the same whatever the area.
+        seconds: total time if the picture were the timed crop.
+        degradation: the forward model, which gives the size of the HR estimate.
+        side: the work is done on a crop of at most this side, LR pixels; 0: on the whole picture.
+        regions: as in the config, if the work depends on it.
+        several: only done if the picture has several regions (True) or just one (False); None: always.
+        each: done once per region, on a crop of it.
+        area: area of the HR estimate of the timed crop, pixels.
+        constant: fraction of the time that does not depend on the area.
     """
 
     seconds: float
@@ -64,7 +64,7 @@ class Term:
     each: bool = False
 
     def at(self, size: tuple[int, int]) -> float:
-        """Seconds for a picture of (h, w)."""
+        """Seconds for a picture of (h, w) LR pixels."""
         grid = choose_grid(self.regions, size)
         if self.several not in (None, grid != (1, 1)):
             return 0.0
@@ -78,19 +78,19 @@ class Term:
 
 @dataclass(frozen=True)
 class Pace:
-    """What steps cost on this machine: :meth:`seconds` of a run by phase, named as in Progress."""
+    """Timings on this machine; :meth:`seconds` gives those of a run by phase, named as in Progress."""
 
     phase1: dict[str, float]
     solver: str
     phase2: list[Term]
 
     def seconds(self, size: tuple[int, int]) -> dict[str, float]:
-        """For a picture of (h, w) LR pixels."""
+        """Seconds per phase for a picture of (h, w) LR pixels."""
         return {**self.phase1, self.solver: sum(term.at(size) for term in self.phase2)}
 
 
 def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Pace:
-    """Run a few steps of each kind on y (1, 3, h, w) and its device; nothing of them is kept."""
+    """Time a few steps of each kind on y (1, 3, h, w), on its device; their results are discarded."""
     with torch.random.fork_rng(devices=[]):
         seconds, priors = {}, {}
         schedule = Schedule(config.prior.timesteps)
@@ -110,7 +110,7 @@ def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = 
 
 
 def _search(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig) -> list[Term]:
-    """em's search for the kernel: each stage's steps, and the M steps that end its passes."""
+    """em's kernel search: the steps of each stage, and the M step that ends each pass."""
     full, em, terms = Degradation(config.scale, config.kernel_size, config.border), config.em, []
     in_regions = {'regions': config.regions, 'several': True, 'each': True}
     passes, passes_there = most_passes(em), most_passes(em, sketch=False)
@@ -122,13 +122,13 @@ def _search(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConf
         terms += stage_terms
         if config.regions != ONE and name in passes_there:
             terms += [dataclasses.replace(term, **in_regions) for term in stage_terms]
-    if config.regions != ONE:  # two passes that compare a region's kernel with the picture's
+    if config.regions != ONE:  # two passes compare a region's kernel with the whole picture's
         terms.append(Term(2 * em.steps * step, full, em.kernel_side, _area(cut.shape[-2:], full), **in_regions))
     return terms
 
 
 def _stage_seconds(cut: Tensor, prior: PatchPrior, stage: Stage, em: EmConfig) -> tuple[float, float]:
-    """Seconds of a step of the stage, and of the M step that ends a pass."""
+    """Seconds of one step of the stage, and of the M step that ends a pass."""
     uncertainty = 1.0 if em.uncertainty is None else em.uncertainty
     two = dataclasses.replace(stage, sigmas=stage.sigmas[:2], uncertainty=uncertainty)
     kernel = _wide(em.start_width, stage.degradation).to(cut)
@@ -139,7 +139,7 @@ def _stage_seconds(cut: Tensor, prior: PatchPrior, stage: Stage, em: EmConfig) -
 
 
 def _final_passes(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig) -> list[Term]:
-    """em's final passes: under one kernel, and where there may be regions, under any two."""
+    """em's final passes: with one kernel and, if there may be regions, also with two arbitrary ones."""
     one, other = (_wide(width, Degradation(config.scale, config.kernel_size)) for width in (1.0, 2.0))
     final = _steps_alike(cut, priors, config, one)
     if config.regions == ONE:
@@ -150,11 +150,11 @@ def _final_passes(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusi
 
 
 def _steps_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusionConfig, kernel: Tensor | None) -> Term:
-    """A Phase 2 whose steps all do the same, on all of the picture: ``joint``'s, and em's under a known kernel."""
+    """A Phase 2 whose steps are all alike and cover the whole picture: ``joint``, and em with a known kernel."""
     degradation = Degradation(config.scale, config.kernel_size, config.border)
     if kernel is not None:
         kernel = kernel.to(cut.device)
-        if kernel.ndim == 4:  # one for each region: any two of them
+        if kernel.ndim == 4:  # one per region: two of them suffice
             kernel = kernel.flatten(0, 1)[None, :2]
     states = SOLVERS[config.solver].solve(
         Problem(cut, config, forward_model(cut, config, kernel), priors, torch.Generator(cut.device),
@@ -163,7 +163,7 @@ def _steps_alike(cut: Tensor, priors: dict[str, PatchPrior], config: KernelFusio
 
 
 def _wide(width: float, degradation: Degradation) -> Tensor:
-    """A Gaussian kernel of ``width`` LR pixels."""
+    """A Gaussian kernel with a standard deviation of ``width`` LR pixels."""
     return gaussian(degradation.kernel_size, sigmas=width * degradation.scale)
 
 
@@ -173,14 +173,14 @@ def _area(size: tuple[int, int], degradation: Degradation) -> float:
 
 
 def _seconds(states: Iterable[Any], device: torch.device) -> float:
-    """Seconds of all the steps that ``states`` come from, by the first few."""
+    """Total seconds of the steps behind ``states``, extrapolated from the first few."""
     steps = list(islice(_timed(states, device), STEPS))
     times = [seconds for seconds, _ in steps]
     return median(times[1:] or times) * steps[-1][1].total
 
 
 def _timed(states: Iterable[Any], device: torch.device) -> Iterator[tuple[float, Any]]:
-    """(seconds, state) of each step; a GPU, which steps do not wait for, is waited for here."""
+    """(seconds, state) of each step; synchronises with the GPU, which steps do not."""
     start = time.perf_counter()
     for state in states:
         if device.type == 'cuda':

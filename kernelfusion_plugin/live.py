@@ -1,9 +1,9 @@
-"""The folder of a run under way: where it stands, the picture and the kernel as they form, and an animation of them.
+"""The folder of a run in progress: its status, the current picture and kernel, and frames for an animation.
 
-    status.json     phase, step, seconds left; renewed every second
-    live.png        x0_hat and the kernel; renewed every few seconds
-    frames/*.png    live.png at about a hundred steps of Phase 2, where they are asked for
-    lock            held by the process that is at work
+    status.json     phase, step, seconds left; updated every second
+    live.png        x0_hat and the kernel; updated every few seconds
+    frames/*.png    live.png at about a hundred steps of Phase 2, if requested
+    lock            held by the running process
     checkpoint.pt   see ``checkpoints``
 """
 
@@ -29,18 +29,18 @@ from .progress import label
 
 log = logging.getLogger(__name__)
 
-COUNT = 100  # of an animation's frames, about
+COUNT = 100  # approximate number of frames of an animation
 STATUS, LIVE, LOCK, FRAMES = 'status.json', 'live.png', 'lock', 'frames'
 VIEW = 512  # longest side of the picture in live.png
 
 
 class LiveView:
-    """Writes a run's folder while it is under way.
+    """Writes status and live picture to the run folder during a run.
 
     Args:
-        folder: of the run.
-        name: of the image.
-        start: what is shown before Phase 2, uint8 RGB (H, W, 3).
+        folder: the run folder.
+        name: the image's name.
+        start: the picture shown before Phase 2, uint8 RGB (H, W, 3).
         frames: keep frames for an animation.
     """
 
@@ -51,7 +51,7 @@ class LiveView:
         self._picture, self._kernel = _small(start), None
 
     def __call__(self, progress: Progress) -> None:
-        """Show a step, if it is time. What cannot be written is a warning: the run itself goes on."""
+        """Show a step, if an update is due. If it cannot be written, a warning is logged and the run goes on."""
         try:
             self._show(progress)
         except OSError as error:
@@ -92,20 +92,20 @@ class LiveView:
 
 
 def find_run(place: Path) -> Path:
-    """The folder of a run: ``place`` itself, or the one in it that was written last.
+    """The run folder: ``place`` itself, or the most recently written one in it.
 
     Raises:
         ValueError: there is none.
     """
     runs = [path for path in (place, *sorted(place.glob('*_run'))) if (path / STATUS).is_file()]
     if not runs:
-        raise ValueError(f'{place}: no run here. A run has a folder NAME_run beside its result while it is under way, '
-                         'and keeps it with --save-run')
+        raise ValueError(f'{place}: no run here. During a run there is a folder NAME_run next to its result, '
+                         'which --save-run keeps')
     return max(runs, key=lambda path: (path / STATUS).stat().st_mtime)
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
-    """What ``status.json`` says, and ``active``: whether a process is at work; None if there is none."""
+    """Contents of ``status.json``, plus ``active``: whether a process is running; None without the file."""
     try:
         status = json.loads((folder / STATUS).read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -114,29 +114,29 @@ def read_status(folder: Path) -> dict[str, Any] | None:
 
 
 def status_line(status: dict[str, Any]) -> str:
-    """``status.json`` in a line."""
+    """The status as one line."""
     if 'phase' not in status:
-        return f'{status.get("name")}: {status.get("state", "no step was made yet")}'
+        return f'{status.get("name")}: {status.get("state", "no step done yet")}'
     left = datetime.timedelta(seconds=round(status.get('left', 0)))
     return (f'{status.get("name")}: {label(status["phase"])}, step {status.get("step")}/'
             f'{status.get("total")}, {left} left in it, loss {status.get("loss", 0):.4g}')
 
 
 def save_animation(folder: Path, out: Path) -> int:
-    """The frames of a saved run as GIF or, by the ending .png or .apng, animated PNG; returns their number.
+    """Save the frames of a saved run as GIF or, for the extensions .png and .apng, animated PNG; returns their number.
 
     Raises:
-        ValueError: there are none, or the ending is another.
+        ValueError: there are no frames, or the extension is not supported.
     """
     kinds = {'.gif': 'GIF', '.png': 'PNG', '.apng': 'PNG'}
     if out.suffix.lower() not in kinds:
         raise ValueError(f'{out}: an animation must end in .gif, .png or .apng')
     paths = sorted((folder / FRAMES).glob('*.png'))
     if not paths:
-        raise ValueError(f'{folder}: no frames were kept; --save-run keeps them')
+        raise ValueError(f'{folder}: no frames: only runs with --save-run keep them')
     frames = [Image.open(path).convert('RGB') for path in paths]
     size = tuple(max(frame.size[axis] for frame in frames) for axis in (0, 1))
-    for index, frame in enumerate(frames):  # the title's width changes the sheet's
+    for index, frame in enumerate(frames):  # the sheet's width depends on the title
         frames[index] = Image.new('RGB', size, pictures.PAPER)
         frames[index].paste(frame)
     times = [80] * (len(frames) - 1) + [2000]

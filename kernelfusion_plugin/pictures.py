@@ -1,4 +1,4 @@
-"""The two pictures about a run: sheet (bicubic | ours | truth | kernels) and plot of its losses."""
+"""Draws the two overview pictures of a run: the sheet (bicubic | ours | truth | kernels) and the plot of losses."""
 
 from __future__ import annotations
 
@@ -25,22 +25,21 @@ TITLE, NOTE = 17, 13  # type sizes
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of a sheet: uint8 RGB or grey, with a title and a line of figures under it."""
+    """One picture of a sheet: uint8 RGB or greyscale, with a title and a line of figures below it."""
 
     title: str
     note: str
     picture: np.ndarray
-    whole: bool = True  # False: a kernel, or whatever else is shown as it is
+    whole: bool = True  # False: shown as it is, such as a kernel
 
 
 def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
                  k_true: np.ndarray | None, scores: Mapping[str, Any], method: str = 'KernelFusion',
                  kernel_title: str = 'kernel', kernels: np.ndarray | None = None) -> list[Panel]:
-    """bicubic | ``method``, unless it is that | truth | kernel | the regions' kernels | true kernel, what there is;
-    with the known scores.
+    """bicubic | ``method`` (unless bicubic) | truth | kernel | regions' kernels | true kernel, as available.
 
-    The kernels are at one scale. One whose ``kernel_title`` is another than 'kernel' is not of the HR picture, so that
-    its entries are no HR pixels, and is drawn by itself.
+    All kernels are drawn to the same scale, except one with a ``kernel_title`` other than 'kernel', whose entries are
+    not HR pixels.
     """
     grid = shared_grid([kernel, k_true]) if kernel_title == 'kernel' else None
     panels = [Panel('bicubic', _quality(scores, '_bicubic'), bicubic)]
@@ -61,10 +60,10 @@ def sheet_panels(bicubic: np.ndarray, sr: np.ndarray, gt: np.ndarray | None, ker
 
 
 def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
-    """The panels side by side. Large pictures are shown twice: whole, and below a detail at its own pixels.
+    """The panels side by side. Large pictures are shown twice: reduced and, below, as a detail at full resolution.
 
-    The detail is the most varied square of the last picture (the truth if there is one), the same in all of
-    them. Small pictures and kernels are enlarged by whole pixels.
+    The detail is the most varied square of the last picture (the truth if there is one), in the same place for all.
+    Small pictures and kernels are enlarged by a whole factor.
     """
     pictures = [panel.picture for panel in panels if panel.whole]
     height, width = pictures[0].shape[:2] if pictures else (0, 0)
@@ -98,12 +97,12 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
 
 
 def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
-    """:func:`draw_sheet` as PNG."""
+    """Save :func:`draw_sheet` as PNG."""
     write_atomically(path, lambda file: draw_sheet(panels, title).save(file, format='PNG'))
 
 
 def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
-    """Kernels by name as one PNG, all on one grid, each scaled to its own maximum, ``columns`` in a row."""
+    """Save named kernels as one PNG, ``columns`` per row, on a common grid, each scaled to its own maximum."""
     grid = shared_grid(kernels.values())
     drawn = {name: kernel_picture(k, side, grid) for name, k in kernels.items()}
     cell = max(picture.shape[0] for picture in drawn.values()) + GAP
@@ -118,13 +117,13 @@ def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], column
 
 
 def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:
-    """Losses of both phases over their steps, and the kernel's correlation with the truth where it is known.
+    """Plot the losses of both phases by step and, if known, the kernel's correlation with the true kernel.
 
     Args:
         history: one dict per point: ``phase`` as in Progress, ``step``, any parts of the loss by name, and
-            ``kernel_ncc``. Of Phase 1's networks that of y itself is shown, of which a run has one at most.
+            ``kernel_ncc``. Of Phase 1's networks, only that trained on y itself is shown (at most one per run).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second, so only if needed
     from matplotlib.figure import Figure
     history = list(history)
     first = [point for point in history if point['phase'] in PHASE1 and not PHASE1[point['phase']].halved]
@@ -146,18 +145,18 @@ def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str
 
 @functools.cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib; without it PIL's own, which has little more than ASCII."""
+    """DejaVu Sans from matplotlib; without that PIL's own font, which has little beyond ASCII."""
     try:
-        import matplotlib  # only where something is drawn
+        import matplotlib  # only if something is drawn
         return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'), size)
-    except (ImportError, OSError):  # not installed; or packed without its fonts
+    except (ImportError, OSError):  # not installed, or packaged without fonts
         return ImageFont.load_default(size)
 
 
 def fitted(text: str, size: int, width: int) -> str:
-    """The text, or as much of its beginning and end as fits into ``width`` pixels: names often differ in either.
+    """The text, shortened in the middle to fit into ``width`` pixels, as names often differ at either end.
 
-    In one line, with "?" for what cannot be printed: line ends, and bytes of a file's name that are no text.
+    On one line, with "?" for what cannot be printed: line breaks and undecodable bytes of file names.
     """
     text = printable(text)
     shown, keep = text, len(text)
@@ -194,7 +193,7 @@ def _quality(scores: Mapping[str, Any], suffix: str) -> str:
 
 
 def _whole(picture: np.ndarray) -> np.ndarray:
-    """The picture with its longest side at most VIEW: enlarged by whole pixels, or reduced."""
+    """The picture with its longest side at most VIEW: enlarged by a whole factor, or reduced."""
     longest = max(picture.shape[:2])
     if longest <= VIEW:
         zoom = max(1, VIEW // 2 // longest)
@@ -204,7 +203,7 @@ def _whole(picture: np.ndarray) -> np.ndarray:
 
 
 def _busiest(picture: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the square of that side where neighbouring pixels differ most."""
+    """Top left corner of the square of side ``side`` in which neighbouring pixels differ most."""
     grey = picture.astype(np.float64).reshape(*picture.shape[:2], -1).mean(-1)
     edges = np.zeros_like(grey)
     edges[:, 1:] += np.abs(np.diff(grey, axis=1))
@@ -213,7 +212,7 @@ def _busiest(picture: np.ndarray, side: int) -> tuple[int, int]:
 
 
 def heaviest_square(weights: np.ndarray, side: int) -> tuple[int, int]:
-    """Top left corner of the square of that side with the largest sum of ``weights`` (H, W); the first of equals."""
+    """Top left corner of the square of side ``side`` with the largest sum of ``weights`` (H, W); the first if tied."""
     table = np.pad(weights, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     sums = table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
     top, left = np.unravel_index(int(np.argmax(sums)), sums.shape)

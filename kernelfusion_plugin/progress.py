@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, elsewhere a log line every ten seconds or so."""
+"""Progress of a run: a bar on a terminal, otherwise a log line about every ten seconds."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from tqdm import tqdm
 from .core.phase1 import PHASES as PHASE1
 from .core.restore import Progress
 
-# The figures first: a line that is too long for the terminal loses its end, and names of pictures are long.
+# Figures first: terminals cut off the end of long lines, and picture names are long.
 BAR = '{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {desc}'
 
 
 def label(phase: str) -> str:
-    """A phase of Progress, in words."""
+    """The name of a phase of Progress for display."""
     return f'phase 1 ({PHASE1[phase].label})' if phase in PHASE1 else f'phase 2 ({phase})'
 
 
 class ProgressLog:
-    """Shows each :class:`~kernelfusion_plugin.core.restore.Progress` of one image: phase, step, time left, loss.
+    """Shows each :class:`~kernelfusion_plugin.core.restore.Progress` of an image: phase, step, time left, loss.
 
     Args:
-        logger: gets the lines where ``stream`` is not a terminal.
-        title: goes in front, such as ``[2/5] 0802_k05``.
-        stream: where a bar is drawn if it is a terminal.
-        interval: seconds between two log lines. The last step of a phase always gives one.
+        logger: gets the lines if ``stream`` is not a terminal.
+        title: prefix, such as ``[2/5] 0802_k05``.
+        stream: gets a bar if it is a terminal; default: stderr.
+        interval: seconds between two log lines; the last step of a phase is always logged.
     """
 
     def __init__(self, logger: logging.Logger, title: str, stream: TextIO | None = None, interval: float = 10.0,
@@ -52,13 +52,13 @@ class ProgressLog:
             self.logger.info(self.line(progress))
 
     def line(self, progress: Progress) -> str:
-        """The line for one step, as it is logged."""
+        """The log line for one step."""
         left = datetime.timedelta(seconds=round(progress.eta))
         return (f'{self.title}: {label(progress.phase)}, step {progress.step}/{progress.total}, '
                 f'{left} left, loss {progress.loss:.4g}')
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

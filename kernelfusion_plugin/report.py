@@ -1,10 +1,10 @@
-"""What a run writes: pictures, kernels, table of scores, summary. Pure functions; BasicSR is not needed.
+"""Output of a run: pictures, kernels, score table, summary. Plain functions that do not need BasicSR.
 
-Every file is written beside its place and renamed into it, so a reader (or a crash) never meets half of one.
-Same image, options and seed give the same bytes in the SR picture, ``NAME_kernel.npy``, ``NAME_kernel.png`` and
-the pictures made of them; ``scores.csv`` and ``summary.json`` also hold seconds, which differ from run to run.
+Every file is written under a temporary name and renamed, so that neither a reader nor a crash sees a partial file.
+The same image, options and seed give the same bytes in the SR picture, ``NAME_kernel.npy``, ``NAME_kernel.png`` and
+the pictures made from them; ``scores.csv`` and ``summary.json`` also hold timings, which vary.
 
-Arrays: pictures are uint8 RGB (H, W, 3), or (H, W) for grey; kernels float32 (K, K), as drawn.
+Arrays: pictures are uint8 RGB (H, W, 3), or (H, W) for greyscale; kernels are float32 (K, K), as drawn: they correlate.
 """
 
 from __future__ import annotations
@@ -35,36 +35,35 @@ COLUMNS = ('dataset', 'image', 'psnr', 'ssim', 'psnr_bicubic', 'ssim_bicubic', '
            'psnr_best_subpixel_shift', 'shift_y', 'shift_x', 'kernel_ncc', 'kernel_ncc_best_shift', 'kernel_psnr',
            'kernel_lr_psnr', 'lr_consistency', 'surprise', 'seconds_phase1', 'seconds_phase2', 'seed', 'solver',
            'preset')
-KERNEL_PICTURE = 240  # pixels, about: the side of an enlarged kernel
+KERNEL_PICTURE = 240  # approximate side of an enlarged kernel, pixels
 
 
 def save_picture(path: PathLike, picture: np.ndarray) -> None:
-    """A uint8 picture as PNG."""
+    """Save a uint8 picture as PNG."""
     write_atomically(path, lambda file: Image.fromarray(picture).save(file, format='PNG'))
 
 
 def save_array(path: PathLike, array: np.ndarray) -> None:
-    """An array as .npy."""
-    content = io.BytesIO()  # into a file NumPy writes by itself, and a full disk leaves a part of it without an error
+    """Save an array as .npy."""
+    content = io.BytesIO()  # np.save to a file can truncate it on a full disk without raising an error
     np.save(content, array)
     write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def save_kernel(folder: PathLike, name: str, kernel: np.ndarray) -> None:
-    """NAME_kernel.npy (float32, sums to 1, as drawn) and NAME_kernel.png (enlarged)."""
+    """Save NAME_kernel.npy (float32, sums to 1, as drawn) and NAME_kernel.png (enlarged)."""
     folder = Path(folder)
     save_array(folder / f'{name}_kernel.npy', kernel.astype(np.float32))
     save_picture(folder / f'{name}_kernel.png', kernel_picture(kernel))
 
 
 def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE, grid: int | None = None) -> np.ndarray:
-    """Kernel as grey picture: 0 black, its maximum white, each entry a square of whole pixels, about ``side`` wide.
+    """Kernel as a greyscale picture about ``side`` wide: 0 is black, its maximum white, each entry a square of pixels.
 
     Args:
-        grid: for kernels that stand beside each other, see :func:`shared_grid`: the picture is as wide as that many
-            entries, with the kernel's centre at its own, so that all of them are at one scale. The centre is kept to
-            the pixel of the picture, as the scores keep it, also where an odd size meets an even one; where the black
-            around the kernel cannot be halved, the smaller half is above and to the left.
+        grid: number of entries that the picture spans, so that kernels shown side by side have the same scale (see
+            :func:`shared_grid`). The kernel is padded with black, its centre at the centre of the picture, even when
+            odd and even sizes meet; if the padding is odd, the smaller half is above and to the left.
     """
     grid = max(grid or 0, len(kernel))
     zoom = max(1, round(side / grid))
@@ -75,19 +74,19 @@ def kernel_picture(kernel: np.ndarray, side: int = KERNEL_PICTURE, grid: int | N
 
 
 def shared_grid(kernels: Iterable[np.ndarray | None]) -> int | None:
-    """Size of the largest kernel, on whose grid those beside it are drawn; None without any."""
+    """Size of the largest kernel, as ``grid`` for drawing several side by side; None if there are none."""
     return max((len(kernel) for kernel in kernels if kernel is not None), default=None)
 
 
 def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> None:
-    """NAME_kernels.npy (R, C, K, K), float32, each sums to 1; and NAME_kernels.png, laid out as the regions lie."""
+    """Save NAME_kernels.npy (R, C, K, K), float32, each summing to 1, and NAME_kernels.png, laid out as the regions."""
     folder = Path(folder)
     save_array(folder / f'{name}_kernels.npy', kernels.astype(np.float32))
     save_picture(folder / f'{name}_kernels.png', region_kernels_picture(kernels))
 
 
 def region_kernels_picture(kernels: np.ndarray, side: int = KERNEL_PICTURE, grid: int | None = None) -> np.ndarray:
-    """Kernels (R, C, K, K) as one grey picture, as the regions lie, with lines between; each as in kernel_picture."""
+    """Kernels (R, C, K, K) as one greyscale picture, laid out as the regions, with dividing lines."""
     each = side // min(max(kernels.shape[:2]), 3)
     rows = [np.concatenate([np.pad(kernel_picture(k, each, grid), 1, constant_values=128) for k in row], axis=1)
             for row in kernels]
@@ -108,16 +107,16 @@ def to_tensor(picture: np.ndarray) -> Tensor:
 
 
 def bicubic_picture(y: Tensor, scale: int) -> np.ndarray:
-    """The LR image (1, C, h, w) in [-1, 1], enlarged, as a picture."""
+    """The LR image (1, C, h, w) in [-1, 1], enlarged bicubically, as a uint8 picture."""
     return to_picture(upscale_bicubic(y.detach().float().cpu(), scale))
 
 
 def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
                    border: float | int = metrics.PAPER_BORDER) -> dict[str, float]:
-    """PSNR (dB) and SSIM on Y, the border left out, of the result and of bicubic; {} without ground truth.
+    """PSNR (dB) and SSIM on Y, without the border, of the result and of bicubic; {} without ground truth.
 
-    Besides, ``psnr_best_shift`` and ``psnr_best_subpixel_shift`` of the result, and the latter's ``shift_y`` and
-    ``shift_x`` in pixels, see :mod:`.core.shift_metrics`.
+    Also ``psnr_best_shift`` and ``psnr_best_subpixel_shift`` of the result, and ``shift_y`` and ``shift_x`` (pixels)
+    of the latter; see :mod:`.core.shift_metrics`.
     """
     if gt is None:
         return {}
@@ -135,9 +134,9 @@ def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
 
 
 def kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[str, float]:
-    """Normalised correlation at zero shift and at the best one, and PSNR against the true kernel.
+    """Normalised correlation with the true kernel, at zero shift and at the best shift, and PSNR against it.
 
-    {} if either is unknown. Kernels of different sizes are compared centre on centre, see
+    {} if either kernel is unknown. Kernels of different sizes are aligned at their centres, see
     :func:`.core.metrics.kernel_ncc`.
     """
     if kernel is None or truth is None:
@@ -150,11 +149,11 @@ def kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[s
 
 def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, kernel: np.ndarray | None,
                        k_true: np.ndarray | None, scale: int, kernels: np.ndarray | None = None) -> dict[str, float]:
-    """What the kernel does to pictures, in dB; what is unknown is left out, {} without a kernel.
+    """Kernel scores measured on degraded pictures, in dB; unknown ones are omitted, {} without a kernel.
 
-    ``lr_consistency``: the LR image against the result degraded by the result's kernel, or by the ``kernels`` of its
-    regions (R, C, K, K); ``kernel_lr_psnr``: the truth degraded by that kernel against the truth degraded by its own.
-    LR pixels that see beyond the frame are left out of both.
+    ``lr_consistency``: PSNR of the LR image against the result degraded by ``kernel``, or by the ``kernels`` of its
+    regions (R, C, K, K). ``kernel_lr_psnr``: PSNR between the ground truth degraded by ``kernel`` and by ``k_true``.
+    Both leave out LR pixels whose kernel support extends beyond the frame.
     """
     if kernel is None:
         return {}
@@ -175,9 +174,9 @@ def degradation_scores(sr: np.ndarray, lr: np.ndarray, gt: np.ndarray | None, ke
 
 
 def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """The table: one row per image, sorted by data set and image; what is not known stays empty.
+    """Write the score table: one row per image, sorted by data set and image; unknown values are empty.
 
-    Columns: :data:`COLUMNS`, then any others that occur (``val_…``: the toolbox's own metrics), by name.
+    Columns: :data:`COLUMNS`, then any others (``val_…``: BasicSR's own metrics), sorted by name.
     """
     rows = sorted(rows, key=lambda row: (str(row['dataset']), str(row['image'])))
     columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
@@ -190,7 +189,7 @@ def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of every column of numbers over its finite values; inf if it has nothing but inf (and no nan)."""
+    """Mean of each float column over its finite values; inf if all values are inf. NaNs are ignored."""
     columns: dict[str, list[float]] = {}
     for row in rows:
         for key, value in row.items():
@@ -204,7 +203,7 @@ def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> str:
-    """One line for the log: how many images, mean scores and seconds, how many failed."""
+    """One log line: number of images, mean scores and seconds, number of failures."""
     if not rows:
         return f'{dataset}: no image was restored' + (f', {failed} failed' if failed else '')
     means = mean_scores(rows)
@@ -221,22 +220,22 @@ def mean_line(dataset: str, rows: list[Mapping[str, Any]], failed: int = 0) -> s
     parts.append(f'{both}{means["seconds_phase2"]:.1f} s{" phase 2" if both else ""} per image')
     same = sum(math.isinf(row.get('psnr', 0.0)) for row in rows)
     if same:
-        parts.append(f'{same} identical to the truth and left out of the mean PSNR')
+        parts.append(f'{same} identical to the ground truth (not in the mean PSNR)')
     if failed:
         parts.append(f'{failed} failed')
     return f'{dataset}: mean of {len(rows)} image{"s" if len(rows) > 1 else ""}: ' + '; '.join(parts)
 
 
 def write_summary(path: PathLike, summary: Mapping[str, Any]) -> None:
-    """``summary.json``; numbers that JSON has no word for (inf, nan) become strings."""
+    """Write ``summary.json``; inf and nan, which JSON cannot express, become strings."""
     text = json.dumps(_jsonable(summary), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
     write_text_atomically(path, text)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit that a result came from; nothing that names the host or its folders."""
+    """Versions, device and commit that produced a result; nothing that identifies the host or its folders."""
     versions = {'python': platform.python_version(), 'torch': torch.__version__,
-                'kernelfusion-plugin': __version__}  # of this code: an editable install's metadata may be older
+                'kernelfusion-plugin': __version__}  # from the code: metadata of an editable install may be stale
     for package in ('basicsr', 'torchvision', 'numpy'):
         try:
             versions[package] = importlib.metadata.version(package)
@@ -248,7 +247,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Commit of the checkout in ``folder``, with ``+changes`` if it was edited since; None outside a checkout."""
+    """Commit checked out in ``folder``, with ``+changes`` if tracked files were edited; None outside a checkout."""
     if not (folder / '.git').exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""One picture from its file to its results: taken up where it was left, kept if it is done, shown while it forms."""
+"""Restore one picture from file to results: resumes from a checkpoint, keeps finished results, shows a live view."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ from .progress import ProgressLog
 log = logging.getLogger(__name__)
 
 MOST_SHRUNK = 16
-PLOT = 'plot.png'  # in the folder of a run that is kept
-RUN = (FILE, LOCK, STATUS, LIVE, FRAMES, PLOT)  # what may lie in a run's folder
+PLOT = 'plot.png'  # in a run folder that is kept
+RUN = (FILE, LOCK, STATUS, LIVE, FRAMES, PLOT)  # files a run folder may contain
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all pictures of a command.
+    """Settings shared by all pictures of a command.
 
     Attributes:
-        config: of the core.
-        device: where it computes.
+        config: the core's configuration.
+        device: device to compute on.
         kernel: the known kernel (K, K); None: blind.
-        save_run: keep the run's folder, with a plot of its losses and frames for an animation.
-        fresh: begin anew, whatever is there.
-        shrink: the picture is made small by this factor first, so that a wide blur fits into the kernel's grid.
+        save_run: keep the run folder, with a plot of the losses and frames for an animation.
+        fresh: start from scratch, ignoring earlier results and checkpoints.
+        shrink: the picture is first reduced by this factor, so that a wide blur fits into the kernel's grid.
         every: seconds between two checkpoints.
     """
 
@@ -70,12 +70,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Restoration:
-    """The work on one picture.
+    """The restoration of one picture.
 
     Attributes:
         path: the LR picture.
-        out: the restored one; what else comes out lies beside it, with the name ``out`` has without its ending.
-        settings: see there.
+        out: the restored picture; other results go to the same folder, named after its stem.
+        settings: see :class:`Settings`.
     """
 
     path: Path
@@ -84,46 +84,46 @@ class Restoration:
 
     @property
     def name(self) -> str:
-        """Decides the random numbers, with the seed: the file's name, wherever it lies and whatever is beside it."""
+        """Stem of the input file; with the seed it fixes the random numbers, whatever the folder or other files."""
         return self.path.stem
 
     @property
     def stem(self) -> str:
-        """Of all that is written."""
+        """Common prefix of the names of all results."""
         return self.out.stem.removesuffix(f'_x{self.settings.config.scale}')
 
     @property
     def folder(self) -> Path:
-        """Of the run while it is under way."""
+        """The run folder: checkpoint, lock and live view while the run is in progress."""
         return self.out.parent / f'{self.stem}_run'
 
     @property
     def record(self) -> Path:
-        """What tells a finished result."""
+        """The JSON record that marks a finished result."""
         return self.out.parent / f'{self.stem}_restored.json'
 
     @property
     def results(self) -> list[Path]:
-        """All that can come out, but the record."""
+        """All files that may be written, except the record."""
         names = ('kernel.npy', 'kernel.png', 'sheet.png')
         return [self.out, *(self.out.parent / f'{self.stem}_{name}' for name in names), *self.region_kernels]
 
     @property
     def region_kernels(self) -> list[Path]:
-        """What comes out only where regions have kernels of their own."""
+        """Files that are written only if there are several regions."""
         return [self.out.parent / f'{self.stem}_kernels{ending}' for ending in ('.npy', '.png')]
 
     @cached_property
     def key(self) -> str:
-        """Fingerprint of the result."""
+        """Fingerprint of the input and the settings, which determine the result."""
         s = self.settings
         return fingerprint(digest(self.path), s.config, self.name, s.device, s.kernel, shrink=s.shrink)
 
     def read(self) -> Picture:
-        """The picture, made as small as the settings ask for.
+        """The picture, reduced by ``shrink``.
 
         Raises:
-            BadPicture, ValueError: it cannot be read or be restored so, as where too little would be left of it.
+            BadPicture, ValueError: it cannot be read, or cannot be restored with these settings (e.g. too small).
         """
         whole = read_picture(self.path)
         picture = whole.smaller(self.settings.shrink)
@@ -139,20 +139,20 @@ class Restoration:
         return picture
 
     def finished(self) -> bool:
-        """Whether the results are there, made of this very picture with these settings, and unharmed."""
+        """Whether the results exist, are intact, and were made from this picture with these settings."""
         if self.settings.fresh or not (self.record.is_file() and self.path.is_file()):
             return False
         record = read_record(self.record, self.key)
-        return record is not None and self.out.name in record['files']  # it may have been another format
+        return record is not None and self.out.name in record['files']  # else it was saved in another format
 
     def check_place(self) -> None:
-        """Nothing is written over, or removed, that is not known to be ours, even with ``fresh``.
+        """Make sure that only our own files are overwritten or removed, even with ``fresh``.
 
-        Known is what the record lists, be it another picture's or version's; and all, while a run is under way, since
-        that may have been killed between the writing of a result and of its record.
+        Ours are the files that the record lists, even for another picture or version. If a lock exists, all are: the
+        run may have been killed after writing a result but before its record.
 
         Raises:
-            ValueError: something else lies in the place of a result.
+            ValueError: a file of unknown origin has the name of a result.
         """
         if (self.folder / LOCK).exists():
             return
@@ -160,29 +160,29 @@ class Restoration:
         places = [*self.results, self.record, *(() if _is_run(self.folder) else (self.folder,))]
         other = next((path for path in places if path.name not in known and os.path.lexists(path)), None)
         if other is not None:
-            raise ValueError(f'{printable(str(other))} would be written over, and is no result of this command: '
+            raise ValueError(f'{printable(str(other))} would be overwritten, but is not a result of this command: '
                              'move it away or choose another -o')
 
     def checkpoint(self) -> Checkpoint:
-        """Its file in the run's folder."""
+        """The checkpoint in the run folder."""
         return Checkpoint(self.folder / FILE, self.key, self.settings.every)
 
     def gone_on_with(self) -> bool:
-        """Whether a checkpoint is there that :meth:`run` takes up."""
+        """Whether there is a checkpoint from which :meth:`run` resumes."""
         return not self.settings.fresh and self.checkpoint().load() is not None
 
     def run(self, title: str, stop: StopRequest) -> Result | None:
-        """Restore the picture and write what comes out; None: another process has done it meanwhile.
+        """Restore the picture and write the results. Returns None if another process has finished it meanwhile.
 
         Raises:
-            BadPicture, ValueError: the picture cannot be read, or is too small; a file of others would be written over.
-            OSError: a result cannot be written. The checkpoint is left, the next call goes on from it.
-            Stopped: ``stop`` was asked for, by Ctrl-C or SIGTERM; likewise.
+            BadPicture, ValueError: the picture cannot be read or is too small, or a file not ours would be overwritten.
+            OSError: a result cannot be written. The checkpoint is kept, and the next call resumes from it.
+            Stopped: a stop was requested by Ctrl-C or SIGTERM; the checkpoint is kept, too.
         """
         self.check_place()
         picture = self.read()
         if picture.pages > 1:
-            log.warning(f'{title}: has {picture.pages} pages, the first is done')
+            log.warning(f'{title}: has {picture.pages} pages, only the first is restored')
         known = self.folder.exists()
         with locked(self.folder / LOCK):
             if self.finished():
@@ -194,7 +194,7 @@ class Restoration:
             try:
                 result = self._compute(picture.y, title, live, stop)
             except ValueError:
-                if not known and not (self.folder / FILE).exists():  # there is nothing to go on with
+                if not known and not (self.folder / FILE).exists():  # nothing to resume from
                     shutil.rmtree(self.folder, ignore_errors=True)
                 raise
             self._write(result, picture)
@@ -212,18 +212,18 @@ class Restoration:
 
     @property
     def _shrink(self) -> str:
-        """The option that makes the picture half as large as it was restored; '' where it goes no further."""
+        """The option that halves the picture once more; '' if that exceeds MOST_SHRUNK."""
         factor = 2 * self.settings.shrink
         return f'--shrink {factor}' if factor <= MOST_SHRUNK else ''
 
     def _leave(self) -> None:
-        """Take the lock away, and its folder, unless another process has saved its run there."""
+        """Remove the lock, and the folder if it is then empty (another process may have saved its run there)."""
         (self.folder / LOCK).unlink()
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def _clear(self) -> None:
-        """Remove what a process leaves that is killed while it writes, and, if wanted, what it would go on from."""
+        """Remove temporary files left by killed processes and, with ``fresh``, the checkpoint."""
         for folder in (self.folder, self.folder / FRAMES):
             sweep(folder)
         for path in (*self.results, self.record):
@@ -235,7 +235,7 @@ class Restoration:
         s, checkpoint = self.settings, self.checkpoint()
         snapshot = checkpoint.load()
         if snapshot is not None:
-            log.info(f'{title}: goes on where it was left')
+            log.info(f'{title}: resumes from its checkpoint')
         show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
         if snapshot is None:
@@ -250,7 +250,7 @@ class Restoration:
                 show.close()
 
     def _anew(self, steps: Generator[Progress, None, Result]) -> Generator[Progress, None, Result]:
-        """``steps``; behind the first, when nothing can be refused any more, an older run that was saved goes."""
+        """Pass on ``steps``; delete an older saved run after the first, when the input can no longer be rejected."""
         first = next(steps)
         shutil.rmtree(self.folder / FRAMES, ignore_errors=True)
         (self.folder / PLOT).unlink(missing_ok=True)
@@ -258,9 +258,9 @@ class Restoration:
         return (yield from steps)
 
     def _write(self, result: Result, like: Picture) -> None:
-        """Picture, kernel, sheet; last the record, without which they do not count.
+        """Write picture, kernel and sheet, then the record, without which they do not count as finished.
 
-        An older record stays until then: it is void, as sums differ, but tells which files are ours.
+        An older record stays until then: its checksums no longer match, but it tells which files are ours.
         """
         scale = self.settings.config.scale
         for old in self.region_kernels:
@@ -285,14 +285,14 @@ class Restoration:
 
 
 class Origin(NamedTuple):
-    """With which settings a result came about; see Settings."""
+    """The :class:`Settings` values with which a result was made."""
 
     scale: int
     shrink: int
 
 
 def came_about(record: Path, file: Path) -> Origin | None:
-    """How ``file`` came about, if that is a record of it, and it is as it was written."""
+    """How ``file`` was made, if ``record`` lists it and it is unchanged; else None."""
     try:
         about = json.loads(record.read_text(encoding='utf-8'))
         origin = Origin(about['config']['scale'], about.get('shrink', 1))
@@ -302,8 +302,9 @@ def came_about(record: Path, file: Path) -> Origin | None:
 
 
 def _listed(record: Path) -> list[str]:
-    """Names of the files that came out with a record, and before it in the same place, as at another scale; [] where it
-    is none of ours.
+    """Names of the files that a record lists, including earlier results in the same folder (e.g. at another scale).
+
+    [] if it is not one of our records.
     """
     try:
         about = json.loads(record.read_text(encoding='utf-8'))
@@ -313,7 +314,7 @@ def _listed(record: Path) -> list[str]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a run's folder, or what is left of one, may lie there."""
+    """Whether ``folder`` is empty or looks like a run folder, perhaps an incomplete one."""
     try:
         names = os.listdir(folder)
     except OSError:

@@ -1,12 +1,12 @@
-"""Training that was stopped goes on with the same bits as if it had not been.
+"""Makes resumed training bit-identical to uninterrupted training.
 
-BasicSR's train program (1.4.2) resumes on a GPU only, begins the interrupted epoch anew, and draws crops from
-generators whose state it does not save. :func:`patch` puts in its place
+BasicSR's train program (1.4.2) resumes only on a GPU, restarts the interrupted epoch, and draws crops from generators
+whose state it does not save. :func:`patch` replaces
 
-* a reader of training states that needs no GPU;
-* a sampler that goes on within the epoch, and hands each index out with a seed of its own: what a data set draws for it
-  then depends on nothing but ``manual_seed``, epoch and place. :class:`~.data.random_blur_dataset.RandomBlurDataset`
-  makes use of it; to other data sets the index is an int.
+* the reader of training states by one that needs no GPU;
+* the sampler by one that continues within the epoch and gives each index a seed of its own, so that what a data set
+  draws for it depends only on ``manual_seed``, epoch, rank and position. Used by
+  :class:`~.data.random_blur_dataset.RandomBlurDataset`; for other data sets the index is a plain int.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .core.tensor_files import load_tensors
 
 
 class SeededIndex(int):
-    """An index of a data set, with the ``seed`` of what is drawn for it."""
+    """A data set index with the ``seed`` of the random draws for it."""
 
     seed: int
 
@@ -38,12 +38,12 @@ class SeededIndex(int):
 
 
 class ResumableSampler(EnlargedSampler):
-    """BasicSR's sampler, in the same order; see the module's docstring.
+    """BasicSR's sampler, with the same order; see the module docstring.
 
     Args:
         seed: ``manual_seed``.
         batch: images per iteration and process.
-        resumed: ``epoch`` and ``iter`` of the training state, empty for a new run.
+        resumed: ``epoch`` and ``iter`` of the training state; empty for a new run.
     """
 
     def __init__(self, dataset: Any, num_replicas: int, rank: int, ratio: int = 1, *, seed: int, batch: int,  # noqa: ANN401
@@ -57,16 +57,16 @@ class ResumableSampler(EnlargedSampler):
             yield SeededIndex(indices[place], derived(self.seed, self.epoch, self.rank, place))
 
     def _done(self) -> int:
-        """How many indices of this epoch were used before the stop."""
+        """Number of indices of this epoch used before the stop."""
         if self.resumed.get('epoch') != self.epoch:
             return 0
-        per_epoch = self.num_samples // self.batch  # the loader drops what fills no batch
+        per_epoch = self.num_samples // self.batch  # the loader drops an incomplete batch
         used = self.batch * (self.resumed['iter'] - self.epoch * per_epoch)
-        return min(max(0, used), self.num_samples)  # the data set may have grown, or shrunk, since
+        return min(max(0, used), self.num_samples)  # the data set may have changed size since
 
 
 def patch(train: ModuleType) -> None:
-    """Make ``basicsr.train`` resume in our way."""
+    """Patch ``basicsr.train`` with our way of resuming."""
     run: dict[str, Any] = {'seed': 0, 'batch': 1, 'resumed': {}}
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -85,12 +85,12 @@ def patch(train: ModuleType) -> None:
 
 
 def read_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """The training state that ``path.resume_state``, or with ``--auto_resume`` the newest of this run, holds.
+    """Read the training state in ``path.resume_state`` or, with ``--auto_resume``, the latest of this run.
 
-    As in BasicSR, ``path`` then names that state and the weights that were saved with it.
+    As in BasicSR, ``opt['path']`` is updated to name that state and the weights saved with it.
 
     Raises:
-        ValueError: it is no training state, or its weights are missing.
+        ValueError: it is not a training state, or its weights are missing.
     """
     path = opt['path'].get('resume_state')
     if opt.get('auto_resume'):

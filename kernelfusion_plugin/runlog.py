@@ -1,10 +1,10 @@
-"""What went wrong in this run without ending it: one line per image that could not be done.
+"""Failures that did not end the run: one line per image that could not be restored.
 
-A run with such images ends with exit status 1. BasicSR's test program is not ours (it may be the unmodified one), so
-the model does that: it calls :func:`end_of_dataset` when it has validated a data set, and behind the last one the
-call raises ``SystemExit(1)``, which is where BasicSR's ``test_pipeline`` would have returned. An atexit handler with
-``os._exit`` would need no such call, but would also cut off other libraries' handlers, and end whoever calls
-``test_pipeline`` from Python, such as a test suite. Our launchers look at :data:`failures` once more at the end.
+A run with failures ends with exit status 1. BasicSR's test program may be the unmodified one, so the model sees to
+that: it calls :func:`end_of_dataset` after validating a data set, which raises ``SystemExit(1)`` after the last one,
+where ``test_pipeline`` would have returned. (An atexit handler with ``os._exit`` would not need that call, but would
+skip other libraries' handlers and kill callers of ``test_pipeline``, such as a test suite.) Our launchers check
+:data:`failures` again at the end.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ failures: list[str] = []
 
 
 def record_failure(message: str) -> None:
-    """Note one image that could not be done; ``message`` is one line with its file."""
+    """Record an image that failed; ``message`` is one line that names its file."""
     failures.append(message)
 
 
 def end_of_dataset(opt: Mapping[str, Any], validated: int) -> None:
-    """To be called at the end of each ``validation`` of a test run.
+    """Call at the end of each ``validation`` of a test run.
 
     Args:
         opt: BasicSR's options: ``is_train``, ``datasets``.
-        validated: how many data sets the model has validated, this one included.
+        validated: number of data sets validated so far, including this one.
 
     Raises:
-        SystemExit: with status 1, behind the last data set, if there were failures. Never while training.
+        SystemExit: with status 1, after the last data set, if there were failures. Never in training.
     """
     if failures and not opt.get('is_train') and validated >= len(opt['datasets']):
         raise SystemExit(1)

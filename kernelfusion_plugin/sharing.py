@@ -1,14 +1,15 @@
-"""The images of a test divided over processes: who does which, and what came out, by files in a shared folder alone.
+"""Divides the images of a test among processes, which coordinate only through files in a shared folder.
 
-    ranks/lock_2          held by rank 2 while it is at work: a process that dies, in whatever way, gives it back
-    ranks/0/000004.taken  some rank has begun image 4 of data set 0; holds the rank's number
-    ranks/0/000004.json   it is through with it: row of the table, faults, rank, seconds
+    ranks/lock_2          held by rank 2 while it works; released however the process ends
+    ranks/0/000004.taken  a rank has begun image 4 of data set 0; contains the rank's number
+    ranks/0/000004.json   the image is done: row of the table, faults, rank, seconds
 
-Each rank begins with its own part, longest first, and then helps with what nobody has begun. So ranks end together, the
-images of a dead rank are done by the others, and clocks may differ between machines; locks may not, and are checked. An
-image is begun once per run: the one that a rank died at, and perhaps of, is left to the next run.
+Each rank starts with its own part, largest images first, then takes images that nobody has begun. So all ranks finish
+at about the same time, and the images of a dead rank are done by the others. Clocks may differ between machines, but
+locks must be visible on all of them, which is checked. An image is begun only once per run: the one at which a rank
+died, perhaps because of it, is left to the next run.
 
-Nobody waits for a message. The lowest rank that lives waits for the others' locks, and closes the run.
+No rank waits for messages. The lowest live rank waits for the others' locks and closes the run.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from typing import Any, TextIO
 from .atomic import write_text_atomically
 from .checkpoints import hold, is_locked
 
-FOLDER = 'ranks'  # in the folder of results, while several ranks are at work
+FOLDER = 'ranks'  # in the results folder, while several ranks are working
 CLOSED = '.ranks_closed'  # while it is being removed
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one image.
+    """The outcome for one image.
 
     Attributes:
-        row: of ``scores.csv``; None: it could not be done.
+        row: its row of ``scores.csv``; None if it failed.
         faults: lines for ``runlog.failures``.
-        rank, seconds: who did it, and how long that took.
+        rank, seconds: which rank did it, and how long it took.
     """
 
     row: dict[str, Any] | None
@@ -47,10 +48,10 @@ class Outcome:
 
 
 def parts(sizes: Sequence[float], count: int) -> list[list[int]]:
-    """Places in ``sizes``, divided into ``count`` parts of about the same sum, each with the largest first.
+    """Indices into ``sizes``, divided into ``count`` parts of about equal sums, each with the largest first.
 
-    The longest-processing-time rule (Graham 1969): the largest that is left goes to the part with the smallest sum. The
-    largest sum is at most 4/3 of the least possible one.
+    Longest-processing-time rule (Graham 1969): the largest remaining item goes to the part with the smallest sum. The
+    largest sum is at most 4/3 of the optimum.
     """
     divided: list[list[int]] = [[] for _ in range(count)]
     sums = [0.0] * count
@@ -62,7 +63,7 @@ def parts(sizes: Sequence[float], count: int) -> list[list[int]]:
 
 
 def order(sizes: Sequence[float], rank: int, count: int) -> list[int]:
-    """All places in ``sizes`` in the order in which this rank tries them: its own part, then what others have left."""
+    """All indices into ``sizes`` in the order in which this rank tries them: its own part, then the others'."""
     own = parts(sizes, count)[rank]
     return own + _largest_first(sizes, set(range(len(sizes))) - set(own))
 
@@ -72,16 +73,16 @@ def _largest_first(sizes: Sequence[float], places: Any) -> list[int]:  # noqa: A
 
 
 def clear(results: Path) -> None:
-    """Remove what ranks have left in a folder of results, that nobody is at work in."""
+    """Remove what ranks have left in a results folder in which nobody is working."""
     for name in (FOLDER, CLOSED):
         shutil.rmtree(results / name, ignore_errors=True)
 
 
 def parse_shard(text: object) -> tuple[int, int]:
-    """``shard: 3/8``, the third of eight parts, as (3, 8).
+    """Parse ``shard: 3/8``, the third of eight parts, as (3, 8).
 
     Raises:
-        ValueError: it is none of 1/8 … 8/8.
+        ValueError: it is not of this form, or out of range.
     """
     match = re.fullmatch(r'(\d+)/(\d+)', str(text))
     number, count = map(int, match.groups()) if match else (0, 0)
@@ -91,10 +92,10 @@ def parse_shard(text: object) -> tuple[int, int]:
 
 
 class Worker:
-    """One of ``count`` processes at the images of a run.
+    """One of ``count`` processes that share the images of a run.
 
     Args:
-        results: the run's folder.
+        results: the results folder.
     """
 
     def __init__(self, results: Path, rank: int, count: int) -> None:
@@ -103,52 +104,52 @@ class Worker:
         self._outcomes: dict[tuple[int, int], Outcome] = {}
 
     def prepare(self) -> None:
-        """Make the folder, empty; before any rank joins."""
+        """Create the folder, empty, before any rank joins."""
         clear(self.folder.parent)
         self.folder.mkdir(parents=True)
 
     def join(self) -> None:
-        """Be at work. Who comes when the run is closed already finds nothing to do."""
+        """Take this rank's lock. A rank that joins after the run was closed finds nothing to do."""
         try:
             self._lock = hold(self.folder / f'lock_{self.rank}')
         except FileNotFoundError:
             self._lock = None
 
     def check_locks(self) -> None:
-        """Whether rank 0's lock, which it took before this rank joined, is seen here.
+        """Check that rank 0's lock, which it took before this rank joined, is visible here.
 
         Raises:
-            ValueError: it is not: the run would be closed while other machines are still at work.
+            ValueError: it is not; the run would be closed while other machines are still working.
         """
         if self._lock is not None and not is_locked(self.folder / 'lock_0') and self.folder.is_dir():
-            raise ValueError(f"{self.folder}: rank 0's lock is not seen by rank {self.rank}: either rank 0 has died, "
-                             'or this file system has no locks between machines (Lustre: mount it with flock)')
+            raise ValueError(f"{self.folder}: rank 0's lock is not visible to rank {self.rank}: either rank 0 died, "
+                             'or this file system does not share locks between machines (Lustre: mount with flock)')
 
     def leave(self) -> None:
-        """Be no more at work."""
+        """Release this rank's lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def take(self, dataset: int, place: int) -> bool:
-        """Begin an image, or several that are done together; False: somebody has begun it."""
+        """Claim an image, or a unit of several; False if another rank has."""
         if self._lock is None:
             return False
         try:
             self._path(dataset, place, 'taken').parent.mkdir(exist_ok=True)
-            with open(self._path(dataset, place, 'taken'), 'x', encoding='utf-8') as file:  # by one process alone
+            with open(self._path(dataset, place, 'taken'), 'x', encoding='utf-8') as file:  # for one process only
                 file.write(str(self.rank))
         except (FileExistsError, FileNotFoundError):
             return False
         return True
 
     def put(self, dataset: int, place: int, outcome: Outcome) -> None:
-        """This rank is through with an image."""
+        """Record the outcome of an image."""
         text = json.dumps(dataclasses.asdict(dataclasses.replace(outcome, rank=self.rank)))
         write_text_atomically(self._path(dataset, place, 'json'), text)
 
     def outcomes(self) -> dict[tuple[int, int], Outcome]:
-        """What has come out so far, of all ranks, by data set and place, sorted."""
+        """Outcomes of all ranks so far, by (data set, place), sorted."""
         for path in self.folder.glob('[0-9]*/[0-9]*.json'):
             key = int(path.parent.name), int(path.stem)
             if key not in self._outcomes:
@@ -156,23 +157,23 @@ class Worker:
         return dict(sorted(self._outcomes.items()))
 
     def taker(self, dataset: int, place: int) -> int | None:
-        """Who has begun it; None: nobody, or it is not known."""
+        """The rank that has begun an image; None if nobody or unknown."""
         try:
             return int(self._path(dataset, place, 'taken').read_text(encoding='utf-8'))
         except (OSError, ValueError):
             return None
 
     def closes(self) -> bool:
-        """Whether no lower rank is at work, and none has closed the run: then this one speaks for all."""
-        return not any(rank < self.rank for rank in self.others()) and self.folder.is_dir()  # in this order
+        """Whether this rank must close the run: no lower rank is working, and none has closed it."""
+        return not any(rank < self.rank for rank in self.others()) and self.folder.is_dir()  # order matters
 
     def others(self) -> list[int]:
-        """The other ranks that are at work."""
+        """The other ranks that are working."""
         return [rank for rank in range(self.count)
                 if rank != self.rank and is_locked(self.folder / f'lock_{rank}')]
 
     def close(self) -> None:
-        """The run is over: remove the folder, at one stroke for a rank that comes late."""
+        """End the run: remove the folder, atomically for ranks that come late."""
         os.rename(self.folder, self.folder.with_name(CLOSED))
         self.leave()
         clear(self.folder.parent)

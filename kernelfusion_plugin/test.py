@@ -1,4 +1,4 @@
-"""``python -m kernelfusion_plugin.test -opt options/….yml``: BasicSR's test program with our models in place."""
+"""``python -m kernelfusion_plugin.test -opt options/….yml``: BasicSR's test program with our models registered."""
 
 import sys
 

@@ -1,9 +1,9 @@
-"""Generated pictures with the edge statistics of photographs: what the texture prior is fitted to.
+"""Generates pictures with the edge statistics of photographs, on which the texture prior is trained.
 
-Dead leaves (Lee, Mumford & Huang 2001): shapes of power-law distributed sizes that hide one another give sharp
-edges at every scale and a spectrum like a photograph's, and denoisers fitted to them come near those fitted to
-photographs (Achddou, Gousseau & Ladjal 2021). Ours carry shading, noise of several spectra, gratings, lines and
-letters besides, since a blur must be told from a picture's own repetition. No photograph goes in.
+Dead leaves (Lee, Mumford & Huang 2001): overlapping shapes with power-law distributed sizes give sharp edges at every
+scale and a spectrum like a photograph's, and denoisers trained on them come close to those trained on photographs
+(Achddou, Gousseau & Ladjal 2021). Ours also have shading, noise of several spectra, gratings, lines and letters, since
+the prior must tell blur from repetition in the picture itself. No photographs are used.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ SHIFT = 4  # OpenCV's coordinates are sixteenths of a pixel
 
 
 def texture(rng: Generator, size: int = 256) -> Array:
-    """One picture (size, size, 3), uint8 RGB, drawn two or three times larger and reduced by area."""
+    """A picture (size, size, 3), uint8 RGB, drawn two or three times larger and reduced by area averaging."""
     zoom = int(rng.choice([2, 3]))
     canvas = _Canvas(rng, size * zoom, zoom)
     for radius in canvas.radii():
         canvas.add_leaf(radius)
     picture = canvas.picture
-    if rng.random() < 0.3:  # uneven light
+    if rng.random() < 0.3:  # uneven lighting
         picture = picture * (1 + 0.3 * rng.random() * power_law_noise(rng, canvas.size, 2.0)[..., None])
-    if rng.random() < 0.75:  # photographs are softer than their pixels, some more than others
+    if rng.random() < 0.75:  # photographs are softer than their pixel grid, to varying degrees
         picture = cv2.GaussianBlur(picture, (0, 0), zoom * rng.uniform(0.15, 0.85))
     picture = cv2.resize(np.clip(picture, 0, 1).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
     return (picture * 255).round().astype(np.uint8)
 
 
 def generate_pictures(seed: int, count: int, size: int = 256) -> Iterator[Array]:
-    """``count`` pictures of :func:`texture`; each has a seed of its own."""
+    """Yield ``count`` pictures by :func:`texture`, each with its own seed."""
     for index in range(count):
         yield texture(np.random.default_rng((seed, index)), size)
 
@@ -49,19 +49,19 @@ def power_law_noise(rng: Generator, size: int, exponent: float) -> Array:
 
 
 class _Canvas:
-    """A picture in progress, float RGB in [0, 1], with what its leaves have in common."""
+    """A picture being drawn, float RGB in [0, 1], with properties shared by its leaves."""
 
     def __init__(self, rng: Generator, size: int, zoom: int) -> None:
         self.rng, self.size, self.zoom = rng, size, zoom
-        self.luminance = rng.uniform(0.15, 0.8), rng.uniform(0.08, 0.35)  # mean and deviation of the leaves'
+        self.luminance = rng.uniform(0.15, 0.8), rng.uniform(0.08, 0.35)  # mean and standard deviation over leaves
         self.coarse = power_law_noise(rng, size, rng.uniform(0.6, 1.6))[..., None]
         self.fine = power_law_noise(rng, size, rng.uniform(0, 0.6))[..., None]
         self.roughness = rng.choice([0, 0.02, 0.06, 0.15], p=[0.2, 0.4, 0.3, 0.1])
-        self.blend = rng.choice([0, 0.5, 1])  # how much a leaf may keep of the colour below it
+        self.blend = rng.choice([0, 0.5, 1])  # how much of the colour below a leaf may keep
         self.picture = self.colour() + 0.08 * self.coarse
 
     def radii(self) -> Array:
-        """Some large leaves, then others whose radii follow r^-(exponent + 1), largest first more often than not."""
+        """Radii of some large leaves, then of others distributed as r^-(exponent + 1), mostly largest first."""
         rng = self.rng
         least, most = 1.5 * self.zoom, self.size * rng.uniform(0.15, 0.6)
         exponent = rng.choice([0.7, 1.1, 1.5, 2.0])
@@ -80,7 +80,7 @@ class _Canvas:
         return np.clip(luminance + (chroma - chroma.mean()) * saturation, 0, 1).astype(np.float32)
 
     def add_leaf(self, radius: float) -> None:
-        """Draw one leaf at a random place over what is there; a few large ones are out of focus."""
+        """Draw a leaf at a random place over the picture; a few large ones are out of focus."""
         rng = self.rng
         mask = _shape(rng, radius)
         top, left = rng.integers(-len(mask) // 2, self.size - len(mask) // 2, 2)
@@ -96,7 +96,7 @@ class _Canvas:
         self.picture[rows, cols] = below + (leaf - below) * weight
 
     def _fill(self, radius: float, rows: slice, cols: slice, local: Array) -> Array:
-        """The leaf's surface: a colour; on larger ones also shading and noise or a pattern."""
+        """The leaf's surface: a colour, and on larger leaves also shading and noise or a pattern."""
         rng = self.rng
         colour = self.colour()
         height, width = rows.stop - rows.start, cols.stop - cols.start
@@ -141,19 +141,19 @@ def _pattern(rng: Generator, height: int, width: int) -> Array:
 
 
 def _folded(u: Array, period: float, phase: float) -> Array:
-    """Distance from u to the nearest of the points ``period`` apart."""
+    """Distance from u to the nearest of points spaced ``period`` apart."""
     return np.abs((u / period + phase) % 1 - 0.5) * period
 
 
 def _covered(distance: Array) -> Array:
-    """What a pixel is covered by, so far inside an edge (in pixels)."""
+    """Fraction of a pixel that is covered, by its distance inside an edge (in pixels)."""
     return np.clip(distance + 0.5, 0, 1).astype(np.float32)
 
 
 def _shape(rng: Generator, radius: float) -> Array:
     """A square uint8 mask with one shape of about this radius: ellipse, polygon, bar, curve, blob or letters.
 
-    Its edges lie anywhere between the pixels, which are covered in part.
+    Its edges have subpixel positions; pixels there are partly covered.
     """
     size = int(2.2 * radius) + 4
     centre = size / 2 + rng.uniform(-0.5, 0.5, 2)
@@ -190,10 +190,10 @@ def _shape(rng: Generator, radius: float) -> Array:
 
 
 def _fixed(points: Array) -> Array:
-    """Coordinates as OpenCV wants them: integers with :data:`SHIFT` bits behind the point."""
+    """Fixed-point coordinates for OpenCV: integers with :data:`SHIFT` fractional bits."""
     return (points * 2 ** SHIFT).round().astype(np.int32)
 
 
 def _on_circle(angles: Array) -> Array:
-    """(N, 2) points (x, y) of the unit circle."""
+    """(N, 2) points (x, y) on the unit circle."""
     return np.stack([np.cos(angles), np.sin(angles)], axis=1)

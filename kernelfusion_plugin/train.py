@@ -1,4 +1,4 @@
-"""``python -m kernelfusion_plugin.train -opt options/….yml``: BasicSR's train program with our models in place."""
+"""``python -m kernelfusion_plugin.train -opt options/….yml``: BasicSR's train program with our models registered."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Our networks under BasicSR's names, so that ``basicsr.archs.build_network`` makes them from an option file."""
+"""Registers our networks in BasicSR, so that ``basicsr.archs.build_network`` can build them."""
 
 from basicsr.utils.registry import ARCH_REGISTRY
 
@@ -9,7 +9,7 @@ ARCHS = (*kernelfusion_arch.ARCHS, *baseline_arch.ARCHS, blinddiff_arch.MCFormer
 
 
 def register() -> None:
-    """Enter :data:`ARCHS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    """Register :data:`ARCHS`; entries already registered and names already taken are skipped."""
     enter(ARCH_REGISTRY, ARCHS)
 
 

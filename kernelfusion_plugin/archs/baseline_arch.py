@@ -1,4 +1,4 @@
-"""DAN, DANv2 and DCLS in BasicSR's ARCH_REGISTRY; SwinIR and RRDBNet are BasicSR's own."""
+"""DAN, DANv2 and DCLS for BasicSR's ARCH_REGISTRY; SwinIR and RRDBNet are BasicSR's own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class DAN(dan.DAN):
     """DAN as ``network_g``; see :class:`~kernelfusion_plugin.core.nets.dan.DAN`.
 
     Args:
-        pca_matrix_path: file of the PCA matrix; not needed where weights are loaded, which hold it.
-        options: the others.
+        pca_matrix_path: file of the PCA matrix; not needed if weights are loaded, which contain it.
+        options: passed on.
     """
 
     def __init__(self, pca_matrix_path: str | None = None, **options: Any) -> None:  # noqa: ANN401

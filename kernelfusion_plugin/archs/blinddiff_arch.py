@@ -1,4 +1,4 @@
-"""MCFormer, BlindDiff's network, in BasicSR's ARCH_REGISTRY."""
+"""MCFormer, BlindDiff's network, for BasicSR's ARCH_REGISTRY."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..core.kernel_families import Family, Mixture
 from ..core.nets.mcformer import ModulatedTransformer
 
 HEADS = ('pca', 'softmax')
-SAMPLES = 2000  # kernels that the basis is computed from; drawn anew at each start, always the same
+SAMPLES = 2000  # kernels from which the basis is computed; drawn at each start with a fixed seed
 
 
 class MCFormer(ModulatedTransformer):
-    """The network as ``network_g``; see :class:`~..core.nets.mcformer.ModulatedTransformer` for the other arguments.
+    """MCFormer as ``network_g``; see :class:`~..core.nets.mcformer.ModulatedTransformer` for the other arguments.
 
     Args:
-        kernel_head: ``pca``, the paper's: the kernel is a mixture of principal components. ``softmax``, the released
-            weights': any kernel.
-        kernels: the families that the components are computed from, as in the training data's ``kernels``; trained
-            weights bring their own. Default: isotropic Gaussians of sigma 0.2 to 4.
-        code_length: how many components; the paper does not say, IKC has 10.
+        kernel_head: ``pca`` (the paper): a mixture of principal components. ``softmax`` (the released weights): any
+            kernel.
+        kernels: kernel families from which the components are computed, like the training data's ``kernels``; trained
+            weights contain their own. Default: isotropic Gaussians of sigma 0.2 to 4.
+        code_length: number of components; not stated in the paper, IKC uses 10.
 
     Raises:
-        ValueError: an argument is out of range, or kernels of another size than ``kernel_size``.
+        ValueError: an argument is out of range, or the size of ``kernels`` is not ``kernel_size``.
     """
 
     def __init__(self, kernel_head: str = 'pca', kernels: Sequence[Mapping[str, Any]] | None = None,
@@ -45,7 +45,7 @@ class MCFormer(ModulatedTransformer):
         super().__init__(kernel_size=kernel_size, basis=basis, **network)
 
 
-@lru_cache(maxsize=4)  # a second or two; training builds the network twice
+@lru_cache(maxsize=4)  # takes a second or two, and training builds the network twice
 def _basis(families: tuple[Family, ...], code_length: int) -> tuple[Tensor, Tensor]:
     mixture, generator = Mixture(families), torch.Generator().manual_seed(0)
     return kernel_basis(torch.stack([mixture.draw(generator) for _ in range(SAMPLES)]), code_length)

@@ -1,4 +1,4 @@
-"""PatchDiffusion, RefineUNet, SirenKernel, DirectKernel and LinearCnnKernel in BasicSR's ARCH_REGISTRY."""
+"""PatchDiffusion, RefineUNet, SirenKernel, DirectKernel and LinearCnnKernel for BasicSR's ARCH_REGISTRY."""
 
 from __future__ import annotations
 

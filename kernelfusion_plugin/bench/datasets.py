@@ -1,7 +1,7 @@
-"""Recipes of data sets: which images, which kernels, how they are paired, and the forward model.
+"""Recipes of data sets: images, kernels, how they are paired, and the forward model.
 
-A recipe fixes what its paper fixes; a :class:`Setting` holds what the user chooses. Both go into the manifest, from
-which the set is made again bit for bit. All randomness is seeded by the setting's seed and the image's name.
+A recipe fixes what its paper fixes; a :class:`Setting` holds the user's choices. Both go into the manifest, from which
+the data set can be rebuilt bit for bit. All randomness is seeded by the setting's seed and the image's name.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from ..files import check_folder_name
 from . import kernelgan
 
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
-SHAKES = 8  # own camera shakes, in place of Levin's eight
+SHAKES = 8  # our own camera shakes, in place of Levin's eight
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The user's own files: a folder of HR pictures, Levin's file of kernels, files or folders of kernels."""
+    """The user's files: folder of HR pictures, Levin's kernel file, files or folders of kernels."""
 
     hr: Path
     levin: Path | None = None
@@ -40,18 +40,18 @@ class Recipe:
     """How a data set is made.
 
     Attributes:
-        name: of the data set, and of the folder that the option files look for.
-        about: one line.
-        kernel_set: (scale, sources) to kernels by name; None where each image has its own.
-        draw: (scale, generator) to the kernel of one image; None where there is a set.
-        each: every image with every kernel of the set, a folder of LR images per kernel; else each image with one of
-            the set, chosen at random.
-        images: names without ending; () for all that are there.
-        scales: that it can be made at.
-        multiple: HR images are cut at the top left to multiples of it, 0: of the scale.
-        border: what is beyond the frame, see :func:`~..core.degradation.synthesise`; the paper's authors have zeros.
-        forward: ``conv``, :func:`~..core.degradation.synthesise`, or ``kernelgan``, :func:`.kernelgan.downscale`.
-        kernel_tmpl: a kernel's file name without ending, as in the option files.
+        name: name of the data set, and of the folder that the option files expect.
+        about: one line for --help.
+        kernel_set: maps (scale, sources) to kernels by name; None if each image has its own kernel.
+        draw: maps (scale, generator) to the kernel of one image; None if there is a ``kernel_set``.
+        each: pair every image with every kernel of the set, with one folder of LR images per kernel; else each image
+            with one kernel of the set, chosen at random.
+        images: names without extension; (): all in the folder.
+        scales: scales at which it can be made.
+        multiple: HR images are cropped, keeping the top left, to multiples of this; 0: of the scale.
+        border: padding beyond the frame, see :func:`~..core.degradation.synthesise`; the paper's authors use zeros.
+        forward: ``conv``: :func:`~..core.degradation.synthesise`; ``kernelgan``: :func:`.kernelgan.downscale`.
+        kernel_tmpl: kernel file name without extension, as in the option files.
     """
 
     name: str
@@ -69,18 +69,18 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the user chooses about a data set; all of it is in the manifest.
+    """The user's choices for a data set, all recorded in the manifest.
 
     Attributes:
-        name: of the data set.
+        name: name of the data set.
         scale: s.
-        seed: of kernels, choices and noise, with the image's name.
-        images: names without ending; () for the recipe's.
-        piece: side of the middle square that HR images are cut to after they were degraded, in pixels; 0: whole.
-        noise: standard deviation of white noise in the LR image, in levels of 255.
-        jpeg: quality, 1 … 100, of a JPEG that the LR image goes through; None for none.
-        border: other than the recipe's.
-        each: with a free recipe, whether every image meets every kernel.
+        seed: seeds kernels, choices and noise, together with the image's name.
+        images: names without extension; (): the recipe's.
+        piece: side of the central square to which HR images are cropped after degradation, in pixels; 0: no cropping.
+        noise: standard deviation of white noise in the LR image, on a scale of 0 to 255.
+        jpeg: quality, 1 … 100, of JPEG compression of the LR image; None: none.
+        border: overrides the recipe's.
+        each: for the recipe ``free``: pair every image with every kernel.
     """
 
     name: str
@@ -106,23 +106,23 @@ class Setting:
 
 
 def size_on_grid(size: int, scale: int) -> int:
-    """The next size K from ``size`` on with K - s even.
+    """The smallest size K >= ``size`` with K - s even.
 
-    The middle of such a kernel lies at HR s·i + (s - 1) / 2, the bicubic grid; that of another half a pixel further,
-    see :mod:`..core.degradation`.
+    The centre of such a kernel is at HR s·i + (s - 1) / 2, on the bicubic grid; that of other kernels is half a pixel
+    further, see :mod:`..core.degradation`.
     """
     return size + (size - scale) % 2
 
 
 def generator(seed: int, *names: str) -> Generator:
-    """Random numbers that depend on the seed and the names alone."""
+    """A generator seeded by the seed and the names only."""
     return Generator().manual_seed(derived(seed, *names))
 
 
 def _levin(scale: int, sources: Sources) -> dict[str, Tensor]:
     if sources.levin is None:
-        raise ValueError("--levin: these kernels are read from Levin's file, Levin09.mat, which is not given; "
-                         'DIV2KMotion and Motion144 have camera shakes of our own in their place')
+        raise ValueError("--levin is missing: give Levin's kernel file, Levin09.mat; without it, use "
+                         'DIV2KMotion or Motion144, which have our own camera shakes instead')
     return {f'k{number:02d}': k for number, k in enumerate(levin_kernels(sources.levin, 6 * scale), 4)}
 
 
@@ -131,7 +131,7 @@ def _synthetic(scale: int, sources: Sources) -> dict[str, Tensor]:
 
 
 def _shakes(scale: int, sources: Sources) -> dict[str, Tensor]:
-    """Eight camera shakes of our own, as wide as Levin's after their resizing (root mean square radius, area)."""
+    """Eight camera shakes of our own, as wide as Levin's after resizing (root mean square radius, area)."""
     return {f'm{number:02d}': motion(6 * scale, seed=900 + number, extent=1.0, blur=0.2 * scale)
             for number in range(SHAKES)}
 
@@ -144,21 +144,21 @@ def _gaussian8(scale: int, sources: Sources) -> dict[str, Tensor]:
 
 
 def _anisotropic(scale: int, random: Generator) -> Tensor:
-    """BlindDiff's anisotropic kernels, Section 4.1: 11 x 11 (12 x 12 at an even scale), KernelGAN's law.
+    """BlindDiff's anisotropic kernels, Section 4.1: 11 x 11 (12 x 12 at an even scale), distributed as in KernelGAN.
 
-    0.6 … 5 are taken for variances, as in DIV2KRK's files; as standard deviations they would not fit 11 pixels.
+    0.6 … 5 are taken as variances, as in DIV2KRK's files; as standard deviations they would not fit into 11 pixels.
     """
     return kernelgan.anisotropic(size_on_grid(11, scale), random).float()
 
 
 def _div2krk_aligned(scale: int, random: Generator) -> Tensor:
-    """DIV2KRK's kernel on the next even grid: bilinear, middle on middle."""
+    """DIV2KRK's kernel on the next even grid, resampled bilinearly about its centre."""
     k = kernelgan.draw_kernel(scale, random)
     return resize(k, size_on_grid(len(k), scale), factor=1.0)
 
 
 def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
-    """Kernels of any files, by name without ending."""
+    """Kernels from any files, by name without extension."""
     paths = []
     for place in sources.kernels:
         paths += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS) if place.is_dir() else [place]
@@ -166,7 +166,7 @@ def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
         raise ValueError('--kernels: this recipe needs at least one file (.npy, .mat, a picture) or folder of kernels')
     kernels = {path.stem: load_kernel(path) for path in paths}
     if len(kernels) < len(paths):
-        raise ValueError('--kernels: two files bear the same name, but for their folder or ending')
+        raise ValueError('--kernels: two files have the same name except for folder or extension')
     small = [name for name, k in kernels.items() if len(k) < scale]
     if small:
         raise ValueError(f'--kernels: {small[0]} is smaller than the scale {scale}')
@@ -174,25 +174,25 @@ def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
 
 
 RECIPES = {recipe.name: recipe for recipe in (
-    Recipe('DIV2KFK', 'DIV2K validation, each image with one of eight camera shakes (KernelFusion); needs --levin.',
+    Recipe('DIV2KFK', 'DIV2K validation set, each image with one of eight camera shakes (KernelFusion); needs --levin.',
            _levin),
     Recipe('Blind144', 'twelve DIV2K images x twelve kernels (KernelFusion); needs --levin.',
            lambda scale, sources: {**_synthetic(scale, sources), **_levin(scale, sources)}, each=True,
            images=VALIDATION[:12]),
-    Recipe('DIV2KMotion', 'like DIV2KFK, with camera shakes of our own.', _shakes),
-    Recipe('Motion144', "like Blind144, with camera shakes of our own in place of Levin's eight.",
+    Recipe('DIV2KMotion', 'like DIV2KFK, with our own camera shakes.', _shakes),
+    Recipe('Motion144', "like Blind144, with our own camera shakes in place of Levin's eight.",
            lambda scale, sources: {**_synthetic(scale, sources), **_shakes(scale, sources)}, each=True,
            images=VALIDATION[:12]),
     Recipe('DIV2KRK', "KernelGAN's noisy anisotropic Gaussians, as published: kernel files are off the grid by half a "
            'pixel.', draw=kernelgan.draw_kernel, scales=(2, 4), multiple=0, border='symmetric', forward='kernelgan',
            kernel_tmpl='kernel_{number}'),
-    Recipe('DIV2KRK-aligned', 'the same kernels on 32 x 32, whose middle is on the bicubic grid: y = (x * k)↓ holds.',
+    Recipe('DIV2KRK-aligned', 'the same kernels on 32 x 32, centred on the bicubic grid: y = (x * k)↓ holds.',
            draw=_div2krk_aligned, scales=(2, 4), multiple=0, border='reflect'),
-    Recipe('DIV2KRK-offset', 'the same kernels, in the middle of 31 x 31: LR pixel i lies at HR 4i + 2.',
+    Recipe('DIV2KRK-offset', 'the same kernels, centred on 31 x 31: LR pixel i lies at HR 4i + 2.',
            draw=kernelgan.draw_kernel, scales=(2, 4), multiple=0, border='reflect'),
-    Recipe('DIV2K-Gaussian8', 'DIV2K validation x eight isotropic Gaussians (BlindDiff).', _gaussian8,
+    Recipe('DIV2K-Gaussian8', 'DIV2K validation set x eight isotropic Gaussians (BlindDiff).', _gaussian8,
            each=True, scales=(2, 3, 4), multiple=0, border='reflect'),
-    Recipe('DIV2K-Anisotropic', 'DIV2K validation, each image with a noisy anisotropic Gaussian (BlindDiff).',
+    Recipe('DIV2K-Anisotropic', 'DIV2K validation set, each image with a noisy anisotropic Gaussian (BlindDiff).',
            draw=_anisotropic, scales=(2, 3, 4), multiple=0, border='reflect'),
     Recipe('free', 'any folder of pictures x any kernels: --kernels, --name.', _files, images=(), scales=(2, 3, 4),
            multiple=0, border='reflect'),
@@ -200,10 +200,14 @@ RECIPES = {recipe.name: recipe for recipe in (
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe of that name; ValueError, with the nearest one, if there is none."""
+    """The recipe of that name.
+
+    Raises:
+        ValueError: there is none; the nearest name is suggested.
+    """
     if name not in RECIPES:
         near = difflib.get_close_matches(name.lower(), [known.lower() for known in RECIPES], n=1)
         known = {known.lower(): known for known in RECIPES}
         hint = f'did you mean {known[near[0]]}? ' if near else ''
-        raise ValueError(f'no recipe {name!r}: {hint}there are {", ".join(RECIPES)}; or give a manifest.json')
+        raise ValueError(f'no recipe {name!r}: {hint}choose one of {", ".join(RECIPES)}, or give a manifest.json')
     return RECIPES[name]

@@ -1,7 +1,7 @@
-"""Makes a data set by a recipe.
+"""Makes a data set from a recipe.
 
-ROOT/HR, ROOT/LRx4 (or ROOT/LRx4/KERNEL, a folder for each kernel), ROOT/kernels, ROOT/options.yml (which runs it),
-ROOT/manifest.json and ROOT/kernels.png, for looking. ROOT appears when all is done.
+Writes ROOT/HR, ROOT/LRx4 (or a folder ROOT/LRx4/KERNEL for each kernel), ROOT/kernels, ROOT/options.yml (to run it),
+ROOT/manifest.json and ROOT/kernels.png (for viewing). ROOT appears only when everything is done.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Case:
-    """One LR image with its truth: pictures uint8 (H, W, 3), kernel (K, K) float32 as in its file."""
+    """One LR image with its ground truth: pictures uint8 (H, W, 3), kernel (K, K) float32 as in its file."""
 
     image: str
     kernel_name: str
@@ -49,16 +49,16 @@ class Case:
 
 
 def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, lmdb: bool = False) -> dict[str, Any]:
-    """Make the data set in ``out``; returns its manifest. A picture that cannot be used is logged and left out.
+    """Make the data set in ``out`` and return its manifest. Pictures that cannot be used are logged and skipped.
 
     Raises:
-        ValueError: a setting does not fit the recipe, pictures or kernels are missing, or ``out`` is not empty.
+        ValueError: a setting is not valid for the recipe, pictures or kernels are missing, or ``out`` is not empty.
     """
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f'{out}: is not empty: give another --out, or take it away')
+        raise ValueError(f'{out} is not empty: remove it or give another --out')
     paths = check(recipe, setting, sources)
     if lmdb and any('.' in name for name in paths):
-        raise ValueError("--lmdb: BasicSR ends an LMDB's key at the first dot, and a picture has one in its name")
+        raise ValueError('--lmdb: BasicSR ends LMDB keys at the first dot, but a picture has one in its name')
     kernels = recipe.kernel_set(setting.scale, sources) if recipe.kernel_set else {}
     work = out.with_name(f'.{out.name}.unfinished')
     shutil.rmtree(work, ignore_errors=True)
@@ -69,7 +69,7 @@ def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, 
         try:
             found = list(cases(name, path, recipe, setting, kernels))
         except ValueError as error:
-            log.error(f'{error}. The picture is left out')
+            log.error(f'{error}. The picture is skipped')
             failed.append(name)
             continue
         rows += [_keep(case, recipe, setting, storage, work, first=number == 0) for number, case in enumerate(found)]
@@ -89,25 +89,25 @@ def make_dataset(recipe: Recipe, setting: Setting, sources: Sources, out: Path, 
 
 
 def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]:
-    """The pictures by name, sorted; finds all faults that can be known before the work.
+    """The pictures by name, sorted; checks everything that can be checked before the work.
 
     Raises:
         ValueError: see :func:`make_dataset`.
     """
     if setting.scale not in recipe.scales:
-        raise ValueError(f'{recipe.name} is made at scale {", ".join(map(str, recipe.scales))}, got {setting.scale}')
+        raise ValueError(f'{recipe.name} is made at --scale {", ".join(map(str, recipe.scales))}, got {setting.scale}')
     if setting.border is not None and (recipe.forward != 'conv' or setting.border not in BORDERS[1:]):
-        raise ValueError(f'--border: {setting.border!r} is not for {recipe.name}; a border is {", ".join(BORDERS[1:])},'
-                         " and DIV2KRK's is KernelGAN's own")
+        raise ValueError(f'--border {setting.border!r} is not for {recipe.name}; borders are {", ".join(BORDERS[1:])}, '
+                         "and DIV2KRK's is fixed")
     if recipe.name != 'free' and (setting.name != recipe.name or sources.kernels or setting.each):
-        raise ValueError(f'{recipe.name} has its own name and kernels: --name, --kernels and --each are for free')
+        raise ValueError(f'{recipe.name} has fixed name and kernels: --name, --kernels and --each are for free only')
     if recipe.name == 'free' and setting.name in {'DIV2KFK', 'Blind144', 'DIV2KRK'}:
-        raise ValueError(f'--name: {setting.name} is the name of a published data set, which this one is not')
+        raise ValueError(f'--name: {setting.name} is the name of a published data set: choose another')
     found = pictures(sources.hr)
     there = {path.stem: path for path in found}
     if len(there) < len(found):
         twins = next([path.name, there[path.stem].name] for path in found if there[path.stem] != path)
-        raise ValueError(f'{sources.hr}: two pictures bear the same name, but for its ending: {", ".join(twins)}')
+        raise ValueError(f'{sources.hr}: two pictures have the same name except for the extension: {", ".join(twins)}')
     names = sorted(set(setting.images or recipe.images or there))
     missing = [name for name in names if name not in there]
     if missing:
@@ -116,19 +116,19 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
     if len({kernel_stem(recipe.kernel_tmpl, name) for name in names}) < len(names):
-        raise ValueError(f'--image: two pictures bear the same number, and {recipe.name} names its kernels by that')
+        raise ValueError(f'--image: two pictures have the same number, by which {recipe.name} names its kernels')
     return {name: there[name] for name in names}
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Picture files of a folder; ValueError if there is no such folder."""
+    """Picture files in a folder; ValueError if it does not exist."""
     if not folder.is_dir():
         raise ValueError(f'{folder}: no such folder of HR pictures')
     return [path for path in pictures_in(folder) if path.is_file()]
 
 
 def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapping[str, Tensor]) -> Iterator[Case]:
-    """All LR images of one HR picture.
+    """Yield all LR images of one HR picture.
 
     Raises:
         ValueError: the picture cannot be read or is too small.
@@ -148,18 +148,18 @@ def cases(name: str, path: Path, recipe: Recipe, setting: Setting, kernels: Mapp
 
 
 def read_hr(path: Path, multiple: int, setting: Setting) -> np.ndarray:
-    """uint8 RGB (H, W, 3), cut at the top left to multiples of ``multiple``."""
+    """uint8 RGB (H, W, 3), cropped to multiples of ``multiple``, keeping the top left."""
     pixels = read_rgb8(path)
     height, width = (n // multiple * multiple for n in pixels.shape[:2])
     least = max(multiple, setting.piece)
     if min(height, width) < least:
-        raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height) are too few for '
-                         f'{least} x {least}{" (--piece)" if setting.piece == least else ""}')
+        raise ValueError(f'{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels (width x height), but at least '
+                         f'{least} x {least} are needed{" (--piece)" if setting.piece == least else ""}')
     return pixels[:height, :width]
 
 
 def degrade(hr: np.ndarray, k: Tensor, recipe: Recipe, setting: Setting, name: str) -> np.ndarray:
-    """The LR picture: blurred and reduced, noise, 8 bits, JPEG, in this order. ``name`` seeds the noise."""
+    """The LR picture: blur and reduction, noise, 8 bits, JPEG, in this order. ``name`` seeds the noise."""
     x = torch.from_numpy(np.ascontiguousarray(hr)).permute(2, 0, 1)[None]
     if recipe.forward == 'kernelgan':
         y = kernelgan.downscale(x, k, setting.scale)
@@ -183,7 +183,7 @@ def _noise(shape: tuple[int, ...], setting: Setting, name: str) -> Tensor:
 
 
 def _piece(hr: np.ndarray, lr: np.ndarray, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """The middle square of both, cut out of the degraded picture: its blur has seen what is around it."""
+    """Crop both to the central square, after degradation, so that the blur includes the surroundings."""
     if not setting.piece:
         return hr, lr
     s, side = setting.scale, setting.piece // setting.scale
@@ -193,7 +193,7 @@ def _piece(hr: np.ndarray, lr: np.ndarray, setting: Setting) -> tuple[np.ndarray
 
 def _keep(case: Case, recipe: Recipe, setting: Setting, storage: Folders | Lmdbs, out: Path,
           first: bool) -> dict[str, Any]:
-    """Write a case and return its row of the manifest; the HR picture with its first case only."""
+    """Write a case and return its row of the manifest; writes the HR picture only with its ``first`` case."""
     subset = case.kernel_name if recipe.each or setting.each else ''
     lr_place = f'LRx{setting.scale}' + (f'/{subset}' if subset else '')
     stem = subset or kernel_stem(recipe.kernel_tmpl, case.image)

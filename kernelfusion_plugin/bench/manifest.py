@@ -1,4 +1,4 @@
-"""A data set's manifest: read it, check files against it, make its set again."""
+"""Reads a data set's manifest, checks files against it, and rebuilds its data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .storage import Folders, Lmdbs, digest
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """A manifest; ValueError in one line if it is none."""
+    """Read a manifest; ValueError, one line, if it is not valid."""
     try:
         manifest = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -26,7 +26,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> list[str]:
-    """Compare the files beside a manifest with it; one line for each that differs or is missing."""
+    """Compare the files next to a manifest with it; returns a line for each that differs or is missing."""
     manifest, root = read_manifest(path), path.parent
     storage = Lmdbs(root) if manifest['lmdb'] else Folders(root)
     faults: dict[str, None] = {}
@@ -39,18 +39,18 @@ def verify(path: Path) -> list[str]:
                 faults[str(error)] = None
                 continue
             if digest(found) != row['sha256'][role]:
-                faults[f'{(root / place / name).as_posix()}: not what the manifest says'] = None
+                faults[f'{(root / place / name).as_posix()}: differs from the manifest'] = None
     storage.close()
     return list(faults)
 
 
 def _read_kernel(path: Path) -> np.ndarray:
-    load_kernel(path)  # says in one line what is wrong with it
+    load_kernel(path)  # raises a one-line error if it is invalid
     return np.load(path)
 
 
 def rebuild(path: Path, sources: Sources, out: Path, lmdb: bool) -> list[str]:
-    """Make the set of a manifest again; one line for each picture or kernel that came out otherwise."""
+    """Rebuild the data set of a manifest; returns a line for each picture or kernel that differs."""
     manifest = read_manifest(path)
     setting = Setting(**{**manifest['setting'], 'images': tuple(manifest['setting']['images'])})
     again = make_dataset(find_recipe(manifest['recipe']), setting, sources, out, lmdb)
@@ -61,6 +61,6 @@ def rebuild(path: Path, sources: Sources, out: Path, lmdb: bool) -> list[str]:
         if digests is None:
             faults[f'{row["image"]} under {row["kernel"]}: not made'] = None
             continue
-        faults |= {f'{row["image"]} under {row["kernel"]}: another {role}': None
+        faults |= {f'{row["image"]} under {row["kernel"]}: {role} differs': None
                    for role in ('hr', 'lr', 'kernel') if digests[role] != row['sha256'][role]}
     return list(faults)

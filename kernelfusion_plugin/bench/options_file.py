@@ -1,4 +1,4 @@
-"""The option file that a made data set brings along, for BasicSR's test program."""
+"""Writes the option file of a new data set, for BasicSR's test program."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ HEAD = """# {name}, made by kernelfusion make-dataset.
 
 
 def command_for(out: Path) -> str:
-    """What restores the data set in ``out``."""
+    """The command that restores the data set in ``out``."""
     return f'python basicsr/test.py -opt {shlex.quote((out / "options.yml").as_posix())}'
 
 
 def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Recipe,
                   storage: Folders | Lmdbs) -> None:
-    """FOLDER/options.yml. Folders are named as ``out`` is, so a relative one means the folder that the tests run in.
+    """Write FOLDER/options.yml. Folders are given as ``out`` is, so relative ones refer to the run's working folder.
 
-    What our solver will refuse of the set is said in a line of the log: for other models the set is as good.
+    If our solver will refuse the data set, a warning is logged; other models can use it all the same.
     """
     name, scale = manifest['dataset'], manifest['setting']['scale']
     size = max(row['kernel_size'] for row in manifest['images'])
@@ -56,11 +56,11 @@ def write_options(folder: Path, out: Path, manifest: dict[str, Any], recipe: Rec
     write_text_atomically(folder / 'options.yml', text)
     if size > MAX_KERNEL:
         log.warning(f'{out / "options.yml"}: KernelFusionModel will refuse it: kernels of {size} x {size} are larger '
-                    f'than {MAX_KERNEL} x {MAX_KERNEL}. Other models run on this set')
+                    f'than {MAX_KERNEL} x {MAX_KERNEL}. Other models can use this data set')
 
 
 def _datasets(out: Path, manifest: dict[str, Any], recipe: Recipe, storage: Folders | Lmdbs) -> dict[str, Any]:
-    """A data set of BasicSR's for every folder of LR images."""
+    """A BasicSR data set for every folder of LR images."""
     backend = 'lmdb' if isinstance(storage, Lmdbs) else 'disk'
     places = {row['lr_place']: row['kernel_file'] for row in manifest['images']}
     datasets = {}

@@ -1,12 +1,12 @@
-"""Ours beside what KernelFusion's authors published.
+"""Compare our results with those published by KernelFusion's authors.
 
-DATA is a folder with ``div2k/HR/NNNN.png``, ``div2k/LRx4/NNNN_kKK.png``, ``kernels/blind144_gt.npy``,
-``kernels/official_recovered_0802.npy``, ``official_crops/`` (with ``crops.json``) and ``div2krk/`` (``lr_x4_im_N.png``,
-``kernel_N.mat``). Pictures: PSNR on Y of the authors' crop, 4 pixels of border off, and of the whole, 5 % off. Kernels:
-zero-shift correlation.
+DATA is a folder with div2k/HR/NNNN.png, div2k/LRx4/NNNN_kKK.png, kernels/blind144_gt.npy,
+kernels/official_recovered_0802.npy, official_crops/ (with crops.json) and div2krk/ (lr_x4_im_N.png,
+kernel_N.mat). Pictures are scored by PSNR on Y: on the authors' crop without 4 pixels of border, and on the whole
+picture without 5 %. Kernels are scored by correlation at zero shift.
 
-With several seeds the end tells how far they lie apart, and whether ``surprise``, which needs no ground truth, ranks
-them as PSNR does.
+With several seeds, a last line reports how far their results spread, and how often surprise, which needs no ground
+truth, ranks them correctly.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ GAUSSIANS = ('krk_13', 'krk_14')
 BLIND144 = 12  # kernels
 BORDER = 4
 SCALE = 4
-CLEAR = {'psnr': 0.3, 'psnr_whole': 0.3, 'kernel_ncc': 0.02}  # scores, and from which difference on seeds are ranked
+CLEAR = {'psnr': 0.3, 'psnr_whole': 0.3, 'kernel_ncc': 0.02}  # scores, with the difference above which seeds are ranked
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the cases are run with: folders, preset, options over it, device, what is done to y, the side of a piece."""
+    """Settings of all cases: folders, preset, options that override it, device, degradation of y, side of the crop."""
 
     data: Path
     out: Path
@@ -65,25 +65,27 @@ class Setting:
 @click.command(help=__doc__)
 @click.argument('data', type=UserPath(exists=True, file_okay=False))
 @click.option('--out', type=UserPath(), default=Path('results/published'), show_default=True,
-              help='For rows.jsonl and the sheets.')
+              help='Output folder for rows.jsonl and the sheets.')
 @click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
-              help="NNNN_kKK or krk_N, as DATA has them; to be given several times; default: all of the paper's.")
-@click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='To be given several times; default: 0.')
+              help="NNNN_kKK or krk_N, as in DATA; may be repeated. Default: all of the paper's.")
+@click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='May be repeated. Default: 0.')
 @click.option('--preset', default='quick', show_default=True)
-@click.option('--options', default='{}', help='JSON over the preset, e.g. {"em": {"steps": 8}}.')
-@click.option('--noise', type=click.FloatRange(min=0), default=0, help='White noise added to y, per cent of the range.')
-@click.option('--jpeg', type=click.IntRange(1, 100), help='Quality of a JPEG that y goes through.')
-@click.option('--piece', type=click.IntRange(min=64), help='Only the middle piece of this side, pixels of the result.')
+@click.option('--options', default='{}', help='JSON that overrides the preset, e.g. {"em": {"steps": 8}}.')
+@click.option('--noise', type=click.FloatRange(min=0), default=0,
+              help='White noise added to y, in per cent of the range.')
+@click.option('--jpeg', type=click.IntRange(1, 100), help='Compress y as JPEG of this quality.')
+@click.option('--piece', type=click.IntRange(min=64),
+              help='Restore only a central piece of this side, in pixels of the result.')
 @click.option('--device', type=Device(), default='cpu', show_default=True)
 def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...], preset: str, options: str,
             noise: float, jpeg: int | None, piece: int | None, device: torch.device) -> None:
     try:
         over = json.loads(options)
     except json.JSONDecodeError as error:
-        raise ValueError(f'--options is no JSON: {error}; e.g. {{"em": {{"steps": 8}}}}') from error
+        raise ValueError(f'--options is not JSON: {error}; e.g. {{"em": {{"steps": 8}}}}') from error
     if not isinstance(over, dict):
         raise ValueError(f'--options must be a section of settings, e.g. {{"em": {{"steps": 8}}}}, got {options}')
-    KernelFusionConfig.from_dict({'preset': preset, **over})  # a fault in them is found before the work
+    KernelFusionConfig.from_dict({'preset': preset, **over})  # finds faults before the work
     there = cases_in(data)
     unknown = [case for case in cases if case not in there]
     if unknown:
@@ -104,16 +106,16 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
 
 
 def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
-    """Restore one case, write its sheet, return its row of the table."""
+    """Restore one case, write its sheet, and return its row of the table."""
     y, x, k_true = load(case, setting.data)
     if setting.piece is not None:
         y, x = middle(y, x, setting.piece // SCALE)
     y = degrade(y, setting.noise, setting.jpeg, case)
-    size = len(k_true) + len(k_true) % 2  # DIV2KRK's: see options/kernelfusion_div2krk.yml
+    size = len(k_true) + len(k_true) % 2  # for DIV2KRK, see options/kernelfusion_div2krk.yml
     config = KernelFusionConfig.from_dict({'preset': setting.preset, 'seed': seed, 'kernel_size': size,
                                            **setting.options})
     kernel_only = case in KERNELS and setting.piece is None
-    if kernel_only:  # it does not depend on the final passes
+    if kernel_only:  # the kernel does not depend on the final passes
         brief = dataclasses.replace(config.em, final_prior='textures', final_samples=1, final_steps=2)
         config = dataclasses.replace(config, em=brief)
     start = time.perf_counter()
@@ -135,13 +137,13 @@ def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
 
 
 def _name(case: str, seed: int, setting: Setting) -> str:
-    """Of a sheet: case and seed, and what was done to y."""
+    """Name of a sheet: case, seed and degradation of y."""
     parts = {'piece': setting.piece, 'noise': setting.noise, 'jpeg': setting.jpeg}
     return '_'.join([case, str(seed), *(f'{key}{value:g}' for key, value in parts.items() if value)])
 
 
 def cases_in(data: Path) -> list[str]:
-    """The cases whose LR and HR pictures are there: ``0802_k05`` and the like, then ``krk_13`` and the like."""
+    """The cases whose LR and HR pictures exist: ``0802_k05`` and the like, then ``krk_13`` and the like."""
     shakes = [path.stem for path in sorted((data / 'div2k' / 'LRx4').glob('[0-9]*_k[0-9][0-9].png'))
               if int(path.stem[-2:]) < BLIND144]
     krk = [f'krk_{path.stem.rpartition("_")[2]}' for path in sorted((data / 'div2krk').glob('lr_x4_im_[0-9]*.png'))]
@@ -149,7 +151,7 @@ def cases_in(data: Path) -> list[str]:
 
 
 def _pictures(case: str, data: Path) -> tuple[Path, Path]:
-    """Files of its LR and its HR picture."""
+    """Files of a case's LR and HR picture."""
     if case.startswith('krk_'):
         number = int(case[4:])
         return data / 'div2krk' / f'lr_x4_im_{number}.png', data / 'div2k' / 'HR' / f'{800 + number:04d}.png'
@@ -173,7 +175,7 @@ def read(path: Path) -> Tensor:
 
 
 def middle(y: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """The middle of y, of at most ``side`` pixels square, and what of x lies under it."""
+    """The central part of y, at most ``side`` pixels square, and the corresponding part of x."""
     height, width = (min(side, n) for n in y.shape[-2:])
     top, left = ((n - m) // 2 for n, m in zip(y.shape[-2:], (height, width)))
     return (y[..., top:top + height, left:left + width],
@@ -181,7 +183,7 @@ def middle(y: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
-    """y with white noise, the case's own whatever the seed of the run, and after JPEG compression, in 8 bits."""
+    """y with white noise, seeded by the case only, and JPEG compression, rounded to 8 bits."""
     if not noise and jpeg is None:
         return y
     generator = torch.Generator().manual_seed(zlib.crc32(case.encode()))
@@ -195,7 +197,7 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> str:
-    """How far a case's seeds lie apart, and of the pairs that differ clearly how many surprise ranks rightly."""
+    """One line: each case's spread over seeds, and how many clearly different pairs surprise ranks correctly."""
     spreads, pairs, right = [], 0, 0
     for case, same in by_case(rows).items():
         name = next(name for name in CLEAR if name in same[0])
@@ -204,13 +206,13 @@ def over_seeds(rows: list[dict[str, Any]]) -> str:
         told, clear = ranked(same, name, CLEAR[name])
         right, pairs = right + told, pairs + clear
     clear = ', '.join(f'{value} ({name})' for name, value in CLEAR.items())
-    return (f'largest less smallest: {", ".join(spreads)}; surprise ranks {right} of {pairs} pairs rightly that differ '
-            f'by more than {clear}')
+    return (f'largest minus smallest: {", ".join(spreads)}; surprise ranks {right} of {pairs} pairs correctly that '
+            f'differ by more than {clear}')
 
 
 def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path,
            crop: dict[str, Any] | None) -> dict[str, float]:
-    """PSNR of ours, bicubic and, where they published it, the authors', on the same pixels."""
+    """PSNR of our result, bicubic and, if published, the authors' result, on the same pixels."""
     sr, bicubic = result.sr.cpu(), upscale_bicubic(y, SCALE).clamp(-1, 1)
     row = {'psnr_whole': psnr_y(sr, x), 'bicubic_whole': psnr_y(bicubic, x)}
     if crop:
@@ -223,14 +225,14 @@ def scores(case: str, y: Tensor, x: Tensor, result: Result, data: Path,
 
 
 def crops(data: Path) -> dict[str, dict[str, Any]]:
-    """The authors' crops by case: kernel, row and col of the top left corner in HR pixels, size."""
+    """The authors' crops by case: kernel; row and col of the top left corner in HR pixels; size."""
     listed = json.loads((data / 'official_crops' / 'crops.json').read_text(encoding='utf-8'))
     return {f'{image}_k{crop["kernel"]:02d}': crop for image, crop in listed.items()}
 
 
 def _sheet(path: Path, y: Tensor, x: Tensor, result: Result, k_true: Tensor, case: str, data: Path,
            crop: dict[str, Any] | None) -> None:
-    """bicubic | ours | truth, on the authors' crop (with theirs between) or a middle piece, and the kernels."""
+    """bicubic | ours | truth | the authors', on the authors' crop or (without theirs) a central piece, and kernels."""
     size = crop['size'] if crop else [min(384, n) for n in x.shape[-2:]]
     top, left = (crop['row'], crop['col']) if crop else ((n - m) // 2 for n, m in zip(x.shape[-2:], size))
     there = (..., slice(top, top + size[0]), slice(left, left + size[1]))
@@ -247,7 +249,7 @@ def _sheet(path: Path, y: Tensor, x: Tensor, result: Result, k_true: Tensor, cas
 
 
 class _Log:
-    """A line every half minute: phase, step, seconds left."""
+    """Logs phase, step and seconds left every half minute."""
 
     def __init__(self, case: str) -> None:
         self.case, self.last = case, time.monotonic()

@@ -1,4 +1,4 @@
-"""What another seed changes, and whether ``surprise``, which needs no ground truth, tells the better of two runs."""
+"""Measures the spread over seeds, and whether ``surprise``, without ground truth, tells the better of two runs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from ..report import to_tensor
 from .datasets import RECIPES, Sources
 from .make import pictures
 
-PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # of scikit-image
+PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket')  # from scikit-image
 SHAKES = (1, 2)  # seeds of camera shakes
 SEEDS = (0, 1, 2)
-SIDE = 128  # LR pixels: of the middle that is restored
-CLEAR = 0.3  # dB: pairs that differ by less are not asked for
+SIDE = 128  # side of the central part that is restored, LR pixels
+CLEAR = 0.3  # dB: pairs that differ by less are ignored
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A picture, uint8 RGB (H, W, 3), and the kernel (K, K) that it is to be blurred by."""
+    """A picture, uint8 RGB (H, W, 3), and the kernel (K, K) to blur it with."""
 
     picture_name: str
     picture: np.ndarray
@@ -48,39 +48,38 @@ class Case:
 
 
 def photographs(names: Iterable[str] = PHOTOS, shakes: Iterable[int] = SHAKES) -> Iterator[Case]:
-    """Pictures of scikit-image, each under camera shakes."""
+    """Pictures from scikit-image, each with several camera shakes."""
     for name, shake in itertools.product(names, shakes):
         yield Case(name, load_photo(name), f'motion {shake}', motion(6 * SCALE, shake))
 
 
 def own(hr: Path, kernels: tuple[Path, ...]) -> list[Case]:
-    """The pictures of a folder, each under all kernels of files or folders.
+    """The pictures in a folder, each with all kernels from files or folders.
 
     Raises:
-        ValueError: there are none, one cannot be read, or is too small.
+        ValueError: there are no pictures, or one cannot be read or is too small.
     """
     paths, found = pictures(hr), RECIPES['free'].kernel_set(SCALE, Sources(hr, kernels=kernels))
     if not paths:
-        raise ValueError(f'--hr {hr}: there are no pictures in it')
+        raise ValueError(f'--hr {hr}: no pictures in this folder')
     cases = []
     for path, name in zip(paths, distinct_names(paths), strict=True):
         picture = read_rgb8(path)
         for kernel_name, kernel in found.items():
             if min(n // SCALE - 2 * reach(kernel) for n in picture.shape[:2]) < RECEPTIVE_FIELD:
-                raise ValueError(f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels are too few under the kernel '
-                                 f'{kernel_name}: less than {RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are left, made small')
+                raise ValueError(f'{path}: {picture.shape[1]} x {picture.shape[0]} pixels are too few for the kernel '
+                                 f'{kernel_name}: the LR picture would be under {RECEPTIVE_FIELD} x {RECEPTIVE_FIELD}')
             cases.append(Case(name, picture, kernel_name, kernel))
     return cases
 
 
 def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Iterable[int] = SEEDS,
             keep: Callable[[dict[str, Any]], object] | None = None) -> dict[str, Any]:
-    """Restore the middle of each case's picture with every seed; ``keep`` gets what there is after each run.
+    """Restore the central part of each case's picture with every seed; ``keep`` gets the results after each run.
 
     Returns:
-        ``rows``; and, of PSNR where the picture lies and where it fits best: the largest spread of a case's seeds, of
-        how many clear pairs ``surprise`` told the better one, and the mean of all runs and of those that it would
-        choose.
+        ``rows``; and, for PSNR at zero shift and at the best shift: the largest spread over a case's seeds, in how many
+        clear pairs ``surprise`` told the better one, and the mean over all runs and over those that it would choose.
     """
     rows = []
     for case in cases:
@@ -104,7 +103,7 @@ def measure(preset: str, device: torch.device, cases: Iterable[Case], seeds: Ite
 
 
 def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """See :func:`measure`."""
+    """Figures for one score, see :func:`measure`."""
     groups = by_case(rows).values()
     right, pairs = ranked(rows, name, CLEAR)
     chosen = [min(group, key=itemgetter('surprise'))[name] for group in groups]
@@ -115,8 +114,8 @@ def summary(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def ranked(rows: list[dict[str, Any]], name: str, clear: float) -> tuple[int, int]:
-    """Of pairs of runs of one case that differ in the score ``name`` by more than ``clear``: how many ``surprise``
-    ranks rightly, and how many there are. Runs without that score (``joint``) make no pair.
+    """Among pairs of runs of a case whose scores ``name`` differ by more than ``clear``: the number that ``surprise``
+    ranks correctly, and the total number. Runs without ``surprise`` (``joint``) are ignored.
     """
     pairs = [(one, other) for group in by_case(rows).values() for one, other in itertools.combinations(group, 2)
              if abs(one[name] - other[name]) > clear and one['surprise'] is not None]
@@ -124,7 +123,7 @@ def ranked(rows: list[dict[str, Any]], name: str, clear: float) -> tuple[int, in
 
 
 def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The runs of each case."""
+    """The runs grouped by case."""
     cases: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         cases.setdefault(row['case'], []).append(row)

@@ -1,18 +1,18 @@
-"""What the fast paths are worth, each beside the slow one in one run. PARTS are, by default all:
+"""Time each fast path against its slow counterpart in the same run. PARTS (default: all):
 
 \b
-    work    a picture of scikit-image, 512 x 512 under a camera-shake kernel: the preset against four times its work
-    area    seconds of a run's two parts against the picture's area, with the exponent of their growth; in proportion
-            to the areas, some minutes per Mpx of result on a CPU
-    prior   Phase 1: steps per second, as shipped against float32 in PyTorch's default memory layout
-    tiles   a large picture through the priors in tiles and whole: seconds and largest difference
-    memory  on a processor: a large picture through the texture prior in a process that keeps freed memory, and in one
-            that gives it back to the system
-    seeds   not speed: four pictures of scikit-image under two camera shakes, with three seeds: how far PSNR spreads,
-            and whether the score without ground truth tells the better run; an hour on a CPU. With --hr and
-            --kernels: own pictures, each under all the kernels
+    work    a 512 x 512 picture from scikit-image with a camera-shake kernel: the preset against four times its work
+    area    seconds of a run's two parts against the picture's area, with the exponent of growth; takes some minutes
+            per Mpx of result on a CPU
+    prior   steps per second of Phase 1: as shipped against float32 in PyTorch's default memory layout
+    tiles   the priors on a large picture, in tiles and as a whole: seconds and largest difference
+    memory  on a CPU: the texture prior on a large picture, in a process that keeps freed memory and in one that
+            returns it to the system
+    seeds   not speed: four pictures from scikit-image, two camera shakes, three seeds: how far PSNR spreads, and
+            whether the score without ground truth tells the better run; takes an hour on a CPU. With --hr and
+            --kernels: your own pictures, each with all the kernels
 
-Ratios hold for the machine they were measured on; run it with nothing else going on.
+Ratios hold for the machine on which they were measured; run nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ start = time.perf_counter()
 for _ in range(3):
     prior.predict_x0(x, 100)
 print((time.perf_counter() - start) / 3)
-"""  # a program: arguments are plain or kept, and the number of threads
+"""  # a program; arguments: plain or kept, number of threads
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What the parts are measured with.
+    """Settings of the parts.
 
     Attributes:
-        preset: of the settings.
-        sides: of ``area``'s LR pictures.
-        device: all is done on.
-        cases: of ``seeds``.
-        keep: gets what ``seeds`` has found so far.
+        preset: preset of the configuration.
+        sides: for ``area``: sides of the LR pictures.
+        device: device for all work.
+        cases: for ``seeds``.
+        keep: called by ``seeds`` with its results so far.
     """
 
     preset: str
@@ -92,22 +92,22 @@ class Setting:
 @click.argument('parts', nargs=-1)
 @click.option('--preset', default='quick', show_default=True)
 @click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
-              help='Of area: side of an LR picture; to be given several times.')
+              help='For area: side of an LR picture; may be repeated.')
 @click.option('--hr', type=UserPath(exists=True, file_okay=False),
-              help='Of seeds: a folder of own sharp pictures, whose middle is taken.')
+              help='For seeds: folder of your own sharp pictures, of which the central part is used.')
 @click.option('--kernels', multiple=True, type=UserPath(exists=True),
-              help='Of seeds: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
+              help='For seeds: a kernel (.npy, .mat or a picture) or a folder of kernels; may be repeated.')
 @click.option('--device', type=Device(), default=best_device(), show_default=True)
-@click.option('--out', type=UserPath(), help='Write the figures here as JSON too, as they come.')
+@click.option('--out', type=UserPath(), help='Also write the figures to this JSON file as they are measured.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
             device: torch.device, out: Path | None) -> None:
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise ValueError(f'benchmark has no part {unknown[0]!r}; it has {", ".join(PARTS)}')
     if (hr is None) != (not kernels):
-        raise ValueError('--hr and --kernels go together')
+        raise ValueError('--hr and --kernels must be given together')
     if hr is not None and parts and 'seeds' not in parts:
-        raise ValueError('--hr and --kernels are for the part seeds')
+        raise ValueError('--hr and --kernels are only for the part seeds')
     cases = seeds.photographs() if hr is None else seeds.own(hr, kernels)
     setting = Setting(preset, sorted(sides), device, cases, lambda found: write('seeds', found))
     cuda = setting.device.type == 'cuda'
@@ -122,13 +122,13 @@ def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Pat
             write_text_atomically(out, json.dumps(figures, indent=1))
 
     for part in parts or PARTS:
-        write(part, 'under way')  # a place that cannot be written is found before the work
+        write(part, 'under way')  # fails before the work if --out cannot be written
         write(part, PARTS[part](setting))
         log.info(f'{part}: {json.dumps(figures[part])}')
 
 
 def work(setting: Setting) -> list[dict[str, float]]:
-    """The preset, and four times its passes, final steps and steps of Phase 1, on the same picture."""
+    """The preset against four times its passes, final steps and Phase 1 steps, on the same picture."""
     x, k = photograph(), motion(24, 5)
     y = (synthesise(x, k, 4, 'reflect').float() / 127.5 - 1).to(setting.device)
     x = x.float() / 127.5 - 1
@@ -150,7 +150,7 @@ def work(setting: Setting) -> list[dict[str, float]]:
 
 
 def area(setting: Setting) -> dict[str, Any]:
-    """Seconds of the kernel's search and of the final passes, with the texture prior, on pictures of several sizes."""
+    """Seconds of kernel search and final passes, with the texture prior, on pictures of several sizes."""
     brief = EmConfig(final_prior='textures', sketch_passes=1, coarse_passes=1, fine_passes=1, final_samples=1,
                      final_steps=4)
     picture = upscale_bicubic(photograph().float() / 127.5 - 1, 2)
@@ -173,7 +173,7 @@ def area(setting: Setting) -> dict[str, Any]:
 
 
 def prior(setting: Setting) -> dict[str, float]:
-    """Steps per second of Phase 1 as shipped, and of the plain loop: float32, default memory layout."""
+    """Steps per second of Phase 1 as shipped, and of a plain loop: float32, default memory layout."""
     y = (photograph().float() / 127.5 - 1)[..., :256, :256].to(setting.device)
     config = KernelFusionConfig(preset=setting.preset).prior
     count = 30 if setting.device.type == 'cpu' else 500
@@ -204,7 +204,7 @@ def prior(setting: Setting) -> dict[str, float]:
 
 
 def tiles(setting: Setting) -> dict[str, Any]:
-    """Each prior, in float32, on 1024 x 1024 pixels: whole, and in tiles of 256."""
+    """Each prior, in float32, on 1024 x 1024 pixels: as a whole, and in tiles of 256."""
     x = upscale_bicubic(photograph().float() / 127.5 - 1, 2).to(setting.device)
     pd = PatchPrior(PatchDiffusionNet(64).to(setting.device), Schedule(), 'fp32')
     rows = {}
@@ -220,9 +220,9 @@ def tiles(setting: Setting) -> dict[str, Any]:
 
 
 def memory(setting: Setting) -> dict[str, float]:
-    """Seconds of the texture prior on 1024 x 1024 pixels, where freed memory is kept and in a plain process.
+    """Seconds of the texture prior on 1024 x 1024 pixels, in a process that keeps freed memory and in a plain one.
 
-    The two in turn, three times, each in a process of its own; the median.
+    Medians of three runs, alternating, each in its own process.
     """
     seconds = {'plain': [], 'kept': []}
     environment = {name: value for name, value in os.environ.items() if not name.startswith('MALLOC_')}
@@ -240,7 +240,7 @@ def photograph() -> Tensor:
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[Any, float]:
-    """The function's result and its seconds, the device's queue included."""
+    """The function's result and its seconds, including queued GPU work."""
     start = time.perf_counter()
     result = function()
     if device.type == 'cuda':

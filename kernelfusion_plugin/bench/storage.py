@@ -1,4 +1,4 @@
-"""Where the pictures of a data set lie: folders of PNG, or LMDBs, as BasicSR's PairedImageDataset reads them."""
+"""Stores the pictures of a data set in PNG folders or LMDBs, as read by BasicSR's PairedImageDataset."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL import Image
 from ..files import decode_rgb8, first_line, read_rgb8
 from ..report import save_picture
 
-COMPRESSION = 1  # of PNG in an LMDB, as BasicSR's own tool has it
+COMPRESSION = 1  # PNG compression level in an LMDB, as in BasicSR's own tool
 
 
 def digest(values: np.ndarray) -> str:
-    """sha256 of an array's shape, type and values: the same in whatever file they are kept."""
+    """sha256 of an array's shape, type and values, independent of the file format."""
     head = f'{values.shape} {values.dtype.str}'
     return hashlib.sha256(head.encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
 
@@ -30,15 +30,15 @@ class Folders:
 
     @staticmethod
     def path(place: str) -> str:
-        """Where a place lies under the root."""
+        """Path of ``place`` relative to the root."""
         return place
 
     def put(self, place: str, name: str, picture: np.ndarray) -> None:
-        """Write uint8 RGB (H, W, 3)."""
+        """Write a picture, uint8 RGB (H, W, 3)."""
         save_picture(self.root / place / f'{name}.png', picture)
 
     def get(self, place: str, name: str) -> np.ndarray:
-        """Read it again.
+        """Read a picture.
 
         Raises:
             ValueError: it is missing or damaged.
@@ -50,11 +50,11 @@ class Folders:
 
 
 class Lmdbs:
-    """``ROOT/PLACE.lmdb``, the key is NAME; written by BasicSR's own LmdbMaker.
+    """``ROOT/PLACE.lmdb`` with keys NAME, written by BasicSR's own LmdbMaker.
 
     Args:
         root: folder of the data set.
-        map_size: bytes that one LMDB may grow to.
+        map_size: maximum size of an LMDB in bytes.
     """
 
     def __init__(self, root: Path, map_size: int = 2 ** 40) -> None:
@@ -93,7 +93,7 @@ class Lmdbs:
             raise ValueError(f'{folder}:{name}: cannot be read: {first_line(error)}') from error
 
     def close(self) -> None:
-        """Finish all of them."""
+        """Close all LMDBs."""
         for each in self._open.values():
             each.close()
         self._open.clear()

@@ -1,6 +1,6 @@
 """``kernelfusion COMMAND …``, also ``python -m kernelfusion_plugin COMMAND …``.
 
-A command is imported when it is called, so that ``kernelfusion --help`` and the shell's completion are quick.
+Each command's module is imported only when it is called, which keeps ``kernelfusion --help`` and shell completion fast.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import click
 from .. import __version__
 
 COMMANDS = {
-    'benchmark': ('bench.speed', 'What the fast paths are worth, each beside the slow one in one run.'),
-    'compare': ('cli.compare', 'Run methods on the same pictures, score them alike, show them side by side.'),
-    'fit-textures': ('cli.fit_textures', 'Fit the texture prior anew, to generated pictures.'),
-    'make-dataset': ('cli.make_dataset', 'Make a data set: DIV2KFK, Blind144, DIV2KRK, others, your own.'),
-    'pca': ('cli.pca', 'The PCA matrix that DAN needs, of the kernels that a training file draws.'),
-    'published': ('bench.published', 'Ours beside what the authors of KernelFusion published.'),
-    'restore': ('cli.restore', 'Sharp pictures and blur kernels from blurred, small ones.'),
-    'watch': ('cli.watch', 'A run under way, or the animation of a saved one.'),
-}  # name: module that has it as ``command``, line in the list
+    'benchmark': ('bench.speed', 'Time each fast path against its slow counterpart in the same run.'),
+    'compare': ('cli.compare', 'Run methods on the same pictures, score them alike, show the results side by side.'),
+    'fit-textures': ('cli.fit_textures', 'Train the texture prior from scratch on generated pictures.'),
+    'make-dataset': ('cli.make_dataset', 'Make a data set: DIV2KFK, Blind144, DIV2KRK, others, or your own.'),
+    'pca': ('cli.pca', 'Compute the PCA matrix that DAN needs from the kernels that a training file draws.'),
+    'published': ('bench.published', 'Compare our results with those published by the authors of KernelFusion.'),
+    'restore': ('cli.restore', 'Recover sharp, enlarged pictures and blur kernels from small, blurred pictures.'),
+    'watch': ('cli.watch', 'Follow a run in progress, or save an animation of a finished one.'),
+}  # name: (module that defines it as ``command``, line in --help)
 
 
 class Lazy(click.Group):
-    """The commands of COMMANDS. A fault in what the user gave is one line and status 2.
+    """The group of COMMANDS. A user error prints one line and exits with status 2.
 
-    ``KERNELFUSION_DEBUG=1`` shows its traceback instead.
+    ``KERNELFUSION_DEBUG=1`` shows the traceback instead.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -46,10 +46,10 @@ class Lazy(click.Group):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
-        if sys.stderr is None:  # closed, as by "2>&-": progress bars write to it all the same
+        if sys.stderr is None:  # closed, e.g. by "2>&-"; progress bars would still write to it
             sys.stderr = open(os.devnull, 'w', encoding='utf-8')
         logging.basicConfig(level=logging.INFO, format='%(message)s')
-        logging.getLogger('matplotlib').setLevel(logging.ERROR)  # speaks at length of a home that cannot be written to
+        logging.getLogger('matplotlib').setLevel(logging.ERROR)  # verbose if it cannot write to the home folder
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -65,4 +65,4 @@ class Lazy(click.Group):
 @click.command(cls=Lazy, context_settings={'help_option_names': ['-h', '--help']})
 @click.version_option(__version__)
 def main() -> None:
-    """Blind super-resolution: KernelFusion and what belongs to it."""
+    """Blind super-resolution with KernelFusion, and related tools."""

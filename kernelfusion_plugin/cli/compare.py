@@ -1,4 +1,4 @@
-"""``kernelfusion compare``: run methods on the same pictures, score them by the same code, show them side by side."""
+"""``kernelfusion compare``: run methods on the same pictures, score them with the same code, show them side by side."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .paths import UserPath
 if TYPE_CHECKING:
     from ..bench.compare.collect import Comparison
 
-LISTS = ('-opt', '--force_yml')  # take all that follows, as in BasicSR's own programs
+LISTS = ('-opt', '--force_yml')  # take several values, as in BasicSR's own programs
 
 log = logging.getLogger(__name__)
 
 
 class _Lists(click.Command):
-    """Takes ``-opt a.yml b.yml`` for ``-opt a.yml -opt b.yml``; keeps the command line for the tables' head."""
+    """Accepts ``-opt a.yml b.yml`` as ``-opt a.yml -opt b.yml``; keeps the command line for the table header."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta['command'] = shlex.join(['kernelfusion', 'compare', *args])
@@ -30,27 +30,29 @@ class _Lists(click.Command):
 
 @click.command(cls=_Lists)
 @click.option('-opt', 'files', metavar='FILE ...', multiple=True, required=True,
-              type=UserPath(), help='Option files of BasicSR, one per method; of any model.')
+              type=UserPath(), help='BasicSR option files, one per method, for any model.')
 @click.option('--out', metavar='DIR', type=UserPath(file_okay=False),
-              default=Path('results/comparison'), show_default=True, help='For tables, pictures, page, and the runs.')
-@click.option('--reference', metavar='NAME', help="Method that the others are held to; default: the first file's.")
+              default=Path('results/comparison'), show_default=True,
+              help='Output folder for tables, pictures, the page and the runs.')
+@click.option('--reference', metavar='NAME',
+              help='Method that the others are compared with. Default: that of the first file.')
 @click.option('--crop', 'crops', metavar='NAME:ROW,COL,SIZE', multiple=True,
-              help='Part of an image that is shown enlarged, in pixels of the HR picture; may be given several times. '
+              help='Part of an image to show enlarged, in HR pixels; may be repeated. '
                    'Default: where the methods differ most.')
-@click.option('--fresh', is_flag=True, help='Run all, also what was run with the same options and data.')
+@click.option('--fresh', is_flag=True, help='Run everything, even if results for the same options and data exist.')
 @click.option('--page-images', default=24, show_default=True, type=click.IntRange(min=0),
-              help='How many images the page holds; sheets/ has all.')
-@click.option('--force_yml', metavar='A:B=VALUE ...', multiple=True, help='Set in every option file.')
+              help='Number of images on the page; sheets/ has all of them.')
+@click.option('--force_yml', metavar='A:B=VALUE ...', multiple=True, help='Change an option in every option file.')
 @click.pass_context
 def command(ctx: click.Context, files: tuple[Path, ...], out: Path, reference: str | None, crops: tuple[str, ...],
             fresh: bool, page_images: int, force_yml: tuple[str, ...]) -> None:
     """Compare methods on one data set.
 
-    Each option file is run in a process of its own, or its earlier results under DIR/runs are taken if options and
-    input files are the same. What is written into DIR: comparison.html (all of it in one page), comparison.md,
-    means.csv, images.csv, sheets/, kernels.png, boxes.png.
+    Each option file runs in its own process; earlier results under DIR/runs are reused if the options and input files
+    are the same. Written to DIR: comparison.html (everything on one page), comparison.md, means.csv, images.csv,
+    sheets/, kernels.png, boxes.png.
 
-    Exit status: 0; 1 if a method or an image failed (all else is there); 2 for a fault in what was given.
+    Exit status: 0 success; 1 a method or an image failed (the rest was written); 2 invalid options or input.
     """
     from .. import compat, launch
     launch.step_over_unbuilt_checkout()

@@ -1,4 +1,4 @@
-"""``--device`` of the commands."""
+"""The ``--device`` option of the commands."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.faults import first_line
 
 
 class Device(click.ParamType):
-    """A device that PyTorch can compute on here."""
+    """A device that PyTorch can compute on, on this machine."""
 
     name = 'device'
 
@@ -20,11 +20,11 @@ class Device(click.ParamType):
             device = torch.device(value)
             torch.zeros(1, device=device).sum().item()
         except (RuntimeError, AssertionError, ImportError) as error:
-            reason = first_line(error).partition('. ')[0]  # PyTorch goes on with all the kinds that it knows
+            reason = first_line(error).partition('. ')[0]  # PyTorch then lists every device type
             self.fail(f'{value}: {reason}', param, ctx)
         return device
 
 
 def best_device() -> str:
-    """A GPU where there is one."""
+    """The GPU if there is one, else the CPU."""
     return 'cuda' if torch.cuda.is_available() else 'cpu'

@@ -1,4 +1,4 @@
-"""``kernelfusion make-dataset``: the paper's data sets, others, and free ones, with a manifest to make them again."""
+"""``kernelfusion make-dataset``: the paper's data sets, others and custom ones, with a manifest to rebuild them."""
 
 from __future__ import annotations
 
@@ -32,51 +32,55 @@ class WithRecipes(click.Command):
 @click.pass_context
 @click.argument('recipe')
 @click.option('--hr', type=FOLDER, help='Folder of HR pictures, e.g. DIV2K_valid_HR.')
-@click.option('--out', type=FOLDER, help='Folder to make; default: datasets/NAME.')
-@click.option('--levin', type=FILE, help="Levin's kernels, Levin09.mat.")
+@click.option('--out', type=FOLDER, help='Output folder. Default: datasets/NAME.')
+@click.option('--levin', type=FILE, help="File of Levin's kernels, Levin09.mat.")
 @click.option('--kernels', type=UserPath(exists=True), multiple=True,
-              help='free: a kernel (.npy, .mat, a picture), or a folder of kernels; several times.')
+              help='free: a kernel (.npy, .mat or a picture) or a folder of kernels; may be repeated.')
 @click.option('--name', help='free: name of the data set.')
-@click.option('--each', is_flag=True, help='free: every picture with every kernel, not with one at random.')
-@click.option('--image', 'images', multiple=True, help='Name of a picture, without ending; several times. Default: '
-              "the recipe's, or all.")
+@click.option('--each', is_flag=True, help='free: blur every picture with every kernel, not with one at random.')
+@click.option('--image', 'images', multiple=True,
+              help='Name of a picture without its extension; may be repeated. Default: '
+              "the recipe's pictures, or all.")
 @click.option('--scale', default=4, show_default=True)
-@click.option('--seed', default=0, show_default=True, help="With the picture's name: of kernels, choices and noise.")
-@click.option('--piece', default=0, help='Side of the middle square to keep, in HR pixels. Default: whole pictures.')
-@click.option('--noise', default=0.0, show_default=True, help='Standard deviation of white noise, in levels of 255.')
-@click.option('--jpeg', type=int, help='Quality of a JPEG that the LR pictures go through.')
-@click.option('--border', help="Beyond the frame: zeros, reflect or replicate. Default: the recipe's.")
-@click.option('--lmdb', is_flag=True, help='LMDBs in place of folders.')
-@click.option('--verify', 'only_verify', is_flag=True, help='RECIPE is a manifest.json: check the files beside it.')
+@click.option('--seed', default=0, show_default=True,
+              help="Seeds kernels, choices and noise, together with the picture's name.")
+@click.option('--piece', default=0, help='Side of the central square to keep, in HR pixels. Default: whole pictures.')
+@click.option('--noise', default=0.0, show_default=True,
+              help='Standard deviation of white noise, on a scale of 0 to 255.')
+@click.option('--jpeg', type=int, help='Compress the LR pictures as JPEG of this quality.')
+@click.option('--border', help="Padding beyond the frame: zeros, reflect or replicate. Default: the recipe's.")
+@click.option('--lmdb', is_flag=True, help='Write LMDBs instead of folders.')
+@click.option('--verify', 'only_verify', is_flag=True,
+              help='RECIPE is a manifest.json: check the files in its folder against it.')
 def command(ctx: click.Context, recipe: str, hr: Path | None, out: Path | None, levin: Path | None,
             kernels: tuple[Path, ...], name: str | None, lmdb: bool, only_verify: bool,
             **choices: Any) -> None:  # noqa: ANN401
-    """Make a data set by RECIPE: the name of one, or a manifest.json, whose set is made again and compared.
+    """Make a data set from RECIPE: a recipe's name, or a manifest.json, whose data set is rebuilt and compared.
 
-    Writes HR, LR and kernels as BasicSR's PairedImageDataset and dataroot_kernel read them, a manifest with the
-    sha256 of everything, and options.yml, which runs KernelFusion on the set.
+    Writes HR, LR and kernels in the layout that BasicSR's PairedImageDataset and dataroot_kernel read, a manifest with
+    the sha256 of every file, and options.yml, which runs KernelFusion on the data set.
     """
     manifest = Path(recipe) if recipe.endswith('.json') else None
     if only_verify:
         if manifest is None:
-            raise ValueError(f'--verify: give a manifest.json in place of {recipe}')
-        return _report(verify(manifest), 'as in the manifest')
+            raise ValueError(f'--verify needs a manifest.json as RECIPE, got {recipe}')
+        return _report(verify(manifest), 'all files match the manifest')
     if hr is None:
-        raise ValueError('--hr: the folder of HR pictures must be given')
+        raise ValueError('--hr is missing: give the folder of HR pictures')
     sources = Sources(hr, levin, kernels)
     if manifest is not None:
         said = [key for key in (*choices, 'name') if ctx.get_parameter_source(key) is ParameterSource.COMMANDLINE]
         if said:
-            raise ValueError(f'--{said[0].rstrip("s")}: the manifest says that already')
+            raise ValueError(f'--{said[0].rstrip("s")}: not allowed with a manifest.json, which fixes it already')
         out = out or manifest.parent.with_name(manifest.parent.name + '_again')
-        return _report(rebuild(manifest, sources, out, lmdb), f'made again in {out}, bit for bit')
+        return _report(rebuild(manifest, sources, out, lmdb), f'rebuilt in {out}, bit for bit')
     chosen = find_recipe(recipe)
     name = name or chosen.name
     out = out or Path('datasets', name)
     made = make_dataset(chosen, Setting(name, **choices), sources, out, lmdb)
     if not made['images']:
-        return _report([f'{out}: nothing was made: none of {len(made["failed"])} pictures can be used, see above'], '')
-    partly = '' if made['whole_recipe'] or chosen.name == 'free' else f', not the whole of {chosen.name}'
+        return _report([f'{out}: nothing was made: none of {len(made["failed"])} pictures can be used (see above)'], '')
+    partly = '' if made['whole_recipe'] or chosen.name == 'free' else f', only part of {chosen.name}'
     log.info(f'{out}: {len(made["images"])} LR pictures{partly}. To restore them: {command_for(out)}')
     if made['failed']:
         raise SystemExit(1)
@@ -84,7 +88,7 @@ def command(ctx: click.Context, recipe: str, hr: Path | None, out: Path | None, 
 
 
 def _report(faults: list[str], success: str) -> None:
-    """The faults, one line each, and status 1; or the line for success."""
+    """Log the faults, one line each, and exit with status 1; without faults, log ``success``."""
     for fault in faults:
         log.error(fault)
     if faults:

@@ -10,8 +10,9 @@ import click
 
 
 class UserPath(click.Path):
-    """A path, not empty, in which ``~`` is the home folder: shells leave it as it is behind ``--out=``, and a folder
-    of that name is one that nobody wants.
+    """A non-empty path in which ``~`` is the home folder.
+
+    Shells do not expand ``~`` after ``--out=``, and nobody wants a folder of that name.
     """
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401  (click's own)

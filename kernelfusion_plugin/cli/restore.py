@@ -1,4 +1,4 @@
-"""``kernelfusion restore``: pictures in, sharp pictures and their blur kernels out."""
+"""``kernelfusion restore``: recover sharp pictures and blur kernels from blurred, small ones."""
 
 from __future__ import annotations
 
@@ -42,52 +42,55 @@ from .paths import UserPath
 
 log = logging.getLogger(__name__)
 
-HELP = """Enlarge and sharpen pictures that an unknown blur has spoilt; find the blur's kernel.
+HELP = """Enlarge and sharpen pictures blurred by an unknown kernel, and find that kernel.
 
-PICTURES are files, folders or patterns ('*.jpg'): PNG, JPEG, TIFF, WebP and others; grey, 16 bits, transparency,
-orientation and colour profile are kept. Written are, beside each other:
+PICTURES are files, folders or patterns ('*.jpg'): PNG, JPEG, TIFF, WebP and others. Greyscale, 16-bit depth,
+transparency, orientation and colour profile are kept. Written for each picture:
 
 \b
-    NAME_x4.png          the picture (a TIFF stays TIFF; -o says otherwise)
-    NAME_kernel.npy      the kernel, float32, sums to 1; NAME_kernel.png to look at
-    NAME_kernels.npy     with --regions: those of the regions, (R, C, K, K); NAME_kernels.png
+    NAME_x4.png          the restored picture (TIFF input gives TIFF, unless -o names a file)
+    NAME_kernel.npy      the kernel, float32, sums to 1; NAME_kernel.png for viewing
+    NAME_kernels.npy     with --regions: one kernel per region, (R, C, K, K); NAME_kernels.png
     NAME_sheet.png       bicubic, result and kernel side by side
-    NAME_restored.json   settings, versions, sums of the files: by it a finished picture is recognised
+    NAME_restored.json   settings, versions and checksums, by which finished pictures are recognised
 
-While it works, NAME_run/live.png shows picture and kernel as they form ('kernelfusion watch'). Whatever ends it,
-Ctrl-C, kill or a power cut, the same command goes on from the last minute's checkpoint, to the same result bit for bit;
-finished pictures are kept. Another picture, option or version begins anew, as --fresh does.
+During the run, NAME_run/live.png shows the current picture and kernel (see 'kernelfusion watch'). After Ctrl-C, kill or
+a power cut, repeat the command to resume from the last checkpoint, at most about a minute old; the result is the same,
+bit for bit. Finished pictures are kept. If the picture, an option or the version has changed, the run starts from
+scratch, as with --fresh.
 
 \b
-Exit status: 0 all done; 1 some pictures could not be done; 2 a fault in the options, nothing was done;
-130 stopped by Ctrl-C, 143 by SIGTERM: the same command goes on.
+Exit status: 0 success; 1 some pictures failed; 2 invalid options, nothing was done;
+130 stopped by Ctrl-C, 143 by SIGTERM: repeat the command to resume.
 """
 
 
 @click.command(help=HELP)
 @click.argument('places', metavar='PICTURES...', nargs=-1, required=True)
 @click.option('-o', '--out', type=UserPath(), default=Path('restored'), show_default=True,
-              help='A folder; or a file, if there is one picture: .png, .tif, .jpg or .webp.')
+              help='Output folder; or, for a single picture, a .png, .tif, .jpg or .webp file.')
 @click.option('--scale', type=click.IntRange(2, 8), default=4, show_default=True, help='2, 3 and 4 have been tested.')
 @click.option('--preset', type=click.Choice(list(PRESETS)), default='quick', show_default=True,
-              help='How long the patch prior is fitted: quick without a GPU, paper hours with one. Makes no difference '
-                   'to em, unless em.kernel_prior or em.final_prior asks for it (internal, both).')
+              help='How long to train the patch prior: quick suits a CPU; paper takes hours on a GPU. No effect on em '
+                   'unless em.kernel_prior or em.final_prior uses that prior (internal, both).')
 @click.option('--solver', type=click.Choice(SOLVERS), default='em', show_default=True,
               help="em: diffusion EM, fast. joint: the paper's Algorithm 1.")
 @click.option('--kernel', 'kernel_file', type=UserPath(),
-              help='The known kernel, on the grid of the result: .npy (as NAME_kernel.npy, or NAME_kernels.npy), .mat, '
-                   '.txt or a picture.')
+              help='Known kernel, sampled on the pixel grid of the result: .npy (such as NAME_kernel.npy or '
+                   'NAME_kernels.npy), .mat, .txt or a picture.')
 @click.option('--shrink', type=click.IntRange(1, MOST_SHRUNK), default=1, show_default=True,
-              help='Make the picture small by this factor first: for a blur of many pixels, such as a shaken photo.')
-@click.option('--kernel-size', type=int, help='Side of the kernel to be found.  [default: 6 x scale]')
-@click.option('--regions', metavar='RxC|auto', help='A kernel for each of R rows of C regions.  [default: 1x1]')
-@click.option('--device', type=Device(), default=best_device, help='cpu, cuda, cuda:1, ...  [default: cuda if there is '
-              'one]')
-@click.option('--seed', type=int, default=0, show_default=True, help="Of all randomness, with the picture's name.")
-@click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True, help='Any setting, e.g. --set em.fine_passes=8.')
-@click.option('--save-run', is_flag=True, help='Keep NAME_run: a plot, and frames for an animation.')
-@click.option('--fresh', is_flag=True, help='Begin anew, whatever results are there.')
-@click.option('--dry-run', is_flag=True, help='Say what would be done, how long it would take and how much memory.')
+              help='First shrink the picture by this factor: for blurs many pixels wide, such as camera shake.')
+@click.option('--kernel-size', type=int, help='Side of the kernel to find, in pixels.  [default: 6 x scale]')
+@click.option('--regions', metavar='RxC|auto', help='Find one kernel for each of R x C regions.  [default: 1x1]')
+@click.option('--device', type=Device(), default=best_device,
+              help='cpu, cuda, cuda:1, ...  [default: cuda if available]')
+@click.option('--seed', type=int, default=0, show_default=True,
+              help="Seeds all randomness, together with the picture's name.")
+@click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True,
+              help='Change any setting, e.g. em.fine_passes=8; may be repeated.')
+@click.option('--save-run', is_flag=True, help='Keep NAME_run, with a plot and frames for an animation.')
+@click.option('--fresh', is_flag=True, help='Start from scratch, ignoring earlier results and checkpoints.')
+@click.option('--dry-run', is_flag=True, help='Only report what would be done, and the time and memory it would take.')
 @click.option('--checkpoint-every', type=click.FloatRange(min=0), default=EVERY, show_default=True,
               help='Seconds between two checkpoints.')
 @click.pass_context
@@ -102,11 +105,11 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     if config.texture_weights:
         check_weights(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
-        log.info(f'--preset {config.preset} makes no difference here: see --help')
+        log.info(f'--preset {config.preset} has no effect with these options: see --help')
     settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
-        raise ValueError(f'-o {out}: next time, the results would be taken for pictures; name another folder')
+        raise ValueError(f'-o {out}: is an input folder: the next run would restore the results too; name another')
     todo = plan(find_pictures(places), out, settings)
     if not dry_run:
         ready_folder(todo[0].out.parent, f'-o {out}')
@@ -117,13 +120,13 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
 
 
 def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:
-    """The section of settings that the command's own options make, with ``--set`` over them.
+    """The settings section from the command's own options, overridden by the ``--set`` changes.
 
     Args:
-        given: keys of ``options`` that the user gave.
+        given: keys of ``options`` that the user gave explicitly.
 
     Raises:
-        ValueError: not KEY=VALUE; one of ``given`` is set to another value.
+        ValueError: a change is not KEY=VALUE, or sets one of ``given`` to another value.
     """
     section: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     for change in changes:
@@ -133,7 +136,7 @@ def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[st
             raise ValueError(f'--set takes KEY=VALUE or SECTION.KEY=VALUE, got {change!r}')
         place = section.setdefault(above[0], {}) if above else section
         if not isinstance(place, dict):
-            raise ValueError(f'--set {change}: {above[0]} is no section of settings')
+            raise ValueError(f'--set {change}: {above[0]} is not a section of settings')
         place[last] = parse_value(value.strip())
         if not above and last in given and place[last] != options[last]:
             flag = f'--{last.replace("_", "-")} {options[last]}'
@@ -143,14 +146,14 @@ def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[st
 
 def with_kernel(config: KernelFusionConfig, file: Path, shrink: int,
                 asked: Mapping[str, Any]) -> tuple[KernelFusionConfig, Tensor]:
-    """The config with the grid of the known kernel in ``file``, and that kernel.
+    """The config adapted to the known kernel in ``file`` (its size), and that kernel.
 
     Args:
         shrink: as in Settings.
-        asked: the section that ``config`` was made of.
+        asked: the section from which ``config`` was made.
 
     Raises:
-        ValueError: it cannot be read; ``config`` or what was ``asked`` for does not go with it.
+        ValueError: the file cannot be read, or contradicts ``config`` or ``asked``.
     """
     kernel = load_kernels(file)
     check_origin(file, config, shrink)
@@ -160,7 +163,7 @@ def with_kernel(config: KernelFusionConfig, file: Path, shrink: int,
     if asked.get('kernel_size') is not None and config.kernel_size != size:
         raise ValueError(f'--kernel {file} ({size} x {size}) and --kernel-size {config.kernel_size} {end}{hint}')
     if asked.get('regions') is not None and read_grid(config.regions) != grid:
-        raise ValueError(f'--kernel {file} (of {grid[0]}x{grid[1]} regions) and --regions {config.regions} {end}')
+        raise ValueError(f'--kernel {file} ({grid[0]}x{grid[1]} regions) and --regions {config.regions} {end}')
     try:
         config = replace(config, kernel_size=size)
         return config, known_kernel(kernel, config)
@@ -169,11 +172,12 @@ def with_kernel(config: KernelFusionConfig, file: Path, shrink: int,
 
 
 def check_origin(file: Path, config: KernelFusionConfig, shrink: int) -> None:
-    """A kernel lies on the grid of the result: one that was found here is for the scale and the size of the picture
-    that it was found at.
+    """Check that a kernel found by an earlier run fits this one.
+
+    A kernel is sampled on the pixel grid of the result, so it is valid only for the scale and shrink it was found with.
 
     Raises:
-        ValueError: ``file`` is a result, by the record beside it, of others.
+        ValueError: according to the record next to ``file``, it was found with other values.
     """
     record = file.with_name(re.sub('_kernels?$', '_restored.json', file.stem))
     came = came_about(record, file)
@@ -181,15 +185,15 @@ def check_origin(file: Path, config: KernelFusionConfig, shrink: int) -> None:
         return
     for option, found, asked in (('--scale', came.scale, config.scale), ('--shrink', came.shrink, shrink)):
         if found != asked:
-            raise ValueError(f'--kernel {file}: was found with {option} {found}, says {record.name}, and lies on that '
-                             f'grid: give {option} {found}, or another kernel')
+            raise ValueError(f'--kernel {file}: found with {option} {found} (see {record.name}), and only valid for '
+                             f'that grid: give {option} {found}, or another kernel')
 
 
 def check_weights(file: str) -> None:
-    """A fault in ``texture_weights`` is one of the options, not of each picture.
+    """Check ``texture_weights`` once, so that a fault is reported as one of the options and not for each picture.
 
     Raises:
-        ValueError: there is no such file, or it holds something else.
+        ValueError: the file does not exist, or does not hold such weights.
     """
     try:
         load_texture_net(file)
@@ -198,21 +202,21 @@ def check_weights(file: str) -> None:
 
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:
-    """Whether PD is fitted to y: what the presets are about."""
+    """Whether the run fits PD to y, the only step that the presets affect."""
     return any(PHASES[phase].section == 'prior' for phase in SOLVERS[config.solver].training(config))
 
 
 def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
-    """What is to be done, and where each result goes.
+    """What to restore, and where each result goes.
 
     Raises:
-        ValueError: a result would take the place of a picture or of another result, or its format is none of ours.
+        ValueError: a result would overwrite an input picture or another result, or its format is not supported.
     """
     if out.suffix and not out.is_dir():
         if out.suffix.lower() not in WRITABLE:
-            raise ValueError(f'-o {out}: a picture must end in {", ".join(WRITABLE)}; a folder has no ending')
+            raise ValueError(f'-o {out}: a picture must end in {", ".join(WRITABLE)}; a folder must have no extension')
         if len(paths) > 1:
-            raise ValueError(f'-o {out} is one file, but there are {len(paths)} pictures: name a folder')
+            raise ValueError(f'-o {out} is a single file, but there are {len(paths)} pictures: name a folder')
         todo = [Restoration(paths[0], out, settings)]
     else:
         endings = ['.tif' if path.suffix.lower() in ('.tif', '.tiff') else '.png' for path in paths]
@@ -222,34 +226,34 @@ def plan(paths: list[Path], out: Path, settings: Settings) -> list[Restoration]:
     for one in todo:
         clash = next((path for path in one.results if path.resolve() in sources), None)
         if clash is not None:
-            raise ValueError(f'{clash} is to be restored, and would be written over: choose another place with -o')
+            raise ValueError(f'{clash} is an input picture and would be overwritten: choose another place with -o')
     return todo
 
 
 def restore_all(todo: list[Restoration]) -> int:
-    """Do it picture by picture, say what came out; returns the exit status."""
+    """Restore the pictures one by one, log each outcome, and return the exit status."""
     kept, failed, start, title = 0, 0, time.monotonic(), ''
-    stop = StopRequest(lambda: log.info(f'{title}: stops after this step; Ctrl-C again stops at once'))
+    stop = StopRequest(lambda: log.info(f'{title}: stopping after this step; press Ctrl-C again to stop at once'))
     for number, one in enumerate(todo, 1):
         title = (f'[{number}/{len(todo)}] ' if len(todo) > 1 else '') + printable(one.path.name)
         try:
             with stop:
-                if stop.number is not None:  # in the last step of the picture before
+                if stop.number is not None:  # requested in the last step of the previous picture
                     raise Stopped(stop.number)
                 result = None if one.finished() else one.run(title, stop)
             if result is None:
-                late = '--save-run comes too late: ' if one.settings.save_run and not one.folder.is_dir() else ''
-                log.info(f'{title}: done before, {printable(str(one.out))} is kept ({late}--fresh does it anew)')
+                late = 'too late for --save-run: ' if one.settings.save_run and not one.folder.is_dir() else ''
+                log.info(f'{title}: already done, {printable(str(one.out))} is kept ({late}--fresh restores it again)')
                 kept += 1
             else:
                 log.info(f'{title}: {printable(str(one.out))}, {sum(result.seconds.values()):.0f} s')
         except Stopped as stopped:
-            log.info(f'{title}: stopped; {same_command(one.settings)} goes on from here')
+            log.info(f'{title}: stopped; {same_command(one.settings)} resumes from here')
             return 128 + stopped.signal
         except KeyboardInterrupt:
-            log.info(f'{title}: stopped at once; {same_command(one.settings)} goes on from the last checkpoint')
+            log.info(f'{title}: stopped at once; {same_command(one.settings)} resumes from the last checkpoint')
             return 130
-        except Exception as error:  # noqa: BLE001  (the other pictures are still to be done)
+        except Exception as error:  # noqa: BLE001  (go on with the other pictures)
             failed += 1
             log.error(f'{title}: {reason(one, error)}')
     done = len(todo) - kept - failed
@@ -261,17 +265,15 @@ def restore_all(todo: list[Restoration]) -> int:
 
 
 def same_command(settings: Settings) -> str:
-    """What goes on with a run that was stopped."""
+    """The words for the command that resumes a stopped run."""
     return 'the same command' + (' without --fresh' if settings.fresh else '')
 
 
 def rehearse(found: Survey) -> int:
-    """Say which pictures are begun already, and which cannot be done; returns the exit status that restoring them would
-    have.
-    """
+    """For --dry-run: log which pictures would resume and which would fail; return the exit status to expect."""
     faults = list(found.faults)
     if begun := [printable(one.path.name) for one, _ in found.sizes if one.gone_on_with()]:
-        log.info(f'{", ".join(begun)}: would go on from a checkpoint, in less time than that')
+        log.info(f'{", ".join(begun)}: would resume from a checkpoint, so less time is left than that')
     for one, size in found.sizes:
         try:
             plan_memory(size, one.settings.device, one.settings.config, one.settings.kernel is not None)
@@ -283,29 +285,29 @@ def rehearse(found: Survey) -> int:
 
 
 def reason(one: Restoration, error: Exception) -> str:
-    """Why a picture was not done, in one line."""
+    """Why a picture failed, in one line."""
     if isinstance(error, (BadPicture, ValueError)):
         return printable(str(error).strip().removeprefix(f'{one.path}: '))
     if isinstance(error, OSError):
         where = f'{printable(str(error.filename))}: ' if error.filename else ''
-        later = f'; {same_command(one.settings)} goes on where it was left'
+        later = f'; {same_command(one.settings)} resumes from here'
         return (f'{where}{error.strerror or first_line(error)}'
                 + (later if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''))
     if is_out_of_memory(error):
         return SHORTAGE
     if os.environ.get('KERNELFUSION_DEBUG') == '1':
         log.error(traceback.format_exc())
-    return f'{named(error)} (a fault of the program: KERNELFUSION_DEBUG=1 shows where)'
+    return f'{named(error)} (a bug in the program: set KERNELFUSION_DEBUG=1 for the traceback)'
 
 
 @dataclass
 class Survey:
-    """What is known of the pictures before the work begins; those that are finished are left out.
+    """What is known about the unfinished pictures before the work begins.
 
     Attributes:
-        first: y of the first that can be done, if there is one.
-        sizes: (h, w) of each that can be done.
-        faults: why others cannot.
+        first: y of the first readable picture, or None.
+        sizes: (h, w) of each readable picture.
+        faults: why each of the others cannot be restored.
     """
 
     first: Tensor | None = None
@@ -323,7 +325,7 @@ def survey(todo: list[Restoration]) -> Survey:
             one.check_place()
             y = one.read().y
         except (ValueError, OSError) as error:
-            found.faults.append((one, error))  # said when it is its turn
+            found.faults.append((one, error))  # reported in its turn
             continue
         found.first = y if found.first is None else found.first
         found.sizes.append((one, tuple(y.shape[-2:])))
@@ -331,7 +333,7 @@ def survey(todo: list[Restoration]) -> Survey:
 
 
 def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
-    """What will be done, and with what; then, from a few timed steps, about how long it takes."""
+    """What will be done and with which settings; then the approximate time, from a few timed steps."""
     settings, sizes = todo[0].settings, [size for _, size in found.sizes]
     config = settings.config
     what = f'{len(todo)} pictures' if len(todo) > 1 else printable(todo[0].path.name)
@@ -349,20 +351,20 @@ def announcement(todo: list[Restoration], found: Survey) -> Iterator[str]:
     seconds = [pace.seconds(size) for size in sizes]
     phases = {phase: sum(one[phase] for one in seconds) for phase in seconds[0]}
     parts = ', '.join(f'{label(phase)} {_round(value)}' for phase, value in phases.items())
-    yield (f'about {_round(sum(phases.values()))}, by a few steps timed here: {parts}'
+    yield (f'about {_round(sum(phases.values()))}, estimated from a few timed steps: {parts}'
            + _memory(max(sizes, key=math.prod), settings))
 
 
 def _memory(size: tuple[int, int], settings: Settings) -> str:
-    """What a picture of (h, w) takes."""
+    """The memory that a picture of size (h, w) needs, as the end of a line."""
     try:
         plan = plan_memory(size, settings.device, settings.config, settings.kernel is not None)
     except ValueError:
-        return ''  # said when it is its turn
+        return ''  # reported in its turn
     return f'; up to {plan.need / 1e9:.1f} GB of memory'
 
 
 def _round(seconds: float) -> str:
-    """Two figures are all that an estimate has."""
+    """A duration with two significant digits, as suits an estimate."""
     size, unit = (1, 's') if seconds < 90 else (60, 'min') if seconds < 5400 else (3600, 'h')
     return f'{float(f"{seconds / size:.2g}"):g} {unit}'  # 120 h, not 1.2e+02 h

@@ -1,4 +1,4 @@
-"""``kernelfusion watch``: a run under way, or the animation of a saved one."""
+"""``kernelfusion watch``: follow a run in progress, or save an animation of a finished one."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .paths import UserPath
 @click.command()
 @click.argument('run', type=UserPath(), default=Path('restored'))
 @click.option('--animation', type=UserPath(dir_okay=False),
-              help='Write the picture and the kernel as they formed, as .gif or animated .png; of a --save-run.')
-@click.option('--once', is_flag=True, help='Say where it stands, and end.')
+              help='Write an animation (.gif or .png) of how the picture and the kernel formed; needs --save-run.')
+@click.option('--once', is_flag=True, help='Print the current state and exit.')
 @click.option('--interval', type=click.FloatRange(min=0.1), default=2.0, show_default=True,
-              help='Seconds between two looks.')
+              help='Seconds between two checks.')
 def command(run: Path, animation: Path | None, once: bool, interval: float) -> None:
-    """Follow RUN: a folder NAME_run, or the folder of results that it lies in (default: restored).
+    """Follow RUN: a folder NAME_run, or the results folder that contains it (default: restored).
 
-    Prints a line whenever something has changed, until the run ends. The picture and the kernel as they form are in
-    NAME_run/live.png; an image viewer that renews itself shows them.
+    Prints a line at every change until the run ends. NAME_run/live.png shows the current picture and kernel; open it
+    in an image viewer that reloads changed files.
     """
     folder = find_run(run)
     if animation is not None:
@@ -41,4 +41,4 @@ def command(run: Path, animation: Path | None, once: bool, interval: float) -> N
     if status is None:
         click.echo('the run has ended')
     elif not status['active'] and status.get('state') != 'finished':
-        click.echo('no process is at work: the same restore command goes on from here')
+        click.echo('no process is running: repeat the restore command to resume')

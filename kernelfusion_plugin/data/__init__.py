@@ -1,4 +1,4 @@
-"""Our data sets under BasicSR's names, for ``datasets`` of an option file."""
+"""Registers our data sets in BasicSR, for ``datasets`` of an option file."""
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
@@ -10,7 +10,7 @@ DATASETS = (RandomBlurDataset, TolerantPairedDataset)
 
 
 def register() -> None:
-    """Enter :data:`DATASETS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    """Register :data:`DATASETS`; entries already registered and names already taken are skipped."""
     enter(DATASET_REGISTRY, DATASETS)
 
 

@@ -1,6 +1,6 @@
-"""What is wrong with a data set's section of an option file, as far as that is certain before BasicSR builds it.
+"""Checks a data set's section of an option file before BasicSR builds it, for faults that are certain.
 
-Of BasicSR's two data sets of pictures and of our own. What others read of theirs, only they know.
+Only for BasicSR's two picture data sets and our own; other data sets may read any key.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ TRAINING = ('batch_size_per_gpu', 'num_worker_per_gpu')
 
 
 def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> None:
-    """Refuse the section ``datasets:key``, of a registered type, if a run could only fail on it.
+    """Check the section ``datasets:key``, of a registered type, for faults on which a run would surely fail.
 
     Args:
-        scale: that of the run, which BasicSR hands to each data set.
+        scale: the run's scale, which BasicSR passes to each data set.
 
     Raises:
-        ValueError: in one line: an option has a name that is almost a known one, is missing, or cannot be meant.
+        ValueError: an option is probably misspelt, is missing, or has an invalid value; one line.
     """
     where, phase = f'datasets:{key}', key.partition('_')[0]
     kind = DATASET_REGISTRY.get(options['type'])
     if kind not in KEYS:
-        return  # somebody else's
+        return  # not BasicSR's or ours
     _check_keys(where, kind, options)
     _check_needed(where, kind, options, phase)
     template = options.get('kernel_tmpl')
@@ -65,15 +65,13 @@ def check_section(key: str, options: Mapping[str, Any], scale: int | None) -> No
 
 
 def may_have_kernels(options: Mapping[str, Any]) -> bool:
-    """Whether a data set may come with true kernels: files of them, or its own. What others' give along, only they
-    know.
-    """
+    """Whether a data set may have true kernels, from files or its own. Unknown data sets may."""
     without = {kind.__name__ for kind in (SingleImageDataset, *PAIRED)}
     return bool(options.get('dataroot_kernel')) or options.get('type') not in without
 
 
 def _check_keys(where: str, kind: type, options: Mapping[str, Any]) -> None:
-    """A key that resembles none may be meant for somebody else, and so may one that another data set reads."""
+    """Refuse keys that resemble a known one. Others, and keys of another data set, may be meant for something else."""
     for key in options:
         misspelt = not any(key in known for known in KEYS.values())
         if misspelt and difflib.get_close_matches(str(key), KEYS[kind], n=1, cutoff=0.8):
@@ -92,14 +90,14 @@ def _check_needed(where: str, kind: type, options: Mapping[str, Any], phase: str
 
 def _backend(where: str, options: Any) -> str:  # noqa: ANN401
     """The type of ``io_backend``."""
-    where, known = f'{where}:io_backend', FileClient._backends  # into which others enter theirs
+    where, known = f'{where}:io_backend', FileClient._backends  # to which others may add theirs
     if not isinstance(options, Mapping) or not isinstance(options.get('type'), str):
         raise ValueError(f'{where} must be a section with a type, such as {{type: disk}}, got {options!r}')
     kind = options['type']
     if kind not in known:
         raise ValueError(f'{where}: unknown type {kind!r}{nearest(kind, known)}')
     if kind == 'disk' and len(options) > 1:
-        raise ValueError(f'{where}: disk takes no options but its type: leave out '
+        raise ValueError(f'{where}: disk takes no options besides type: remove '
                          f'{", ".join(str(name) for name in options if name != "type")}')
     return kind
 
@@ -109,24 +107,24 @@ def _check_root(where: str, place: Any, backend: str) -> None:  # noqa: ANN401
         raise ValueError(f'{where} must be the path of a folder or LMDB, got {place!r}')
     path = Path(place).expanduser()
     if backend == 'lmdb' and not place.endswith('.lmdb'):
-        raise ValueError(f'{where}: an LMDB has a name that ends in .lmdb, and {place} has not; io_backend: '
-                         '{type: disk} reads a folder of pictures')
+        raise ValueError(f'{where}: the name of an LMDB must end in .lmdb, got {place}; for a folder of pictures '
+                         'use io_backend: {type: disk}')
     if backend == 'lmdb' and not (path / 'meta_info.txt').is_file():
-        raise ValueError(f"{where}: {place} has no meta_info.txt: make it with BasicSR's lmdb_util, or make-dataset "
-                         '--lmdb')
+        raise ValueError(f"{where}: {place} has no meta_info.txt: create the LMDB with BasicSR's lmdb_util, or "
+                         'make-dataset --lmdb')
     if backend == 'disk' and not path.is_dir():
-        raise ValueError(f'{where}: {place} is no folder')
+        raise ValueError(f'{where}: {place} is not a folder')
     if backend == 'disk' and path.suffix == '.lmdb' and (path / 'data.mdb').is_file():
-        raise ValueError(f'{where}: {place} is an LMDB, which io_backend: {{type: lmdb}} reads')
+        raise ValueError(f'{where}: {place} is an LMDB: use io_backend: {{type: lmdb}}')
 
 
 def _is_listed(where: str, kind: type, options: Mapping[str, Any]) -> bool:
-    """Whether a list names the pictures; SingleImageDataset would open even ``~``."""
+    """Whether a list (``meta_info_file``) names the pictures; SingleImageDataset would even open ``~``."""
     file = options.get('meta_info_file')
     if file is None and not (kind is SingleImageDataset and 'meta_info_file' in options):
         return False
     if not isinstance(file, str) or not Path(file).is_file():
-        raise ValueError(f'{where}:meta_info_file must name a file with a list of pictures, and there is no {file!r}')
+        raise ValueError(f'{where}:meta_info_file must be a file that lists pictures, but there is no {file!r}')
     return True
 
 
@@ -140,14 +138,14 @@ def _check_template(where: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_partners(where: str, kind: type, options: Mapping[str, Any], backend: str) -> None:
-    """Refuse two folders (or LMDBs) of which BasicSR's data set finds the files unlike, and ours no pair at all."""
+    """Refuse two folders (or LMDBs) that do not match for BasicSR's data set, or have no pair at all for ours."""
     template = '{}' if backend == 'lmdb' else options.get('filename_tmpl', '{}')
     lq, gt = ([Path(name) for name in (lmdb_keys if backend == 'lmdb' else scandir)(os.path.expanduser(options[root]))]
               for root in ('dataroot_lq', 'dataroot_gt'))
     if kind is PairedImageDataset:
         made = {f'{template.format(path.stem)}{path.suffix}' for path in gt}
         unlike = len(lq) != len(gt) or made != {path.name for path in lq}
-        advice = f'; {TolerantPairedDataset.__name__} pairs what can be paired'
+        advice = f'; {TolerantPairedDataset.__name__} pairs those that match'
     else:
         lq, gt = ([path for path in paths if may_be_picture(path.name)] for paths in (lq, gt))
         made = {template.format(path.stem) for path in gt}
@@ -157,16 +155,16 @@ def _check_partners(where: str, kind: type, options: Mapping[str, Any], backend:
 
 
 def _difference(options: Mapping[str, Any], lq: list[Path], gt: list[Path], made: set[str], template: str) -> str:
-    """What sets two folders apart; one that is empty, or the first name that is not met with."""
+    """The difference between two folders: one is empty, the first name without partner, or the number of files."""
     for root, paths in (('dataroot_lq', lq), ('dataroot_gt', gt)):
         if not paths:
             return no_pictures(options[root])
     there = {name for path in lq for name in (path.name, path.stem)}
     absent = next((name for name in sorted(made) if name not in there), None)
     if absent is None:
-        return f'there are {len(lq)} files in {options["dataroot_lq"]}, and {len(gt)} in {options["dataroot_gt"]}'
+        return f'there are {len(lq)} files in {options["dataroot_lq"]}, but {len(gt)} in {options["dataroot_gt"]}'
     if template != '{}':
-        by = f', which filename_tmpl {template!r} makes of an HR name'
+        by = f', expected from an HR name by filename_tmpl {template!r}'
     else:
-        by = '' if options['dataroot_lq'].endswith('.lmdb') else ' (filename_tmpl says how names of LR differ)'
+        by = '' if options['dataroot_lq'].endswith('.lmdb') else ' (if LR names differ, set filename_tmpl)'
     return f'there is no {absent} in {options["dataroot_lq"]}{by}'

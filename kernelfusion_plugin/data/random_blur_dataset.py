@@ -1,4 +1,4 @@
-"""``RandomBlurDataset``: pairs for training made of HR images on the fly, each with a kernel of its own."""
+"""``RandomBlurDataset``: training pairs made from HR images on the fly, each with its own kernel."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ..listing import no_pictures, without_others
 
 @dataclass(frozen=True)
 class BlurOptions:
-    """How pairs are made: the keys of the data set that are not BasicSR's.
+    """How pairs are made: the data set's keys besides BasicSR's.
 
     Attributes:
         scale: s, 2, 3 or 4.
-        kernels: list of families, see :mod:`..core.kernel_families`.
-        gt_size: side of the HR crop, a multiple of s; None: the whole image, cut to a multiple of s.
-        use_hflip, use_rot: turn HR crops at random: left and right; by 90 degrees, and up and down.
-        border: what x is beyond its frame, see :class:`~..core.degradation.Degradation`.
-        noise: standard deviation of white noise in LR, in grey levels (0 to 255), a number or [least, greatest].
-        jpeg: quality of JPEG compression of LR, 1 to 100, a number or [least, greatest]; None for no compression.
-        seed: of the draws of an image's pair, with its name, in all phases but ``train``.
+        kernels: list of kernel families, see :mod:`..core.kernel_families`.
+        gt_size: side of the HR crop, a multiple of s; None: the whole image, cropped to a multiple of s.
+        use_hflip, use_rot: randomly flip HR crops horizontally; rotate them by 90 degrees and flip them vertically.
+        border: padding of x beyond its frame, see :class:`~..core.degradation.Degradation`.
+        noise: standard deviation of white noise in LR, in grey levels (0 to 255): a number or [min, max].
+        jpeg: quality of JPEG compression of LR, 1 to 100: a number or [min, max]; None: no compression.
+        seed: seeds an image's random draws, together with its name, in all phases except ``train``.
     """
 
     scale: int
@@ -63,7 +63,7 @@ class BlurOptions:
             object.__setattr__(self, 'jpeg', (int(low), int(high)))
 
 
-# What BasicSR, or its loader, reads or adds.
+# Keys read or added by BasicSR or its loader.
 TOOLBOX_KEYS = {'name', 'type', 'phase', 'dataroot_gt', 'io_backend', 'meta_info_file', 'num_worker_per_gpu',
                 'batch_size_per_gpu', 'dataset_enlarge_ratio', 'prefetch_mode', 'num_prefetch_queue', 'pin_memory',
                 'persistent_workers', 'use_shuffle', 'dataroot_kernel', 'kernel_tmpl'}
@@ -72,18 +72,18 @@ TOOLBOX_KEYS = {'name', 'type', 'phase', 'dataroot_gt', 'io_backend', 'meta_info
 class RandomBlurDataset(torch.utils.data.Dataset):
     """HR images of a folder or LMDB (``dataroot_gt``); y = (x * k)↓s with a random k, rounded to 8 bits.
 
-    Options: BasicSR's, and those of :class:`BlurOptions`. In phase ``train`` an item differs at every call: its draws
-    come from torch's generator of the loader's worker, which follows from ``manual_seed``, worker, epoch and rank.
-    (BasicSR seeds numpy's and random's alike in every epoch: they are not used.) In other phases they follow from
-    ``seed`` and the image's file name alone.
+    Options: BasicSR's, and those of :class:`BlurOptions`. In phase ``train`` an item differs at every call: its random
+    draws come from torch's generator in the loader's worker, which depends on ``manual_seed``, worker, epoch and rank.
+    (BasicSR seeds those of numpy and random alike in every epoch, so they are not used.) In other phases the draws
+    depend only on ``seed`` and the image's file name.
 
-    With K - s odd, LR lies half an HR pixel off the grid of bicubic reduction, see :mod:`..core.degradation`.
+    If K - s is odd, LR lies half an HR pixel off the grid of bicubic reduction, see :mod:`..core.degradation`.
 
-    An item: ``gt`` (3, H, W) and ``lq`` (3, H / s, W / s), float32 RGB in [0, 1]; ``kernel`` (K, K) float32 that sums
-    to 1, as drawn; ``lq_path`` and ``gt_path``, both that of the HR image.
+    Items: ``gt`` (3, H, W) and ``lq`` (3, H / s, W / s), float32 RGB in [0, 1]; ``kernel`` (K, K), float32, sums to 1,
+    as drawn; ``lq_path`` and ``gt_path``, both the path of the HR image.
 
     Raises:
-        ValueError: an unknown option or one out of range; a file that is no image or is smaller than ``gt_size``.
+        ValueError: an option is unknown or out of range; a file is not an image or is smaller than ``gt_size``.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -99,18 +99,18 @@ class RandomBlurDataset(torch.utils.data.Dataset):
 
     @staticmethod
     def read_options(opt: Mapping[str, Any], where: str) -> tuple[BlurOptions, Mixture]:
-        """How pairs are made, and their kernels; looks at no pictures.
+        """Parse the options for pairs and kernels, without looking at pictures.
 
         Args:
             where: name of the data set, for messages.
 
         Raises:
-            ValueError: an unknown option, one out of range or missing.
+            ValueError: an option is unknown, missing or out of range.
         """
         options = from_section(BlurOptions, {key: value for key, value in opt.items() if key not in TOOLBOX_KEYS},
                                where)
         if opt.get('phase') == 'train' and options.gt_size is None:
-            raise ValueError(f'{where} needs gt_size, the side of the HR crops that a batch is made of')
+            raise ValueError(f'{where} needs gt_size, the side of the HR crops in a batch')
         return options, Mixture.from_options(options.kernels, f'{where}.kernels')
 
     def __len__(self) -> int:
@@ -118,14 +118,14 @@ class RandomBlurDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path = self.paths[index]
-        seed = getattr(index, 'seed', None)  # of resume.ResumableSampler
+        seed = getattr(index, 'seed', None)  # from resume.ResumableSampler
         generator = torch.Generator().manual_seed(self._seed(path) if seed is None else seed)
         gt = self._crop(self._read(path), path, generator)
         k = self.mixture.draw(generator)
         return {'lq': self._degrade(gt, k, generator), 'gt': gt, 'kernel': k, 'lq_path': path, 'gt_path': path}
 
     def _seed(self, path: str) -> int:
-        """In training the next number of the worker's own generator; else a hash of seed and name."""
+        """In training, the next number from the worker's generator; otherwise a hash of seed and name."""
         if self.is_train:
             return int(torch.randint(2 ** 62, ()))
         name = os.path.splitext(os.path.basename(path))[0]
@@ -139,7 +139,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         raw = self.file_client.get(path, 'gt')
         try:
             return img2tensor(imfrombytes(raw, float32=True), bgr2rgb=True, float32=True)
-        except (cv2.error, AttributeError, TypeError) as error:  # OpenCV gives None where it cannot read
+        except (cv2.error, AttributeError, TypeError) as error:  # OpenCV returns None if it cannot decode
             raise ValueError(f'{path}: not an image') from error
 
     def _crop(self, gt: Tensor, path: str, generator: torch.Generator) -> Tensor:
@@ -147,7 +147,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         height, width = gt.shape[-2:]
         if min(height, width) < (size or s):
             raise ValueError(f'{path}: the image of {width} x {height} (width x height) is smaller than '
-                             f'{f"gt_size {size}" if size else f"the scale {s}"}: leave it out')
+                             f'{f"gt_size {size}" if size else f"the scale {s}"}: remove it')
         if size is None:
             gt = gt[..., :height // s * s, :width // s * s]
         else:
@@ -175,7 +175,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         return y / 255
 
     def _find(self) -> list[str]:
-        """Paths (or keys) of the HR images in the order of their names; their sizes are looked at."""
+        """Paths (or LMDB keys) of the HR images, sorted; in training, files on disk are checked."""
         if self.io_backend['type'] == 'lmdb':
             self.io_backend |= {'db_paths': [self.gt_folder], 'client_keys': ['gt']}
             paths = paths_from_lmdb(self.gt_folder)
@@ -194,7 +194,7 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         return paths
 
     def _check_file(self, path: str) -> None:
-        """Refuse what is no image, or too small; reads no more than its head."""
+        """Raise ValueError if a file is not an image or too small; reads only its header."""
         try:
             with Image.open(path) as image:
                 width, height = image.size
@@ -202,11 +202,11 @@ class RandomBlurDataset(torch.utils.data.Dataset):
             raise ValueError(f'{path}: not an image ({type(error).__name__})') from error
         if min(width, height) < (self.options.gt_size or self.options.scale):
             raise ValueError(f'{path}: the image of {width} x {height} (width x height) is smaller than gt_size '
-                             f'{self.options.gt_size}: leave it out')
+                             f'{self.options.gt_size}: remove it')
 
 
 def jpeg(y: Tensor, quality: int) -> Tensor:
-    """A picture (3, h, w) of whole numbers 0 … 255 after JPEG compression, RGB as it came."""
+    """RGB picture (3, h, w) with whole values 0 … 255 after JPEG compression."""
     picture = Image.fromarray(y.byte().permute(1, 2, 0).contiguous().numpy())
     packed = io.BytesIO()
     picture.save(packed, format='JPEG', quality=quality)

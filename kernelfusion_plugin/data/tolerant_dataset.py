@@ -1,4 +1,4 @@
-"""``TolerantPairedDataset``: PairedImageDataset for folders in which some pictures have no partner."""
+"""``TolerantPairedDataset``: PairedImageDataset for folders in which some pictures are unpaired."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..listing import without_others
 
 
 class TolerantPairedDataset(PairedImageDataset):
-    """BasicSR's PairedImageDataset, with the same options and the same result where every picture has its partner.
+    """BasicSR's PairedImageDataset, with the same options, and the same result if every picture has a partner.
 
-    Where that one would refuse two folders (or LMDBs) that do not match, this one pairs what can be paired. What is
-    left over keeps its place with a ``fault`` in ``paths``, one line with the file: reading it raises that as
-    ValueError, and ``KernelFusionModel`` reports it and does the others. So do pictures of a folder whose names differ
-    in the ending only: which of them is meant, nobody can tell.
+    While PairedImageDataset refuses two folders (or LMDBs) that do not match, this one pairs what it can. An unpaired
+    picture stays in ``paths`` with a ``fault``, one line that names the file: reading it raises this as ValueError,
+    which ``KernelFusionModel`` reports before it goes on. The same holds for pictures in a folder whose names differ
+    only in the extension, as it is unclear which is meant.
 
-    Files of a folder that are no pictures by their ending are left out, see :mod:`..listing`.
+    Files that are not pictures by extension are skipped, see :mod:`..listing`.
 
-    Several data sets of a run may share an LMDB, such as Blind144's HR images: it is opened once.
+    Several data sets of a run may share an LMDB, such as Blind144's HR images; it is opened only once.
     """
 
     def __init__(self, opt: Mapping[str, Any]) -> None:
@@ -41,7 +41,7 @@ class TolerantPairedDataset(PairedImageDataset):
             self._pair_files(matched)
 
     def _pair_files(self, matched: bool) -> None:
-        """Pair the pictures of the two folders, unless BasicSR has ``matched`` them, and all of them are distinct."""
+        """Pair the pictures of the two folders, unless BasicSR has ``matched`` them and all names are distinct."""
         listed = [list(scandir(folder, full_path=True)) for folder in (self.lq_folder, self.gt_folder)]
         found = [*listed[0], *listed[1]]
         kept = set(without_others(self.opt.get('name') or 'data set', found))
@@ -60,19 +60,19 @@ class TolerantPairedDataset(PairedImageDataset):
 
 
 class SharedLmdb:
-    """In place of BasicSR's FileClient for LMDBs, which opens each anew; py-lmdb allows that once in a process.
+    """Replaces BasicSR's FileClient for LMDBs, which opens an LMDB again; py-lmdb allows that only once per process.
 
     Args:
-        folders: LMDB by role.
+        folders: LMDB folder by role.
     """
 
-    _environments: ClassVar[dict[tuple[int, str], Any]] = {}  # by process, since a fork must open its own
+    _environments: ClassVar[dict[tuple[int, str], Any]] = {}  # by process, since a forked one must open its own
 
     def __init__(self, folders: Mapping[str, str]) -> None:
         self.folders = dict(folders)
 
     def get(self, filepath: str, client_key: str = 'default') -> bytes | None:
-        """The value of key ``filepath`` in the LMDB of role ``client_key``."""
+        """Value of the key ``filepath`` in the LMDB with the role ``client_key``."""
         import lmdb
         place = os.getpid(), os.path.realpath(self.folders[client_key])
         if place not in self._environments:
@@ -83,15 +83,15 @@ class SharedLmdb:
 
 def pair_by_name(lq: Mapping[str, Sequence[str]], gt: Mapping[str, Sequence[str]], lq_folder: str, gt_folder: str,
                  template: str = '{}') -> list[dict[str, str]]:
-    """Pair LR and HR pictures by name; what has no partner, or of which there are several, comes with a ``fault``.
+    """Pair LR and HR pictures by name; unpaired and ambiguous ones get a ``fault``.
 
     Args:
-        lq, gt: paths (or the LMDB key) by name without ending.
-        lq_folder, gt_folder: where they are, for the message.
-        template: LR name made of the HR name.
+        lq, gt: paths (or LMDB keys) by name without extension.
+        lq_folder, gt_folder: their folders, for messages.
+        template: LR name as a function of the HR name.
 
     Returns:
-        ``lq_path``, ``gt_path`` and perhaps ``fault``, sorted by LR name; a lone picture stands in for both.
+        ``lq_path``, ``gt_path`` and perhaps ``fault``, sorted by LR name; an unpaired picture is given for both.
     """
     partners: dict[str, list[str]] = {}
     for name, paths in gt.items():
@@ -102,17 +102,17 @@ def pair_by_name(lq: Mapping[str, Sequence[str]], gt: Mapping[str, Sequence[str]
         twins = next((paths for paths in (low, high) if len(paths) > 1), ())
         fault = ''
         if twins:
-            fault = f'two pictures bear the same name, but for its ending: {", ".join(twins)}'
+            fault = f'two pictures have the same name except for the extension: {", ".join(twins)}'
         elif not low or not high:
             missing, folder = ('LR', lq_folder) if high else ('HR', gt_folder)
-            fault = f'there is no {missing} image to it in {folder}'
+            fault = f'it has no {missing} image in {folder}'
         pairs += [{'lq_path': path, 'gt_path': high[0] if high else path,
                    **({'fault': f'{path}: {fault}'} if fault else {})} for path in low or high]
     return pairs
 
 
 def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Paths by name without folder and ending."""
+    """Paths by name without folder and extension."""
     names: dict[str, list[str]] = {}
     for path in sorted(paths):
         names.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
@@ -120,7 +120,7 @@ def _by_name(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def lmdb_keys(folder: str) -> dict[str, list[str]]:
-    """Keys of an LMDB by themselves; as BasicSR writes them, up to the first dot of the name."""
+    """The keys of an LMDB, each mapped to itself in a list; BasicSR ends keys at the first dot of the file name."""
     with open(os.path.join(folder, 'meta_info.txt'), encoding='utf-8') as file:
         keys = [line.split('.')[0] for line in file if line.strip()]
     return {key: [key] for key in keys}

@@ -1,4 +1,4 @@
-"""Pictures from and into files of many kinds."""
+"""Reads and writes picture files of many formats."""
 
 from .decode import Picture, decode, load, read_picture
 from .encode import WRITABLE, check_size, write_picture

@@ -1,9 +1,9 @@
-"""Pictures as people have them: grey, 16 bits, alpha, EXIF, colour profile; PNG, JPEG, TIFF, WebP and more.
+"""Reads pictures in PNG, JPEG, TIFF, WebP and more, with 16 bits, alpha, EXIF and colour profile.
 
-PIL reads, but for 16 bits in colour, which it would cut to 8, and TIFFs that it does not know: OpenCV and tifffile read
-those. A picture is turned as its EXIF orientation says; what is written is upright. Values are taken as they are, but
-where alpha hides them: see :mod:`.hidden`. Colour profile and EXIF are handed on. Whatever is wrong with a file
-is a :class:`BadPicture`, in one line.
+Files are read by PIL, except 16-bit colour, which PIL would reduce to 8 bits, and TIFFs that it does not support: those
+are read by OpenCV and tifffile. Pictures are rotated according to their EXIF orientation, and written upright. Values
+are used as they are, except where alpha hides them, see :mod:`.hidden`. Colour profile and EXIF are kept. Any fault in
+a file is a :class:`BadPicture` with a one-line message.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .exif import read_exif
 from .faults import BadPicture, UnknownFormat, first_line, of_file
 from .hidden import fill_hidden
 
-MAX_PIXELS = 100_000_000  # a file that claims more is not unpacked
+MAX_PIXELS = 100_000_000  # files that claim more are not decoded
 TIFF = re.compile(rb'II[*+]\0|MM\0[*+]')
 CAMERA_RAW = (32803, 34892)  # TIFF's PhotometricInterpretation: colour filter array, linear raw
 SAVE_AS = 'save it as PNG, JPEG or TIFF, with 8 or 16 bits'
-UNREAD = (  # what people have and PIL does not read, or not every PIL: how the file begins, and its name
+UNREAD = (  # formats that PIL, or some versions of it, cannot read: start of the file, and name
     (re.compile(rb'.{4}ftyp(hei|hev|mif1|msf1)', re.DOTALL), 'HEIC (HEIF)'),
     (re.compile(rb'.{4}ftypavi', re.DOTALL), 'AVIF'),
     (re.compile(rb'.{4}ftypcrx |FUJIFILMCCD-RAW|II(RO|RS|U\0)|MMOR|FOVb|\0MRM|.{6}HEAPCCDR', re.DOTALL), 'camera raw'),
@@ -43,22 +43,22 @@ UNREAD = (  # what people have and PIL does not read, or not every PIL: how the 
     (re.compile(rb'\x76\x2f\x31\x01'), 'OpenEXR'),
     (re.compile(rb'#\?(RADIANCE|RGBE)'), 'Radiance HDR'),
     (re.compile(rb'%PDF'), 'PDF'),
-    (TIFF, 'this kind of TIFF, or a damaged one,'))
+    (TIFF, 'this kind of TIFF, or a damaged TIFF,'))
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what it takes to write another one like it.
+    """A picture, and what is needed to write another one like it.
 
     Attributes:
         y: (1, 3, h, w) float32 RGB in [-1, 1], upright.
-        grey: it had one channel; the three of ``y`` are equal.
+        grey: the file had one channel; the three of ``y`` are equal.
         bits: 8 or 16 per channel.
-        alpha: (1, 1, h, w) in [0, 1], None: opaque.
-        profile: ICC colour profile, None: none.
-        format: PIL's name of the file's format.
-        exif: tags of EXIF that hold for another picture, too; its sub-tables are dicts. Empty: none.
-        pages: how many pictures the file holds; this is the first.
+        alpha: (1, 1, h, w) in [0, 1]; None: opaque.
+        profile: ICC colour profile; None: none.
+        format: PIL's name of the file format.
+        exif: EXIF tags that also apply to a restored picture, with sub-tables as dicts. Empty: none.
+        pages: number of pictures in the file, of which this is the first.
     """
 
     y: Tensor
@@ -71,7 +71,7 @@ class Picture:
     pages: int = 1
 
     def smaller(self, factor: int) -> Picture:
-        """Made small by a whole factor, bicubically; what is left over at the right and at the bottom is cut.
+        """Reduced bicubically by a whole factor; the remainder at the right and bottom is cropped.
 
         Raises:
             BadPicture: nothing would be left.
@@ -80,7 +80,7 @@ class Picture:
             return self
         height, width = (n // factor * factor for n in self.y.shape[-2:])
         if not height or not width:
-            raise BadPicture(f'{self.y.shape[-1]} x {self.y.shape[-2]} pixels cannot be made small by {factor}')
+            raise BadPicture(f'{self.y.shape[-1]} x {self.y.shape[-2]} pixels cannot be reduced by {factor}')
 
         def reduced(x: Tensor, low: float) -> Tensor:
             return downscale_bicubic(x[..., :height, :width], factor).clamp(low, 1)
@@ -89,7 +89,7 @@ class Picture:
 
 
 class _Content(NamedTuple):
-    """What a file holds: values and alpha as of :func:`~.channels.channels`, the others as of :class:`Picture`."""
+    """Content of a file: values and alpha as in :func:`~.channels.channels`, the rest as in :class:`Picture`."""
 
     values: np.ndarray
     alpha: np.ndarray | None
@@ -99,10 +99,10 @@ class _Content(NamedTuple):
 
 
 def read_picture(path: Path) -> Picture:
-    """The picture in a file; the first, where there are several.
+    """Read the picture in a file; the first if there are several.
 
     Raises:
-        BadPicture: it is no file, not an image, damaged, too large, or of values whose range is not known.
+        BadPicture: it is not a file or not an image, is damaged, too large, or has values of unknown range.
     """
     if not path.is_file():  # a device or a pipe might never end
         raise BadPicture(f'{path}: {"no such file" if not path.exists() else "not a file"}')
@@ -111,7 +111,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def decode(raw: bytes) -> Picture:
-    """:func:`read_picture` of a file's content."""
+    """As :func:`read_picture`, from a file's content."""
     image = opened(raw)
     values, alpha, profile, kind, exif = content(raw, image)
     grey, bits = values.ndim == 2, 16 if values.dtype != np.uint8 else 8
@@ -125,7 +125,7 @@ def decode(raw: bytes) -> Picture:
 
 
 def opened(raw: bytes) -> Image.Image | None:
-    """The image as PIL unpacks it; None for a TIFF that PIL does not know."""
+    """The image as decoded by PIL; None for a TIFF that PIL does not support."""
     try:
         return load(raw)
     except UnknownFormat:
@@ -135,26 +135,26 @@ def opened(raw: bytes) -> Image.Image | None:
 
 
 def content(raw: bytes, image: Image.Image | None) -> _Content:
-    """What :func:`opened` has opened, with all of its bits."""
+    """The full-depth content of an image opened by :func:`opened`."""
     try:
         with _silence():
             return _by_tifffile(raw) if image is None else _by_pil(raw, image)
     except BadPicture:
         raise
-    except Exception as error:  # noqa: BLE001  (decoders of broken files raise whatever they like)
+    except Exception as error:  # noqa: BLE001  (decoders raise anything on broken files)
         raise BadPicture(f'the image is damaged: {first_line(error)}') from error
 
 
 def load(raw: bytes) -> Image.Image:
-    """Open and unpack an image file.
+    """Open and decode an image file.
 
     Raises:
-        UnknownFormat, BadPicture: as it says; without the file's name, which is not known here.
+        UnknownFormat, BadPicture: without the file's name, which is not known here.
     """
     if not raw:
         raise BadPicture('the file is empty')
     if TIFF.match(raw) and _is_camera_raw(raw):
-        raise BadPicture(f'camera raw is not read here: {SAVE_AS}')
+        raise BadPicture(f'camera raw is not supported: {SAVE_AS}')
     try:
         with _silence():
             image = Image.open(io.BytesIO(raw))
@@ -163,26 +163,26 @@ def load(raw: bytes) -> Image.Image:
             image.load()
     except UnidentifiedImageError as error:
         name = next((name for beginning, name in UNREAD if beginning.match(raw)), None)
-        raise UnknownFormat(f'{name} is not read here: {SAVE_AS}' if name else 'not an image') from error
+        raise UnknownFormat(f'{name} is not supported: {SAVE_AS}' if name else 'not an image') from error
     except Image.DecompressionBombError as error:
-        raise BadPicture(f'the image is too large to be unpacked: {first_line(error)}') from error
+        raise BadPicture(f'the image is too large to decode: {first_line(error)}') from error
     except Exception as error:  # noqa: BLE001  (as in content)
         raise BadPicture(f'the image is damaged: {first_line(error)}') from error
     return image
 
 
 def _is_camera_raw(raw: bytes) -> bool:
-    """Whether a TIFF is a DNG, NEF, ARW or CR2: PIL would take the preview that stands first in them."""
+    """Whether a TIFF is a DNG, NEF, ARW or CR2, of which PIL would read the preview, which comes first."""
     with contextlib.suppress(Exception), _silence(), tifffile.TiffFile(io.BytesIO(raw)) as file:
         page = file.pages[0]
-        preview = bool(page.is_reduced) and 330 in page.tags  # SubIFDs: there is the picture
+        preview = bool(page.is_reduced) and 330 in page.tags  # SubIFDs, which hold the picture
         return raw[8:12] == b'CR\2\0' or page.photometric in CAMERA_RAW or preview
     return False
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Without the remarks of PIL and tifffile on what is odd in a file."""
+    """Suppress warnings and log messages of PIL and tifffile about odd files."""
     loggers = {name: logging.getLogger(name) for name in ('PIL', 'tifffile')}
     levels = {name: logger.level for name, logger in loggers.items()}
     for logger in loggers.values():
@@ -201,42 +201,42 @@ def _by_pil(raw: bytes, image: Image.Image) -> _Content:
     values, alpha = channels(raw, image)
     profile = image.info.get('icc_profile')
     if image.mode in ('CMYK', 'LAB'):
-        profile = None  # it was that of the inks; see channels._plain
+        profile = None  # was the profile of the inks, see channels._plain
     return _Content(values, alpha, profile or None, image.format or '', read_exif(raw, image))
 
 
 def _by_tifffile(raw: bytes) -> _Content:
-    """The content of a TIFF that PIL does not know: floats or 32 bits in colour, half floats, 16-bit grey with alpha,
+    """The content of a TIFF that PIL does not support: float or 32-bit colour, half floats, 16-bit grey with alpha,
     grey in several planes.
 
     Raises:
-        UnknownFormat, BadPicture: tifffile does not know it either; without the file's name, as in load.
+        UnknownFormat, BadPicture: tifffile does not support it either; without the file's name, as in load.
     """
     try:
         with tifffile.TiffFile(io.BytesIO(raw)) as file:
             page = file.pages[0]
             if page.size > 8 * MAX_PIXELS or page.imagewidth * page.imagelength > MAX_PIXELS:
-                raise BadPicture(f'the image is too large to be unpacked: {page.shape}')
-            if page.photometric not in (1, 2):  # dark to light, RGB
+                raise BadPicture(f'the image is too large to decode: {page.shape}')
+            if page.photometric not in (1, 2):  # grey with 0 as black, RGB
                 raise ValueError(page.photometric)
             profile = page.tags.get(34675)
         values = tiff_values(raw)
     except BadPicture:
         raise
     except Exception as error:
-        raise UnknownFormat(f'{UNREAD[-1][1]} is not read here ({first_line(error)}): {SAVE_AS}') from error
+        raise UnknownFormat(f'{UNREAD[-1][1]} is not supported ({first_line(error)}): {SAVE_AS}') from error
     colour, alpha = split(values if values.dtype == np.uint8 else from_floats(values))
     found = getattr(profile, 'value', None)
     return _Content(colour, alpha, found if isinstance(found, bytes) else None, 'TIFF', {})
 
 
 def _pages(raw: bytes, kind: str) -> int:
-    """How many pictures are in a file, as pages or frames; 1 where that cannot be told."""
-    with contextlib.suppress(Exception), _silence():  # a damaged second page is not that of the first
+    """Number of pictures in a file, as pages or frames; 1 if unknown."""
+    with contextlib.suppress(Exception), _silence():  # a damaged second page does not affect the first
         if kind == 'TIFF':
             with tifffile.TiffFile(io.BytesIO(raw)) as file:
-                return max(1, sum(not page.subfiletype & 5 for page in file.pages))  # 1: a smaller copy, 4: a mask
-        if kind in ('GIF', 'PNG', 'WEBP', 'AVIF'):  # in others they are something else, as previews in JPEG
+                return max(1, sum(not page.subfiletype & 5 for page in file.pages))  # 1: reduced copy, 4: mask
+        if kind in ('GIF', 'PNG', 'WEBP', 'AVIF'):  # elsewhere frames are something else, e.g. previews in JPEG
             with Image.open(io.BytesIO(raw)) as image:
                 return image.n_frames
     return 1

@@ -1,4 +1,4 @@
-"""Pictures into files like those that they came from."""
+"""Writes restored pictures to files like their sources."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from .exif import block, for_picture, texts
 from .faults import BadPicture
 
 WRITABLE = {'.png': 'PNG', '.tif': 'TIFF', '.tiff': 'TIFF', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
-LARGEST = {'WEBP': 16383, 'JPEG': 65500}  # pixels of a side
+LARGEST = {'WEBP': 16383, 'JPEG': 65500}  # maximum side in pixels
 
 
 def check_size(path: Path, height: int, width: int) -> None:
-    """A picture of that size can be written into a file of that ending.
+    """Check that the file format can hold a picture of that size.
 
     Raises:
         BadPicture: it cannot.
     """
     kind = WRITABLE[path.suffix.lower()]
     if max(height, width) > LARGEST.get(kind, math.inf):
-        raise BadPicture(f'the result would have {width} x {height} pixels, and {kind} holds at most {LARGEST[kind]} a '
+        raise BadPicture(f'the result would have {width} x {height} pixels, but {kind} allows only {LARGEST[kind]} a '
                          'side: choose .png or .tif')
 
 
 def write_picture(path: Path, x: Tensor, like: Picture) -> None:
-    """x (1, 3, H, W) in [-1, 1] as a file like the one that ``like`` was read from; the format follows the ending.
+    """Write x (1, 3, H, W) in [-1, 1] to a file like that of ``like``; the extension sets the format.
 
-    Grey stays grey. 16 bits stay in PNG and TIFF. Alpha is enlarged (bicubic) and put back, in JPEG, which has none,
-    the picture is laid on white. The colour profile goes along, and so does EXIF, as upright and of this size; into a
-    TIFF its texts alone.
+    Greyscale is kept, and 16 bits in PNG and TIFF. Alpha is enlarged bicubically and restored; for JPEG, which has
+    none, the picture is composited on white. Colour profile and EXIF are kept, with orientation and size updated; in
+    TIFF only the EXIF texts.
     """
     kind = WRITABLE[path.suffix.lower()]
     bits = like.bits if kind in ('PNG', 'TIFF') else 8
@@ -79,8 +79,8 @@ def _encode(values: np.ndarray, kind: str, profile: bytes | None, exif: Mapping[
 
 
 def _encode_deep(values: np.ndarray, kind: str, profile: bytes | None, exif: Mapping[int, Any]) -> bytes:
-    """16 bits, which PIL writes in grey only."""
-    if values.shape[2:] == (2,):  # grey with alpha: OpenCV does not write it, PIL does not read it
+    """Encode 16 bits, which PIL can only write for greyscale."""
+    if values.shape[2:] == (2,):  # grey with alpha, which OpenCV cannot write and PIL cannot read
         values = values[..., [0, 0, 0, 1]]
     channels = 1 if values.ndim == 2 else values.shape[2]
     if kind == 'TIFF':
@@ -99,6 +99,6 @@ def _encode_deep(values: np.ndarray, kind: str, profile: bytes | None, exif: Map
 
 
 def _with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
-    """A PNG with one more chunk behind its header, which has 33 bytes."""
+    """Insert a chunk into a PNG after its header, which has 33 bytes."""
     chunk = struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
     return png[:33] + chunk + png[33:]

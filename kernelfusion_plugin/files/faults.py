@@ -1,4 +1,4 @@
-"""What may be wrong with a file."""
+"""Errors about picture files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class BadPicture(ValueError):
 
 
 class UnknownFormat(BadPicture):
-    """PIL does not know what this is."""
+    """A file whose format PIL does not recognise."""
 
 
 @contextmanager
 def of_file(path: Path, what: str = '') -> Iterator[None]:
-    """Let every BadPicture and OSError of the block be a BadPicture that names the file, and ``what`` is wrong."""
+    """Turn any BadPicture or OSError of the block into a BadPicture that names the file; ``what`` is a prefix."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What transparency hides: filled in from what is seen."""
+"""Fills in pixels hidden by transparency from visible ones."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 
 
 def fill_hidden(values: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """(h, w, …) with the pixels that alpha hides continued smoothly from the visible ones, which stay as they are.
+    """(h, w, …) with pixels hidden by alpha filled in smoothly from the visible ones, which do not change.
 
-    Editors leave black or white there. Nobody sees it, but its edge is sharp, so that the kernel would be searched for
-    in an edge that no blur has touched.
+    Editors leave hidden pixels black or white. Their edge is invisible but sharp, and would mislead the kernel search,
+    as it was never blurred.
     """
     if visible.all() or not visible.any():
         return values
@@ -20,9 +20,9 @@ def fill_hidden(values: np.ndarray, visible: np.ndarray) -> np.ndarray:
 
 
 def _push_pull(colour: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Pixels of (h, w, c) that are not ``known`` (1 or 0, and 0 in ``colour``) from their means at half the size.
+    """Fill pixels of (h, w, c) that are not ``known`` (1 or 0; unknown ones are 0 in ``colour``) from half resolution.
 
-    Gortler et al., The Lumigraph (1996), 3.4; relaxed at each size, so that no edge is left where the known ones end.
+    Gortler et al., The Lumigraph (1996), 3.4; smoothed at each resolution, so that no edge remains at the known pixels.
     """
     unknown = known == 0
     if not unknown.any():
@@ -39,5 +39,5 @@ def _push_pull(colour: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _resize(x: np.ndarray, size: tuple[int, int], how: int) -> np.ndarray:
-    """OpenCV's, which drops a single channel."""
+    """cv2.resize, but keeping a single channel."""
     return cv2.resize(x, size, interpolation=how).reshape(size[1], size[0], -1)

@@ -1,4 +1,4 @@
-"""Which files are meant, and what they are called in results and messages."""
+"""Finds picture files, and names them in results and messages."""
 
 from __future__ import annotations
 
@@ -14,45 +14,43 @@ log = logging.getLogger(__name__)
 ENDINGS = ('.png', '.apng', '.jpg', '.jpeg', '.jpe', '.jfif', '.mpo', '.tif', '.tiff', '.webp', '.bmp', '.dib', '.gif',
            '.tga', '.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.j2k', '.avif')
 
-# What OpenCV reads besides, and with it BasicSR's data sets.
+# Also read by OpenCV, and thus by BasicSR's data sets.
 OPENCV_ENDINGS = ('.pxm', '.pam', '.pfm', '.sr', '.ras', '.exr', '.hdr', '.pic')
 
-# Photographs that are not read here, and are spoken of where a folder has them: HEIC, JPEG XL and XR, HDR, and
-# the raw files of cameras.
+# Unsupported photographs, reported when found in a folder: HEIC, JPEG XL and XR, HDR, and camera raw files.
 UNREAD_ENDINGS = ('.heic', '.heif', '.hif', '.jxl', '.jxr', '.wdp', '.hdp', '.exr', '.hdr', '.dng', '.raw', '.cr2',
                   '.cr3', '.crw', '.nef', '.nrw', '.arw', '.srf', '.sr2', '.raf', '.orf', '.rw2', '.rwl', '.pef',
                   '.srw', '.x3f', '.3fr', '.fff', '.iiq', '.mos', '.mef', '.mrw', '.erf', '.kdc', '.dcr', '.gpr')
-SHOWN = 3  # files that a line names
+SHOWN = 3  # number of files named in a message
 
 
 def may_be_picture(path: str) -> bool:
-    """Whether a file of a data set is to be tried, by its ending; one without an ending is."""
+    """Whether a data set file may be a picture by its extension; files without one may."""
     ending = os.path.splitext(path)[1].lower()
     return not ending or ending in ENDINGS or ending in OPENCV_ENDINGS
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures of a folder, by name; hidden files are none. A line of the log names photographs that are not read.
-    """
+    """Pictures in a folder, sorted, without hidden files; unsupported photographs are logged in one line."""
     there = sorted(path for path in folder.iterdir() if not path.name.startswith('.'))
     if unread := [path.name for path in there if path.suffix.lower() in UNREAD_ENDINGS and path.is_file()]:
         count = '1 file' if len(unread) == 1 else f'{len(unread)} files'
-        log.warning(f'{printable(str(folder))}: {count} left out, whose format is not read here: '
+        log.warning(f'{printable(str(folder))}: {count} skipped, unsupported format: '
                     f'{first_few(unread)}; save as PNG, JPEG or TIFF')
     return [path for path in there if path.suffix.lower() in ENDINGS]
 
 
 def find_pictures(places: Sequence[str]) -> list[Path]:
-    """Files of each place, in order, none twice: a file, a folder (its pictures, by name) or a pattern (``*.jpg``).
+    """Files of each place, without duplicates: a file, a folder (its pictures, sorted) or a pattern (``*.jpg``).
 
     Raises:
-        ValueError: there is nothing at a place.
+        ValueError: a place has no files.
     """
     found: dict[str, Path] = {}
     for place in places:
         if not place:
-            raise ValueError('an empty name is that of no picture')  # and not the folder one is in
-        path = Path(os.path.expanduser(place))  # '~draft.png' stays as it is where there is no such user
+            raise ValueError('the name of a picture is empty')  # would mean the working folder
+        path = Path(os.path.expanduser(place))  # '~draft.png' is unchanged if there is no such user
         if path.is_dir():
             files = pictures_in(path)
         elif path.exists():
@@ -67,9 +65,9 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:
-    """A name for each file: without its ending where that is enough, then with it, then with its folder's, a number.
+    """A unique name for each file: its stem; if ambiguous, with extension, then with folder, then with a number.
 
-    The names do not depend on the order of the files, unless numbers are needed.
+    Names do not depend on the order of the files unless numbers are needed.
     """
     paths = list(paths)
     names = [path.stem for path in paths]
@@ -89,20 +87,20 @@ def distinct_names(paths: Iterable[Path]) -> list[str]:
 
 
 def check_folder_name(where: str, name: str) -> None:
-    """Refuse a name that results cannot lie under: no folder's, one of another place, or a hidden one.
+    """Check that a name can be a folder of results: not empty, without / and not hidden.
 
     Raises:
-        ValueError: naming ``where`` the name was given.
+        ValueError: it cannot; the message says ``where`` the name was given.
     """
     if not name or set(name) & set('/\\\0') or name.startswith('.'):
-        raise ValueError(f'{where} must be the name of a folder, without / and no dot in front, got {name!r}')
+        raise ValueError(f'{where} must be a folder name without / or leading dot, got {name!r}')
 
 
 def first_few(names: Sequence[str]) -> str:
-    """The first of some names, for a message."""
+    """The first few of some names, for a message."""
     return ', '.join(printable(name) for name in sorted(names)[:SHOWN]) + (', …' if len(names) > SHOWN else '')
 
 
 def printable(name: str) -> str:
-    """A file's name for a message or a title: line ends, control characters and bytes that are no text become ?."""
+    """A file name for a message or title: line breaks, control characters and undecodable bytes become ?."""
     return ''.join(c if c.isprintable() else '?' for c in name)

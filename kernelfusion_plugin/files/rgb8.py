@@ -1,4 +1,4 @@
-"""Pictures in 8 bits for data sets, whose sums must come out again: the values that lie in a file, and nothing else."""
+"""Reads 8-bit pictures for data sets with reproducible checksums: only the values stored in the file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .faults import BadPicture, first_line, of_file
 
 
 def read_rgb8(path: Path) -> np.ndarray:
-    """The picture in a file as uint8 RGB (H, W, 3), as :func:`decode_rgb8` has it.
+    """The picture in a file as uint8 RGB (H, W, 3), see :func:`decode_rgb8`.
 
     Raises:
-        BadPicture: it cannot be read, or its values are in no range that is known.
+        BadPicture: it cannot be read, or its values are in an unknown range.
     """
     with of_file(path, 'cannot be read: '):
         return decode_rgb8(path.read_bytes())
@@ -24,8 +24,8 @@ def read_rgb8(path: Path) -> np.ndarray:
 def decode_rgb8(raw: bytes) -> np.ndarray:
     """The picture in a file's content as uint8 RGB (H, W, 3); alpha is dropped.
 
-    What PIL opens with 8 bits is as PIL has it; EXIF's orientation, but for a TIFF's, is not followed. Of 16 bits the
-    upper 8 remain, as PIL and OpenCV cut colours: the two ways to widen v, 257 v and 256 v, both give v again.
+    8-bit pictures are as read by PIL; EXIF orientation is ignored, except for TIFFs. Of 16 bits the upper 8 are kept,
+    as in PIL and OpenCV, so both common ways to widen v to 16 bits, 257 v and 256 v, give v again.
 
     Raises:
         BadPicture: as in :func:`read_rgb8`; without the file's name, which is not known here.
@@ -38,13 +38,13 @@ def decode_rgb8(raw: bytes) -> np.ndarray:
         return np.ascontiguousarray(colour, dtype=np.uint8)
     try:
         return np.array(image.convert('RGB'))
-    except ValueError as error:  # no way from this mode to RGB, as from LAB
+    except ValueError as error:  # no conversion from this mode to RGB, e.g. LAB
         raise BadPicture(first_line(error)) from error
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether ``convert`` would clip its values to 255. Integers that do not go beyond are 8 bits in a wider file."""
+    """Whether ``convert`` would clip values to 255. Wider integers that are at most 255 count as 8 bits."""
     if image.mode == 'I' or image.mode.startswith('I;16'):
-        values = np.asarray(image)  # getextrema does not know all modes of 16 bits
+        values = np.asarray(image)  # getextrema does not support all 16-bit modes
         return bool(values.min() < 0 or values.max() > 255)
     return image.mode == 'F'

@@ -1,4 +1,4 @@
-"""Our metrics under BasicSR's names, for ``val.metrics`` of an option file."""
+"""Registers our metrics in BasicSR, for ``val.metrics`` of an option file."""
 
 from basicsr.utils.registry import METRIC_REGISTRY
 
@@ -10,7 +10,7 @@ METRICS = (calculate_psnr_border, calculate_ssim_border, calculate_lpips)
 
 
 def register() -> None:
-    """Enter :data:`METRICS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    """Register :data:`METRICS`; entries already registered and names already taken are skipped."""
     enter(METRIC_REGISTRY, METRICS)
 
 

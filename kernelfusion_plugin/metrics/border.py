@@ -1,4 +1,4 @@
-"""PSNR and SSIM on Y with a border given as a fraction of height and width, in BasicSR's METRIC_REGISTRY."""
+"""PSNR and SSIM on Y without a border given as a fraction of height and width, for BasicSR's METRIC_REGISTRY."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ BORDER = metrics.PAPER_BORDER
 
 def calculate_psnr_border(img: np.ndarray, img2: np.ndarray, border: float | int = BORDER, input_order: str = 'HWC',
                           **options: Any) -> float:  # noqa: ANN401
-    """PSNR in dB on Y (BT.601, 16 … 235), the border left out; inf for identical images.
+    """PSNR in dB on Y (BT.601, 16 … 235), without the border; inf for identical images.
 
     Args:
-        img, img2: uint8 BGR (H, W, 3), or grey (H, W) or (H, W, 1), as BasicSR hands them to a metric.
-        border: a fraction below 1 of height and of width, cut from each side (the paper: 0.05), or whole pixels.
+        img, img2: uint8 BGR (H, W, 3), or greyscale (H, W) or (H, W, 1), as BasicSR passes them to a metric.
+        border: cropped from each side: a fraction below 1 of height and width (the paper: 0.05), or whole pixels.
         input_order: 'HWC' or 'CHW'.
-        **options: ``better`` is BasicSR's and ignored here.
+        **options: ``better`` is BasicSR's own key, ignored here.
 
     Raises:
-        ValueError: sizes differ, border out of range, or an unknown option (the nearest known one is named).
+        ValueError: sizes differ, the border is out of range, or an option is unknown (the nearest known one is named).
     """
     check_options(options)
     return metrics.psnr_y(*to_pair(img, img2, input_order), read_border(border))
@@ -35,15 +35,16 @@ def calculate_psnr_border(img: np.ndarray, img2: np.ndarray, border: float | int
 
 def calculate_ssim_border(img: np.ndarray, img2: np.ndarray, border: float | int = BORDER, input_order: str = 'HWC',
                           **options: Any) -> float:  # noqa: ANN401
-    """SSIM on Y (Wang et al. 2004, Gaussian window 11 x 11), the border left out; arguments as
-    :func:`calculate_psnr_border`.
+    """SSIM on Y (Wang et al. 2004, Gaussian window 11 x 11), without the border.
+
+    Arguments as for :func:`calculate_psnr_border`.
     """
     check_options(options)
     return metrics.ssim_y(*to_pair(img, img2, input_order), read_border(border))
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """ValueError for an option that no metric with a border has (the nearest known one is named), or a wrong border."""
+    """Raise ValueError for an unknown option (the nearest known one is named) or an invalid border."""
     for key in options:
         if key not in OPTIONS:
             raise ValueError(f'unknown option {key!r} of a metric with a border{nearest(str(key), OPTIONS)}')
@@ -52,7 +53,7 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def read_border(border: Any) -> float | int:  # noqa: ANN401
-    """A border as an option file gives it: a fraction below 1, or whole pixels."""
+    """Parse a border from an option file: a fraction below 1, or whole pixels."""
     try:
         number = float(border)
     except (TypeError, ValueError) as error:
@@ -63,14 +64,14 @@ def read_border(border: Any) -> float | int:  # noqa: ANN401
 
 
 def to_pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, Tensor]:
-    """Both of a metric's images as the core has them, (1, 3, H, W) RGB in [-1, 1], float64."""
+    """Both images of a metric in the core's format: (1, 3, H, W) RGB in [-1, 1], float64."""
     if input_order not in ('HWC', 'CHW'):
         raise ValueError(f"input_order must be 'HWC' or 'CHW', got {input_order!r}")
     return _tensor(img, input_order), _tensor(img2, input_order)
 
 
 def _tensor(img: np.ndarray, input_order: str) -> Tensor:
-    """To float RGB (1, 3, H, W) in [-1, 1]; one channel becomes three equal ones."""
+    """To float64 RGB (1, 3, H, W) in [-1, 1]; a single channel is replicated."""
     x = torch.from_numpy(np.array(img)).double() / 127.5 - 1
     if x.ndim == 2:
         x = x[None]
@@ -80,4 +81,4 @@ def _tensor(img: np.ndarray, input_order: str) -> Tensor:
 
 
 for _metric in (calculate_psnr_border, calculate_ssim_border):
-    _metric.check_options = check_options  # lets the model refuse a misspelt key before the work, not after
+    _metric.check_options = check_options  # lets models refuse a misspelt key before the work, not after

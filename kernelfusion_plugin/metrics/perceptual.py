@@ -1,4 +1,4 @@
-"""LPIPS in BasicSR's METRIC_REGISTRY, where the package lpips is installed. (NIQE is BasicSR's: ``calculate_niqe``.)"""
+"""LPIPS for BasicSR's METRIC_REGISTRY; needs the package lpips. (NIQE is in BasicSR: ``calculate_niqe``.)"""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, border: float | int = BOR
     """Learned perceptual distance (Zhang et al. 2018), version 0.1; 0 for identical images, lower is better.
 
     Args:
-        img, img2, border, input_order, **options: as of :func:`.border.calculate_psnr_border`, on all channels.
-        net: ``alex``, as the authors recommend for scores, ``vgg`` or ``squeeze``.
+        img, img2, border, input_order, **options: as for :func:`.border.calculate_psnr_border`; all channels count.
+        net: ``alex`` (recommended by the authors for scores), ``vgg`` or ``squeeze``.
 
     Raises:
-        ValueError: lpips or its network's weights are missing, or an option is wrong.
+        ValueError: lpips or its network's weights are missing, or an option is invalid.
     """
     _check({'net': net, **options})
     x, x_true = (crop_border(z, read_border(border)).float() for z in to_pair(img, img2, input_order))
@@ -36,7 +36,7 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, border: float | int = BOR
 
 
 def _check(options: Mapping[str, Any]) -> None:
-    """Refuse before the work what would fail in it: also a missing package, or weights that cannot be fetched."""
+    """Raise ValueError before the work for whatever would fail later, including a missing package or weights."""
     net = options.get('net', 'alex')
     if net not in NETS:
         raise ValueError(f'net of calculate_lpips must be one of {", ".join(NETS)}, got {net!r}')
@@ -46,13 +46,13 @@ def _check(options: Mapping[str, Any]) -> None:
 
 @functools.lru_cache(maxsize=len(NETS))
 def _network(net: str) -> nn.Module:
-    """The network, made once; lpips fetches its weights at the first use."""
+    """The network, built once; lpips downloads its weights at the first use."""
     try:
         return importlib.import_module('lpips').LPIPS(net=net, verbose=False).eval()
     except ImportError as error:
         raise ValueError("calculate_lpips needs lpips: pip install 'kernelfusion-plugin[perceptual]'") from error
     except (OSError, RuntimeError) as error:
-        raise ValueError(f'calculate_lpips: the weights of {net} cannot be had: '
+        raise ValueError(f'calculate_lpips: the weights of {net} are not available: '
                          f'{first_line(error)}') from error
 
 

@@ -1,4 +1,4 @@
-"""Our models in BasicSR's MODEL_REGISTRY; importing this also registers our archs, data sets and metrics."""
+"""Registers our models in BasicSR's MODEL_REGISTRY and, by importing them, our archs, data sets and metrics."""
 
 from basicsr.utils.registry import MODEL_REGISTRY
 
@@ -13,7 +13,7 @@ MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel, BlindSRModel, Bl
 
 
 def register() -> None:
-    """Enter :data:`MODELS` into the registry; a second call, or a name that is taken already, changes nothing."""
+    """Register :data:`MODELS`; models already registered and names already taken are skipped."""
     enter(MODEL_REGISTRY, MODELS)
 
 

@@ -1,4 +1,4 @@
-"""How BlindSRModel reads the outputs of the networks it knows, and what it trains them on besides the picture."""
+"""Adapters through which BlindSRModel reads the outputs of known networks and trains their kernel estimates."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a network makes of y: the picture (B, C, s·h, s·w) in about [0, 1] and the kernels (B, K, K), if it has any.
+    """A network's output for y: the picture (B, C, s·h, s·w), roughly in [0, 1], and any kernels (B, K, K).
 
     Attributes:
-        kernel: as drawn: it correlates with the picture.
-        kernel_space: ``hr``, or ``lr`` for a blur of the reduced picture.
+        kernel: as drawn, that is, to be correlated with the picture.
+        kernel_space: ``hr``, or ``lr`` for a kernel that blurs the downscaled picture.
     """
 
     sr: Tensor
@@ -33,31 +33,31 @@ class Estimate:
 
 
 class Picture:
-    """Networks that give the picture alone: SwinIR, RRDBNet, …"""
+    """Networks that return only the picture: SwinIR, RRDBNet, …"""
 
     learns_kernels = False
 
     def check_pairs(self, net: nn.Module, kernel_size: int | None, lr_size: int | None) -> None:
-        """Refuse LR crops of that size under kernels of that size (None: not known), if it learns kernels."""
+        """Raise ValueError if ``net`` cannot learn kernels of that size from LR crops of that size (None: unknown)."""
 
     def estimate(self, net: nn.Module, output: Any) -> Estimate:  # noqa: ANN401
-        """Read what ``net(y)`` gave."""
+        """Interpret ``output``, the result of ``net(y)``."""
         return Estimate(picture(output))
 
     def kernel_loss(self, net: nn.Module, output: Any, kernel: Tensor, y: Tensor, x: Tensor, loss: Loss) -> Tensor:  # noqa: ANN401
-        """Loss of the kernel estimate against the true kernel (B, K, K), the LR and HR pictures y and x."""
+        """Loss of the kernel estimate, given the true kernel (B, K, K) and the LR and HR pictures y and x."""
         raise NotImplementedError
 
 
 class DanCodes(Picture):
-    """DAN: pictures and codes of all rounds. As in the published training, the last round alone is supervised."""
+    """DAN: pictures and kernel codes of all rounds. Only the last round is supervised, as in the published training."""
 
     learns_kernels = True
 
     def check_pairs(self, net: DAN, kernel_size: int | None, lr_size: int | None) -> None:
         if kernel_size not in (None, net.kernel_size):
             raise ValueError(f"the training set's kernels are {kernel_size} x {kernel_size}, but network_g.kernel_size "
-                             f'is {net.kernel_size}: they must be alike')
+                             f'is {net.kernel_size}: they must be equal')
 
     def estimate(self, net: DAN, output: Any) -> Estimate:  # noqa: ANN401
         return Estimate(picture(output), decode(output[1][-1], net.encoder[0]))
@@ -68,7 +68,7 @@ class DanCodes(Picture):
 
 
 class DanKernels(DanCodes):
-    """DANv2: pictures, codes and kernels of all rounds, the last one supervised."""
+    """DANv2: pictures, codes and kernels of all rounds; only the last round is supervised."""
 
     def estimate(self, net: DANv2, output: Any) -> Estimate:  # noqa: ANN401
         kernels = output[2][-1]
@@ -80,14 +80,14 @@ class DanKernels(DanCodes):
 
 
 class LrKernels(Picture):
-    """DCLS: picture and kernel in LR pixels, which convolves."""
+    """DCLS: the picture, and a kernel in LR pixels for convolution (not correlation)."""
 
     learns_kernels = True
 
     def check_pairs(self, net: DCLS, kernel_size: int | None, lr_size: int | None) -> None:
         if lr_size and lr_size < net.kernel_size:
             raise ValueError(f'datasets:train:gt_size must be at least {net.kernel_size} times the scale, as '
-                             f'network_g.kernel_size is {net.kernel_size} LR pixels; its crops have {lr_size}')
+                             f'network_g.kernel_size is {net.kernel_size} LR pixels, but the LR crops have {lr_size}')
 
     def estimate(self, net: DCLS, output: Any) -> Estimate:  # noqa: ANN401
         return Estimate(picture(output), output[1][:, 0].flip(-2, -1), 'lr')
@@ -98,12 +98,12 @@ class LrKernels(Picture):
 
 
 def adapter(net: nn.Module) -> Picture:
-    """The reader of this network's outputs."""
+    """The adapter for this network."""
     known = {DAN: DanCodes, DANv2: DanKernels, DCLS: LrKernels}
     return next((reader() for kind, reader in known.items() if isinstance(net, kind)), Picture())
 
 
 def picture(output: Any) -> Tensor:  # noqa: ANN401
-    """The picture in what a network gave: the output itself, or the first of several; of rounds the last."""
+    """The picture in a network's output: itself or its first element, of which the last round if it is a list."""
     first = output if isinstance(output, Tensor) else output[0]
     return first[-1] if isinstance(first, (list, tuple)) else first

@@ -1,6 +1,6 @@
-"""Baselines that need no weights, through the same scores, files and failures as :class:`KernelFusionModel`.
+"""Baselines without weights, with the same scores, files and error handling as :class:`KernelFusionModel`.
 
-The third, the true kernel in our own solver, is that model with ``kernelfusion: known_kernel: true``.
+A third baseline, our solver with the true kernel, is that model with ``kernelfusion: known_kernel: true``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BackProjectionOptions(BaselineOptions):
 
     Attributes:
         known_kernel: true: the data set's kernel of each image; a path: the kernel in that file or folder.
-        ridge, iterations: of the pseudo-inverse, see :func:`~..core.back_projection.back_project`.
+        ridge, iterations: parameters of the pseudo-inverse, see :func:`~..core.back_projection.back_project`.
     """
 
     known_kernel: bool | str = True
@@ -51,10 +51,10 @@ class BackProjectionOptions(BaselineOptions):
 
 
 class Baseline(RestorationModel):
-    """A method of one formula: it takes ``scale`` and the section ``baseline:``, and counts as phase 2."""
+    """A closed-form method with ``scale`` and the section ``baseline:`` as options; its time counts as phase 2."""
 
     OPTIONS: ClassVar[type[BaselineOptions]] = BaselineOptions
-    METHOD: ClassVar[str] = ''  # what tables and sheets call it; '': as its class is called
+    METHOD: ClassVar[str] = ''  # name in tables and sheets; '': the class name
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt, *self.read_options(opt))
@@ -77,8 +77,8 @@ class Baseline(RestorationModel):
         with torch.no_grad():
             made = self.upscale(y)
         if not isinstance(made, tuple) or len(made) != 2:
-            raise ValueError(f'{type(self).__name__}.upscale must give a picture and a kernel, or None in its place, '
-                             f'and gives {type(made).__name__}')
+            raise ValueError(f'{type(self).__name__}.upscale must return a picture and a kernel (or None), '
+                             f'but returns {type(made).__name__}')
         sr, kernel = made
         seconds = {'phase1': 0.0, 'phase2': time.perf_counter() - start}
         method = self.METHOD or type(self).__name__
@@ -86,16 +86,16 @@ class Baseline(RestorationModel):
                            {'solver': method})
 
     def upscale(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The picture (1, 3, s·h, s·w) and the kernel that was used, if one was."""
+        """The picture (1, 3, s·h, s·w) and the kernel used, if any."""
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Scale and the section."""
+        """The scale and the section's options."""
         return {'scale': self.scale, **dataclasses.asdict(self.files)}
 
 
 class BicubicModel(Baseline):
-    """Bicubic enlargement with a = -0.5, as PIL and MATLAB do it (:func:`~..core.degradation.upscale_bicubic`)."""
+    """Bicubic enlargement with a = -0.5, as in PIL and MATLAB (:func:`~..core.degradation.upscale_bicubic`)."""
 
     METHOD = 'bicubic'
 
@@ -106,7 +106,7 @@ class BicubicModel(Baseline):
 class BackProjectionModel(Baseline):
     """Interpolation with the true kernel: back-projection with its pseudo-inverse (KernelFusion, Table 1).
 
-    See :func:`~..core.back_projection.back_project`; the kernel scores of its table are those of the kernel given.
+    See :func:`~..core.back_projection.back_project`. The kernel scores are those of the given kernel.
     """
 
     OPTIONS = BackProjectionOptions

@@ -1,4 +1,4 @@
-"""``BlindSRModel``: the field's trained networks, with or without a kernel estimate, tested and trained in BasicSR."""
+"""``BlindSRModel``: tests and trains SR networks, with or without kernel estimation, in BasicSR."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class BlindSROptions(FileOptions):
     """Keys of the section ``blind_sr:``.
 
     Attributes:
-        tile: side of tiles in LR pixels; 0: the picture in one piece; auto: in one piece up to 1 Mpx.
-        overlap: LR pixels that a tile sees beyond its frame, on each side.
+        tile: side of tiles in LR pixels; 0: no tiles; auto: tiles only above 1 Mpx.
+        overlap: LR pixels of context around a tile, on each side.
     """
 
     SECTION: ClassVar[str] = 'blind_sr'
@@ -48,17 +48,17 @@ class BlindSROptions(FileOptions):
 
 
 def check_pairs(net: nn.Module, network: Mapping[str, Any], opt: Mapping[str, Any]) -> None:
-    """Refuse losses, and a set of pairs, that ``net`` cannot be trained with.
+    """Check that ``net`` can be trained with the given losses and training pairs.
 
     Args:
-        network: the options that it was made of.
+        network: the options from which ``net`` was built.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it cannot; the message names the option.
     """
     train, pairs, kind = opt['train'], opt['datasets']['train'], network['type']
     if not train.get('pixel_opt') and not train.get('perceptual_opt'):
-        raise ValueError("'train' needs pixel_opt or perceptual_opt, the loss of the picture")
+        raise ValueError("'train' needs pixel_opt or perceptual_opt, the loss on the picture")
     side, multiple = pairs.get('gt_size'), opt['scale'] * size_multiple(network)
     if side and side % multiple:
         raise ValueError(f'datasets:train:gt_size must be a multiple of {multiple} for {kind}, got {side}')
@@ -68,18 +68,18 @@ def check_pairs(net: nn.Module, network: Mapping[str, Any], opt: Mapping[str, An
 
 
 class BlindSRModel(ImageByImage, SRModel):
-    """A network that enlarges any picture after training on many: SwinIR, RRDBNet, DAN, DANv2, DCLS, or another one.
+    """An SR network trained on many pictures: SwinIR, RRDBNet, DAN, DANv2, DCLS or another one.
 
-    Testing takes grey and colour pictures of any size, saves what the network says of the kernel, and writes the same
-    files and tables as ``KernelFusionModel``. Training minimises ``train.pixel_opt`` on the picture (of DAN's rounds,
-    the last), ``train.perceptual_opt`` if given, and, where the network estimates kernels, ``train.kernel_opt``
-    (default L1) on them; the data set must give the true ones then, as RandomBlurDataset does.
+    Testing takes greyscale and colour pictures of any size, saves the network's kernel estimate, if any, and writes
+    the same files and tables as ``KernelFusionModel``. Training minimises ``train.pixel_opt`` on the picture (DAN: of
+    the last round), ``train.perceptual_opt`` if given and, for networks that estimate kernels, ``train.kernel_opt``
+    (default L1) on these; the data set must then yield the true kernels, as RandomBlurDataset does.
 
-    Options, besides BasicSR's own: ``scale``; ``network_g``; ``path.pretrain_network_g``, loaded strictly (under
-    ``params_ema`` or ``params``, or bare; ``path.param_key_g`` chooses); ``blind_sr:``, see :class:`BlindSROptions`.
+    Options, besides BasicSR's own: ``scale``; ``network_g``; ``path.pretrain_network_g``, loaded strictly (key
+    ``params_ema`` or ``params``, or none; ``path.param_key_g`` chooses); ``blind_sr:``, see :class:`BlindSROptions`.
 
     Raises:
-        ValueError: an option is unknown or out of range; weights are missing, or fit another network.
+        ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class BlindSRModel(ImageByImage, SRModel):
         if self.weights:
             self.load_network(self.net_g, self.weights, param_key=opt['path'].get('param_key_g'))
         elif not self.is_train:
-            self.logger.warning(f'{self.kind} has random weights: path.pretrain_network_g is not given')
+            self.logger.warning(f'{self.kind} has random weights, as path.pretrain_network_g is not set')
         self._check_pca()
         if self.is_train:
             self.init_training_settings()
@@ -106,10 +106,10 @@ class BlindSRModel(ImageByImage, SRModel):
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BlindSROptions, dict[str, Any], nn.Module]:
-        """Scale, the section ``blind_sr:``, the network's options and itself, see :class:`.validation.ImageByImage`."""
+        """Scale, section ``blind_sr:``, network options and the network; see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         scale, files = read_scale(opt), file_options(BlindSROptions, opt)
-        check_weights(opt['path'].get('pretrain_network_g'))  # before a large network is made
+        check_weights(opt['path'].get('pretrain_network_g'))  # before building a large network
         network = network_options(opt)
         net = make_network(network)
         if opt['is_train']:
@@ -119,33 +119,33 @@ class BlindSRModel(ImageByImage, SRModel):
 
     @property
     def net(self) -> nn.Module:
-        """The network without the wrapping for several GPUs."""
+        """The network without its multi-GPU wrapper."""
         return self.get_bare_model(self.net_g)
 
     def load_network(self, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = None) -> None:
-        """Load weights strictly. ``param_key`` None: the EMA's if there are any, in training the others."""
+        """Load weights strictly. ``param_key`` None: prefers EMA weights for testing, the plain ones for training."""
         keys = ('params', 'params_ema') if self.is_train else ('params_ema', 'params')
-        if param_key == 'params_ema':  # what BasicSR asks for when it loads the EMA
+        if param_key == 'params_ema':  # BasicSR asks for this key when it loads the EMA
             keys = ('params_ema', 'params')
         elif param_key is not None:
             keys = (param_key,)
         load_strictly(self.get_bare_model(net), load_path, keys)
-        self.logger.info(f'{self.kind}: weights of {load_path}')
+        self.logger.info(f'{self.kind}: weights from {load_path}')
 
     def init_training_settings(self) -> None:
-        """Losses, EMA, optimizer and schedule of ``train:``, as BasicSR's SRModel has them, and the kernel's loss."""
+        """Set up losses, EMA, optimizer and schedule from ``train:`` as BasicSR's SRModel does, and the kernel loss."""
         options = self.opt['train'].get('kernel_opt') or {'type': 'L1Loss', 'loss_weight': 1.0}
         self.cri_kernel = build_loss(options).to(self.device)
         super().init_training_settings()
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], and ``gt`` and ``kernel`` (B, K, K), if they are known."""
+        """Take a batch: ``lq`` (B, C, h, w) in [0, 1] and, if known, ``gt`` and ``kernel`` (B, K, K)."""
         self.lq = data['lq'].to(self.device)
         self.gt = data['gt'].to(self.device) if 'gt' in data else None
         self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One step of the optimizer on the batch that was fed."""
+        """One optimizer step on the current batch."""
         self.optimizer_g.zero_grad()
         output = self.net_g(self.lq)
         self.output = picture(output)
@@ -157,7 +157,7 @@ class BlindSRModel(ImageByImage, SRModel):
             self.model_ema(decay=self.ema_decay)
 
     def test(self) -> None:
-        """Fill ``output`` (B, C, s·h, s·w) and ``estimate``; the EMA's weights go before the others."""
+        """Set ``output`` (B, C, s·h, s·w) and ``estimate``; uses the EMA weights if there are any."""
         net = getattr(self, 'net_g_ema', self.net_g)
         training = net.training
         net.eval()
@@ -168,29 +168,29 @@ class BlindSRModel(ImageByImage, SRModel):
         finally:
             net.train(training)
         if side:
-            self.logger.info(f'{self.title}: in tiles of {side} x {side}; its kernel, if any, is the mean of theirs')
+            self.logger.info(f'{self.title}: processed in tiles of {side} x {side}; the kernel, if any, is their mean')
         sr = self.estimate.sr.clamp(0, 1)
         self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if there is one, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K), if any."""
+        """``lq``, ``result`` and, if known, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K), if any."""
         known = {'lq': self.lq, 'result': self.output, 'gt': self.gt, 'kernel': self.estimate.kernel}
         return OrderedDict((name, value.detach().cpu()) for name, value in known.items() if value is not None)
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
-        """One image from its file to its results; returns its row of ``scores.csv``."""
+        """Restore one image, write its results, and return its row of ``scores.csv``."""
         data = self.read_entry(entry)
         k_true = self.true_kernel(entry, data)
         self.feed_data(data)
         start = time.perf_counter()
         self.test()
-        visuals = self.get_current_visuals()  # on the processor: a GPU has done its work by then
+        visuals = self.get_current_visuals()  # on the CPU, so the GPU has finished
         seconds = time.perf_counter() - start
         kernel = visuals.pop('kernel', None)
         image = Restored(entry.name, visuals, self.scale, title=f'x{self.scale}, {self._weights_name()}',
                          kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
                          kernel_space=self.estimate.kernel_space)
-        place = entry.name if self.is_train else dataset  # as BasicSR's own models have it
+        place = entry.name if self.is_train else dataset  # as in BasicSR's own models
         row = self.written(entry, image, self.folder(place, save_img),
                            {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
                             'preset': self._weights_name()})
@@ -210,26 +210,26 @@ class BlindSRModel(ImageByImage, SRModel):
             losses.update((name, value) for name, value in parts if value is not None)
         if self.adapter.learns_kernels:
             if self.k_true is None:
-                raise ValueError(f'{self.kind} learns kernels too: its training set must give them (RandomBlurDataset)')
+                raise ValueError(f'{self.kind} learns kernels: the training set must yield them (RandomBlurDataset)')
             losses['l_kernel'] = self.adapter.kernel_loss(self.net, output, self.k_true, self.lq, self.gt,
                                                           self.cri_kernel)
         return losses
 
     def _colours(self, lq: Tensor) -> Tensor:
-        """lq with as many channels as the network takes: a grey picture as three equal ones."""
+        """lq with as many channels as the network takes; greyscale is replicated."""
         given = (self.opt['network_g'].get(name) for name in ('in_nc', 'in_chans', 'num_in_ch'))
         wanted = next((int(number) for number in given if number is not None), 3)
         if lq.shape[1] == wanted:
             return lq
         if lq.shape[1] != 1:
-            raise ValueError(f'the network takes {wanted} channel{"s" if wanted > 1 else ""}, and the picture has '
+            raise ValueError(f'the network takes {wanted} channel{"s" if wanted > 1 else ""}, but the picture has '
                              f'{lq.shape[1]}')
         return lq.expand(-1, wanted, -1, -1)
 
     def _check_pca(self) -> None:
         if hasattr(self.net, 'has_pca') and not self.net.has_pca():
-            raise ValueError(f'{self.kind} needs a PCA matrix: give path.pretrain_network_g, weights that hold one, or '
-                             'network_g.pca_matrix_path, a file that "kernelfusion pca" makes')
+            raise ValueError(f'{self.kind} needs a PCA matrix: set path.pretrain_network_g to weights with one, or '
+                             'network_g.pca_matrix_path to a file made by "kernelfusion pca"')
 
     def _weights_name(self) -> str:
         return Path(self.weights).stem if self.weights else 'trained here' if self.is_train else 'random weights'

@@ -1,4 +1,4 @@
-"""``BlindDiffModel``: trains MCFormer by Algorithm 1, restores images by Algorithm 2 of BlindDiff."""
+"""``BlindDiffModel``: trains MCFormer with Algorithm 1 of BlindDiff and restores images with Algorithm 2."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .validation import ImageByImage
 
 
 class BlindDiffModel(ImageByImage, BaseModel):
-    """BlindDiff (Li et al. 2024) as a model of BasicSR.
+    """BlindDiff (Li et al. 2024) as a BasicSR model.
 
-    Training needs a data set that gives ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers follow
-    from ``manual_seed`` and the iteration, so that a run that is resumed ends in the same weights (on a GPU but for
+    Training needs a data set that yields ``lq``, ``gt`` and ``kernel`` (RandomBlurDataset). Its random numbers depend
+    only on ``manual_seed``, iteration and rank, so a resumed run ends with the same weights (on a GPU, up to
     rounding). Options, besides BasicSR's own: ``scale``; ``network_g`` (MCFormer); ``blinddiff:``, keys of
     :class:`~kernelfusion_plugin.core.blinddiff.BlindDiffConfig` and of :class:`.blinddiff_options.BlindDiffGlue`.
 
     Raises:
-        ValueError: an option is unknown or out of range, weights are missing or do not fit the network.
+        ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
     def __init__(self, opt: dict[str, Any]) -> None:
@@ -64,25 +64,25 @@ class BlindDiffModel(ImageByImage, BaseModel):
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]
                      ) -> tuple[int, tuple[BlindDiffConfig, BlindDiffGlue, str], nn.Module]:
-        """Scale, the section ``blinddiff:`` and the network, see :class:`.validation.ImageByImage`."""
+        """Scale, section ``blinddiff:`` and the network; see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         scale, section = read_scale(opt), parse_section(section_of(opt, 'blinddiff'))
         if not opt['is_train'] and not opt['path'].get('pretrain_network_g'):
-            raise ValueError('path.pretrain_network_g must name trained weights of MCFormer: BlindDiff restores '
-                             'nothing without; train some (options/train_blinddiff_iso.yml)')
+            raise ValueError('path.pretrain_network_g must name trained weights of MCFormer, which BlindDiff '
+                             'needs; to train some, see options/train_blinddiff_iso.yml')
         net = build_net(opt, scale)
         if opt['is_train']:
             check_training(opt)
             size, own = pairs_kernel_size(opt, 'BlindDiff'), getattr(net, 'kernel_size', None)
             if own is not None and size not in (None, own):
                 raise ValueError(f"the training set's kernels are {size} x {size}, but network_g.kernel_size is {own}: "
-                                 'they must be alike')
+                                 'they must be equal')
         return scale, section, net
 
     # Training
 
     def start_training(self, pretrained: str | None) -> None:
-        """Moving average of the weights, optimizer and schedule of the learning rate."""
+        """Set up the moving average of the weights, the optimizer and the learning-rate schedule."""
         options = self.opt['train']
         self.net_g.train()
         self.ema_decay = float(options.get('ema_decay', 0))
@@ -98,14 +98,14 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.setup_schedulers()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Lines 2 to 7 of Algorithm 1 on the batch that was fed.
+        """Lines 2 to 7 of Algorithm 1 on the current batch.
 
         Raises:
-            ValueError: it came without ground truth or kernels.
+            ValueError: the batch lacks ground truth or kernels.
         """
         if self.gt is None or self.k_true is None:
-            raise ValueError('BlindDiff is trained with pairs and their kernels: datasets.train.type must be '
-                             'RandomBlurDataset, or another that gives lq, gt and kernel')
+            raise ValueError('BlindDiff is trained on pairs and their kernels: datasets.train.type must be '
+                             'RandomBlurDataset, or another that yields lq, gt and kernel')
         rank = self.opt.get('rank', 0)
         generator = image_generator(int(self.opt['manual_seed'] or 0), f'iteration {current_iter}, rank {rank}',
                                     self.device)
@@ -123,7 +123,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
                                                           if value is not None))
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Weights (``params``, ``params_ema``) and training state, where BasicSR has them."""
+        """Save weights (``params``, ``params_ema``) and training state to the files that BasicSR uses."""
         if self.opt.get('rank', 0) != 0:
             return
         nets = {'params': self.get_bare_model(self.net_g)}
@@ -142,8 +142,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
     # Restoration
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], ``gt``, ``lq_path`` (B names); ``name`` (B), ``kernel``
-        (B, K, K), the true ones, if they are known.
+        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], ``lq_path`` (B paths) and, if known, ``gt``, ``name`` (B) and
+        the true ``kernel`` (B, K, K).
         """
         self.lq = data['lq'].to(self.device)
         self.gt = data['gt'].to(self.device) if 'gt' in data else None
@@ -153,9 +153,9 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.output = self.kernel = None
 
     def test(self) -> None:
-        """Algorithm 2 for every image of the batch; fills ``output`` (B, C, s·h, s·w) and ``kernel`` (B, K, K)."""
+        """Run Algorithm 2 on the batch; sets ``output`` (B, C, s·h, s·w) and ``kernel`` (B, K, K)."""
         if self.files.kernel_oracle and self.k_true is None:
-            raise ValueError(f'blinddiff.kernel_oracle needs true kernels, and that of {self.names[0]!r} is unknown')
+            raise ValueError(f'blinddiff.kernel_oracle needs true kernels, but that of {self.names[0]!r} is unknown')
         net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
         training = net.training
         net.eval()
@@ -169,7 +169,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         self.kernel = torch.stack([normalise(k.clamp_min(0)) for k in state.kernel.double().cpu()]).float()
 
     def _drain(self, states: Any) -> SampleState:  # noqa: ANN401
-        """Take all steps, and show them."""
+        """Run all steps and show their progress."""
         show, start = self.progress(self.title or ', '.join(self.names)), time.perf_counter()
         try:
             for state in states:
@@ -181,7 +181,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         return state
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if there is one, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K)."""
+        """``lq``, ``result`` and, if known, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K)."""
         visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
         if self.gt is not None:
             visuals['gt'] = self.gt.detach().cpu()
@@ -189,7 +189,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
         return visuals
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
-        """One image from its file to its results; returns its row of ``scores.csv``."""
+        """Restore one image, write its results, and return its row of ``scores.csv``."""
         if entry.index not in self.ahead:
             self._restore_group(entry)
         done = self.ahead.pop(entry.index)
@@ -201,14 +201,14 @@ class BlindDiffModel(ImageByImage, BaseModel):
                              'solver': 'blinddiff', 'preset': self.preset, 'lambda': self.config.guidance_weight})
 
     def _restore_group(self, entry: Entry) -> None:
-        """Restore this image, and with it those of its size in its batch; ``ahead`` gets them all."""
+        """Restore this image together with those of the same size in its batch; puts all results into ``ahead``."""
         first = self._read(entry)
         group = {entry.index: first}
         for other in self.behind:
             try:
                 data = self._read(other)
             except ValueError:
-                continue  # it is read again, and reported, when its turn comes
+                continue  # read again, and reported, in its turn
             if _shapes(data) == _shapes(first):
                 group[other.index] = data
         self.feed_data({key: [data[key] for data in group.values()] if key == 'name'
@@ -222,7 +222,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
                                  'seconds': self.seconds}
 
     def _read(self, entry: Entry) -> dict[str, Any]:
-        """lq, gt and kernel, as far as there are, with a batch of 1 in front, and the name."""
+        """lq and, if known, gt and kernel, each with a batch dimension of 1, and the name."""
         item = self.read_entry(entry)
         data = {key: item[key] for key in ('lq', 'gt') if key in item}
         k_true = self.true_kernel(entry, item, needed=self.files.kernel_oracle)

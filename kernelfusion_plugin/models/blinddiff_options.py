@@ -1,4 +1,4 @@
-"""What BlindDiffModel takes from BasicSR's option dictionary: its settings, its network, the network's weights."""
+"""BlindDiffModel's part of BasicSR's option dictionary: settings, network and weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .priors import load_weights
 
 @dataclass(frozen=True)
 class BlindDiffGlue(FileOptions):
-    """Keys of the section ``blinddiff:`` that concern files; all others are :class:`BlindDiffConfig`'s.
+    """Keys of the section ``blinddiff:`` that concern files; all others belong to :class:`BlindDiffConfig`.
 
     Attributes:
-        batch: images of one size that are sampled at the same time; results do not depend on it.
-        kernel_oracle: take the true kernel in the gradient term, in place of the estimate: the upper bound of it.
+        batch: number of images of the same size sampled together; results do not depend on it.
+        kernel_oracle: use the true kernel instead of the estimate in the gradient term, as an upper bound.
     """
 
     SECTION: ClassVar[str] = 'blinddiff'
@@ -41,10 +41,10 @@ PLACES[BlindDiffGlue.SECTION].add('preset')
 
 
 def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDiffGlue, str]:
-    """The section ``blinddiff:`` of an option file, divided: the core's configuration, ours, the preset's name.
+    """Split the section ``blinddiff:`` into the core's configuration, the plug-in's options and the preset's name.
 
     Raises:
-        ValueError: an unknown key (with the nearest known one), or a value out of range.
+        ValueError: an unknown key (the nearest known one is named), or a value out of range.
     """
     ours, known = {field.name for field in dataclasses.fields(BlindDiffGlue)}, PLACES[BlindDiffGlue.SECTION]
     for key in section:
@@ -56,29 +56,29 @@ def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDif
 
 
 def build_net(opt: Mapping[str, Any], scale: int) -> nn.Module:
-    """``network_g``; its ``scale`` is the run's.
+    """Build ``network_g`` for the run's ``scale``.
 
     Raises:
-        ValueError: the network is unknown or does not take an argument.
+        ValueError: the network or an argument is unknown, or its ``scale`` differs.
     """
     options = {'scale': scale, **(section_of(opt, 'network_g') or {'type': 'MCFormer'})}
     if options['scale'] != scale:
-        raise ValueError(f"'network_g.scale' is {options['scale']}, but 'scale' is {scale}: leave the first one out")
+        raise ValueError(f"'network_g.scale' is {options['scale']}, but 'scale' is {scale}: remove the former")
     return build('network_g', options)
 
 
 def load_into(net: nn.Module, path: str, key: str) -> None:
-    """Weights of a file: those under ``key`` if it has them, else ``params`` or the file itself; strictly.
+    """Strictly load the weights of a file: those under ``key``, else under ``params``, else the file itself.
 
     Raises:
-        ValueError: no such file, or weights of another network; one line.
+        ValueError: the file does not exist, or holds weights of another network; one line.
     """
     if not Path(path).is_file():
-        raise ValueError(f'path.pretrain_network_g: there is no file {path}: no weights come with this package; train '
-                         'some (options/train_blinddiff_iso.yml), or say where yours are')
+        raise ValueError(f'path.pretrain_network_g: there is no file {path}. No weights come with this package: train '
+                         'some (options/train_blinddiff_iso.yml), or name yours')
     state, _ = load_weights(path, (key, 'params'))
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())
-        raise ValueError(f'{path}: weights of another network than network_g says: {reason[:300]}') from None
+        raise ValueError(f'{path}: the weights do not fit network_g: {reason[:300]}') from None

@@ -1,4 +1,4 @@
-"""What the plot of a run is drawn from."""
+"""Losses and kernel correlation recorded for the plot of a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..core import metrics
 from ..core.phase1 import PHASES as PHASE1
 from ..core.restore import Progress
 
-POINTS = 100  # of Phase 1, whose single losses are too noisy to be read: each point is the mean of its steps
+POINTS = 100  # in Phase 1, where single losses are too noisy: each point is a mean over steps
 
 
 class History:
-    """Losses by step of both phases, and the kernel's correlation with the truth, if that is known.
+    """Losses by step in both phases, and the kernel's correlation with the true kernel, if known.
 
     Args:
         k_true: the true kernel (K, K).
-        resume: an earlier :meth:`state`, to go on from.
+        resume: an earlier :meth:`state` to continue from.
     """
 
     def __init__(self, k_true: np.ndarray | None = None, resume: Mapping[str, Any] | None = None) -> None:
@@ -31,11 +31,11 @@ class History:
         self._count: int = state.get('count', 0)
 
     def state(self) -> dict[str, Any]:
-        """Plain values."""
+        """The history so far as plain values, for a checkpoint."""
         return {'points': self._points, 'sum': self._sum, 'count': self._count}
 
     def add(self, progress: Progress) -> None:
-        """Take note of one step."""
+        """Record one step."""
         if progress.phase in PHASE1:
             self._sum += progress.loss
             self._count += 1
@@ -50,5 +50,5 @@ class History:
         self._points.append(point)
 
     def points(self) -> list[dict[str, Any]]:
-        """One dict per point: ``phase``, ``step``, losses by name, ``kernel_ncc`` where it is known."""
+        """One dict per point: ``phase``, ``step``, losses by name, and ``kernel_ncc`` if known."""
         return list(self._points)

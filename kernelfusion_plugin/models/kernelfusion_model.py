@@ -1,4 +1,4 @@
-"""``KernelFusionModel``: BasicSR feeds an image, ``test()`` restores it, ``nondist_validation`` does a data set."""
+"""``KernelFusionModel``: KernelFusion as a BasicSR model."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from .work import Work
 
 
 class KernelFusionModel(RestorationModel):
-    """Blind super-resolution of each image from itself (KernelFusion, ICLR 2026) as a model of BasicSR.
+    """Blind super-resolution of each image by itself (KernelFusion, ICLR 2026) as a BasicSR model.
 
-    There is nothing to train beforehand: ``basicsr/test.py`` runs Phase 1 and Phase 2 for every image of its data
-    sets. Seeds follow from ``kernelfusion: seed`` and the image's name: neither the order of the images nor
-    ``manual_seed`` has any influence.
+    Nothing is trained beforehand: ``basicsr/test.py`` runs Phase 1 and Phase 2 for every image of its data sets.
+    Random seeds depend on ``kernelfusion: seed`` and the image's name only, not on ``manual_seed`` or the order of
+    the images.
 
     Options, besides BasicSR's own: ``scale``; ``kernelfusion:``, keys of
     :class:`~kernelfusion_plugin.KernelFusionConfig` and of :class:`.options.GlueOptions`; ``network_g``
-    (PatchDiffusion), and if wanted ``network_r`` (RefineUNet) and ``network_k`` (SirenKernel, DirectKernel,
-    LinearCnnKernel); ``path.pretrain_network_g``, weights of PD for every image; per data set
-    ``dataroot_kernel`` and ``kernel_tmpl``.
+    (PatchDiffusion) and, optionally, ``network_r`` (RefineUNet) and ``network_k`` (SirenKernel, DirectKernel,
+    LinearCnnKernel); ``path.pretrain_network_g``, PD weights for every image; per data set ``dataroot_kernel`` and
+    ``kernel_tmpl``.
 
     Raises:
         ValueError: an option is unknown, out of range, or contradicts another.
@@ -50,19 +50,19 @@ class KernelFusionModel(RestorationModel):
         self.config, glue, self.factories = self.read_options(opt)
         super().__init__(opt, self.config.scale, glue)
         if glue.plot and importlib.util.find_spec('matplotlib') is None:
-            self.logger.warning('NAME_run.png needs matplotlib, which is not installed: it is left out')
+            self.logger.warning('NAME_run.png is not written: it needs matplotlib, which is not installed')
             self.files = replace(glue, plot=False)
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
         unused = unused_weights(self.pretrained or {}, self.config)
         if 'prior' in unused:
-            raise ValueError(f"path.pretrain_network_g: {pretrained}: PD's weights, but this run has no PD: set "
+            raise ValueError(f'path.pretrain_network_g: {pretrained}: weights of PD, but this run has no PD: set '
                              'kernelfusion.em.final_prior to internal or both, or solver to joint')
         self.unfinished = Unfinished(self.results, opt, self.logger)
         if opt['rank'] == 0:
             self.unfinished.begin(self.files.resume)
-        self.dataset = self.key = ''  # fingerprint of the image under way, where it can be gone on with
+        self.dataset = self.key = ''  # fingerprint of the current image, '' if it cannot be resumed
         self.saved_prior: list[Path] = []
         self.stop = StopRequest()
 
@@ -74,7 +74,7 @@ class KernelFusionModel(RestorationModel):
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]
                      ) -> tuple[KernelFusionConfig, GlueOptions, dict[str, Factory | None]]:
-        """The section ``kernelfusion:`` and the networks, see :class:`.validation.ImageByImage`."""
+        """The section ``kernelfusion:`` and the networks; see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         config, glue = parse_section(opt)
         check_known_kernel(glue, opt)
@@ -86,13 +86,13 @@ class KernelFusionModel(RestorationModel):
         config, factories = network_factories(opt, config)
         if config.texture_weights:
             try:
-                load_texture_net(config.texture_weights)  # a fault in them is one of the options, not of each image
+                load_texture_net(config.texture_weights)  # so that a fault is reported once, not for each image
             except ValueError as error:
                 raise ValueError(f'kernelfusion.texture_weights: {error}') from error
         return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:
-        """Phase 1, unless weights of this image are at hand, and Phase 2."""
+        """Run Phase 1, unless there are saved weights for this image, and Phase 2."""
         config, kernel = self.config, self.known_kernel()
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
@@ -101,7 +101,7 @@ class KernelFusionModel(RestorationModel):
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
-            self.logger.info(f'{self.title or self.name}: goes on where it was left')
+            self.logger.info(f'{self.title or self.name}: resumes from its checkpoint')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
         show = self.progress(self.title or self.name)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
@@ -114,8 +114,8 @@ class KernelFusionModel(RestorationModel):
                 result = drain(steps, checkpoint, (show, history.add), self.stop,
                                lambda: {'history': history.state()})
             except Stopped as stopped:
-                self.logger.info(f'{self.title or self.name}: stopped. The same command goes on '
-                                 + ('from here' if checkpoint else 'with this image from its start'))
+                self.logger.info(f'{self.title or self.name}: stopped. The same command resumes '
+                                 + ('from here' if checkpoint else 'at the start of this image'))
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
@@ -125,7 +125,7 @@ class KernelFusionModel(RestorationModel):
         if self.files.save_prior and not self.pretrained and fitted:
             weights = {**(prior_state or {}), **result.prior_state}
             path = self.priors.save(self.name, y, weights, config, fitted)
-            if not self.priors.reuse:  # else other runs may add to the file
+            if not self.priors.reuse:  # a shared file may be extended by other runs
                 self.saved_prior = [path]
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
@@ -136,51 +136,51 @@ class KernelFusionModel(RestorationModel):
         return self.config.to_dict()
 
     def done_before(self, dataset: str) -> dict[str, Any] | None:
-        """Row of the image that was fed, from a run that was stopped, if its files are there as they were written."""
+        """Row of the current image from an earlier, stopped run, if its files are intact; else None."""
         self.dataset, self.key, self.saved_prior = dataset, self._fingerprint(), []
         finished = self.unfinished.finished(dataset, self.name, self.key)
         if finished is None:
             return None
         row, faults = finished
-        self.logger.info(f'{self.title}: done before the run was stopped, and kept')
-        for fault in faults:  # it would most likely fail again, for what the picture is
+        self.logger.info(f'{self.title}: done before the run was stopped; its results are kept')
+        for fault in faults:  # the picture is the same, so the metric would fail again
             self.report_metric(fault)
         if faults:
-            self.logger.info('That was in the run before; kernelfusion: resume: false does all anew')
+            self.logger.info('It failed in the earlier run; kernelfusion: resume: false repeats everything')
         return row
 
     def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:
-        """A run that is stopped and started again will find the image done."""
+        """Record the image as done, for a later run that resumes this one."""
         self.unfinished.finish(dataset, self.name, self.key, [*files, *self.saved_prior], row,
                                self.metric_faults)
         self.key = ''
 
     def endings(self, save_img: bool) -> list[str]:
-        """Of the files that may be written of an image, those of ``unfinished`` and PD's weights as well."""
+        """Name endings, including those of the files in ``unfinished`` and of PD's weights."""
         kept = [PriorStore.LONGEST_ENDING] if self.files.save_prior or self.priors.reuse else []
         return [*super().endings(save_img), '.json', *kept]
 
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
-        """One image, see :class:`.validation.ImageByImage`; Ctrl-C and SIGTERM end it behind the step under way."""
+        """One image, see :class:`.validation.ImageByImage`; Ctrl-C and SIGTERM stop it after the current step."""
         with self.stop:
-            if self.stop.number is not None:  # in the last step of the image before
+            if self.stop.number is not None:  # requested in the last step of the previous image
                 raise SystemExit(128 + self.stop.number)
             return super().attempt(work, place, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """A data set, see :class:`.validation.ImageByImage`."""
+        """Restore a data set, see :class:`.validation.ImageByImage`; holds the lock of the run meanwhile."""
         with self.unfinished.at_work():
             super().nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def begin_dataset(self, name: str, images: list[str]) -> None:
-        """What is left of images that the data set has no more goes."""
+        """Remove leftovers of images that are no longer in the data set."""
         self.unfinished.drop_others(name, images)
 
     def end_run(self) -> None:
-        """Nothing is left to go on with. If images failed, the records stay: the same command does those alone."""
+        """Remove the folder ``unfinished``. Not called if images failed: the same command then retries only those."""
         self.unfinished.end()
 
     def _fingerprint(self) -> str:
-        """Of the image that was fed: all that decides its row, but the options, which are compared as a whole."""
+        """Fingerprint of all that determines the current image's row, except options, which are compared as a whole."""
         images = [image_digest(x) for x in (self.lq, self.gt, self.k_true) if x is not None]
         return fingerprint('/'.join(images), self.config, self.name, self.device, self.known_kernel())

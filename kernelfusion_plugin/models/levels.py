@@ -1,7 +1,7 @@
-"""Whether options stand where they are read: a key at another level of the option file is nobody's, and says nothing.
+"""Checks that options are at the level of the option file where they are read; elsewhere they have no effect.
 
-Of our own models alone: what others read, only they know. A section of another of our models is let through, since
-option files build on one another.
+Only for our own models, since other models may read any key. Sections of another of our models are accepted, because
+option files are often derived from one another.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .options import GlueOptions
 
 Places = Mapping[str, Collection[str]]
 
-NETWORKS = ('network_g', 'network_d', 'network_r', 'network_k')  # network_d: of BasicSR's models
+NETWORKS = ('network_g', 'network_d', 'network_r', 'network_k')  # network_d: for BasicSR's models
 VAL = ('save_img', 'suffix', 'metrics', 'val_freq', 'pbar', 'flip_seq', 'center_frame_only', 'num_val_samples')
 PATH = ('results_root', 'experiments_root', 'log', 'visualization', 'models', 'training_states', 'resume_state',
         'ignore_resume_networks', *(f'{key}_{net}' for key in ('pretrain_network', 'param_key', 'strict_load')
-                                    for net in 'gd'))  # of BasicSR and all its models, as VAL is
+                                    for net in 'gd'))  # read by BasicSR or any of its models, like VAL
 
 
 def places_of(section: str, *kinds: type) -> dict[str, set[str]]:
-    """The keys of a section, fields of the dataclasses ``kinds``, and of those within it: ``kernelfusion: em``."""
+    """Keys of a section (fields of the dataclasses ``kinds``) and of its subsections, such as ``kernelfusion: em``."""
     places = {section: {field.name for kind in kinds for field in dataclasses.fields(kind)}}
     for kind in kinds:
         for key, nested in typing.get_type_hints(kind).items():
@@ -42,13 +42,13 @@ KERNELFUSION = places_of(GlueOptions.SECTION, GlueOptions, KernelFusionConfig)
 
 
 def check_levels(opt: Mapping[str, Any], own: Places) -> None:
-    """Refuse what nobody would read, of an option file for one of our models.
+    """Check an option file for one of our models for options that nothing would read.
 
     Args:
-        own: the keys of the model's own sections, see :func:`places_of`.
+        own: keys of the model's own sections, see :func:`places_of`.
 
     Raises:
-        ValueError: in one line that names the option and where it belongs.
+        ValueError: there is one; the message names it and where it belongs.
     """
     for key in opt:
         if str(key).startswith('network_') and key not in NETWORKS:
@@ -65,7 +65,7 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
 
 
 def _is_anchor(opt: Mapping[str, Any], key: str, own: Places) -> bool:
-    """Whether a section has the same key with the same value, as where YAML's & names it and * takes it there."""
+    """Whether a section has the same key and value, as when a YAML anchor at the top level is used there."""
     for place in own:
         section: Any = opt
         for part in place.split(': '):
@@ -76,7 +76,7 @@ def _is_anchor(opt: Mapping[str, Any], key: str, own: Places) -> bool:
 
 
 def _check_dataset(where: str, options: Mapping[str, Any], own: Places) -> None:
-    """Keys of the model's section, in a data set that does not read them."""
+    """Raise ValueError for keys of the model's own section in a data set, which does not read them."""
     if DATASET_REGISTRY.get(options['type']) not in KEYS:
         return
     for key in options:
@@ -86,5 +86,5 @@ def _check_dataset(where: str, options: Mapping[str, Any], own: Places) -> None:
 
 
 def _where(key: object, places: Places) -> str:
-    """The places that have a key, for a message; '' if none has."""
+    """The places to which a key belongs, for a message; '' if none."""
     return ' or '.join(repr(f'{place}: {key}') for place, keys in places.items() if key in keys)

@@ -1,4 +1,4 @@
-"""``network_g`` of a baseline from its options, weights into it, and pictures of any size through it."""
+"""Builds ``network_g`` of a trained baseline, loads its weights, and applies it to pictures of any size."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .options import build, check_network, section_of
 from .priors import load_weights
 from .published import missing_weights
 
-LEAST = 8  # pixels: smaller pictures are continued to that
-WHOLE = 1_000_000  # pixels of an LR picture that goes through a network in one piece
-TILE = 512  # side of the tiles of a larger one
-SMALLEST_TILE = 64  # where memory is short
+LEAST = 8  # pixels: smaller inputs are padded to this side
+WHOLE = 1_000_000  # LR pixels up to which a picture is processed in one piece
+TILE = 512  # side of the tiles of larger pictures
+SMALLEST_TILE = 64  # if memory is short
 
 
 def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """``network_g`` with its type and arguments checked, and with the run's scale where it takes one.
+    """``network_g`` with type and arguments checked, and the run's scale filled in if it takes one.
 
     Raises:
-        ValueError: no network, an unknown one, an unknown argument, or another scale than the run's.
+        ValueError: the network is missing or unknown, an argument is unknown, or its scale is not the run's.
     """
     options = dict(section_of(opt, 'network_g'))
     kind = options.get('type')
@@ -42,44 +42,44 @@ def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"unknown option 'network_g.{name}' of {kind}{nearest(name, known)}")
     for name in {'upscale', 'scale'} & known:
         if options.setdefault(name, opt['scale']) != opt['scale']:
-            raise ValueError(f"'network_g.{name}' is {options[name]}, but 'scale' is {opt['scale']}: leave it out")
+            raise ValueError(f"'network_g.{name}' is {options[name]}, but 'scale' is {opt['scale']}: remove it")
     return options
 
 
 def make_network(options: Mapping[str, Any]) -> nn.Module:
-    """The network of :func:`network_options`.
+    """Build the network from :func:`network_options`.
 
     Raises:
-        ValueError: an argument has a value that it cannot have, in one line.
+        ValueError: an argument has an invalid value; one line.
     """
     return build('network_g', options)
 
 
 def check_weights(path: str | Path | None) -> None:
-    """Refuse a file of weights that is not there.
+    """Check that a file of weights exists.
 
     Raises:
-        ValueError: saying where to get it.
+        ValueError: it does not; the message says where to get it.
     """
     if path and not Path(path).expanduser().is_file():
         raise ValueError(missing_weights(path))
 
 
 def load_strictly(net: nn.Module, path: str | Path, keys: tuple[str, ...]) -> None:
-    """Load weights into a network, all of them and no others; code in the file is never run.
+    """Load weights into a network strictly; code in the file is never run.
 
     Args:
-        path: a bare state dict, with or without ``module.`` before its names, or one under one of ``keys``.
-        keys: the first that is there is taken.
+        path: a file with a state dict, bare or under one of ``keys``, with or without the prefix ``module.``.
+        keys: tried in this order.
 
     Raises:
-        ValueError: in one line: the file is missing (where to get it), is no file of weights, or fits another network.
+        ValueError: the file is missing (with where to get it), is not a weights file, or does not fit; one line.
     """
     check_weights(path)
     state, _ = load_weights(path, keys)
     own = net.state_dict()
     faults = [f'{len(names)} {what} ({", ".join(sorted(names)[:2])}{", …" if len(names) > 2 else ""})'
-              for what, names in (('missing', own.keys() - state.keys()), ('not of it', state.keys() - own.keys()))
+              for what, names in (('missing', own.keys() - state.keys()), ('unexpected', state.keys() - own.keys()))
               if names]
     faults += [f'{name} is {_size(state[name])}, not {_size(own[name])}' for name in own.keys() & state.keys()
                if state[name].numel() != own[name].numel()][:2]
@@ -89,7 +89,7 @@ def load_strictly(net: nn.Module, path: str | Path, keys: tuple[str, ...]) -> No
 
 
 def size_multiple(options: Mapping[str, Any]) -> int:
-    """What the sides of a network's input must be a multiple of: SwinIR's windows, RRDBNet's shuffle below x4."""
+    """Divisor of the input's sides that the network requires: SwinIR's window, RRDBNet's unshuffling below x4."""
     if options['type'] == 'RRDBNet':
         return max(1, 4 // options['scale'])
     return int(options.get('window_size') or 1)
@@ -97,13 +97,13 @@ def size_multiple(options: Mapping[str, Any]) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How pictures of any size go through a network.
+    """How pictures of any size are fed to a network.
 
     Attributes:
         scale: s.
-        multiple: of what the sides of the network's input must be.
-        tile: side of the tiles in LR pixels, 0 for one piece, 'auto' for one piece up to :data:`WHOLE` pixels.
-        overlap: LR pixels that a tile sees beyond its frame on each side.
+        multiple: the sides of the network's input must be multiples of this.
+        tile: side of the tiles in LR pixels; 0: no tiles; 'auto': tiles only above :data:`WHOLE` pixels.
+        overlap: LR pixels of context around a tile, on each side.
     """
 
     scale: int
@@ -113,12 +113,12 @@ class Sizes:
 
 
 def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> tuple[Estimate, int]:
-    """``estimate(y)`` for y (B, C, h, w) of any size, in tiles if it must be; of their kernels the mean by area.
+    """``estimate(y)`` for y (B, C, h, w) of any size, in tiles if necessary; their kernels are averaged by area.
 
-    Where memory is short, smaller tiles are tried.
+    If memory runs short, smaller tiles are tried.
 
     Returns:
-        The estimate, and the side of the tiles it was made of (0: one piece).
+        The estimate, and the side of the tiles used (0: no tiles).
     """
     side = (0 if y.shape[-2] * y.shape[-1] <= WHOLE else TILE) if sizes.tile == 'auto' else int(sizes.tile)
     while True:
@@ -128,7 +128,7 @@ def enlarge(estimate: Callable[[Tensor], Estimate], y: Tensor, sizes: Sizes) -> 
             side = min(side or 2 * TILE, max(y.shape[-2:])) // 2
             if side < SMALLEST_TILE or not is_out_of_memory(error):
                 raise
-        torch.cuda.empty_cache()  # behind the handler: the error's traceback holds what there was
+        torch.cuda.empty_cache()  # after the handler: the error's traceback holds tensors
 
 
 def _in_tiles(estimate: Callable[[Tensor], Estimate], y: Tensor, side: int, sizes: Sizes) -> Estimate:
@@ -152,7 +152,7 @@ def _in_tiles(estimate: Callable[[Tensor], Estimate], y: Tensor, side: int, size
 
 
 def _continued(y: Tensor, multiple: int) -> Tensor:
-    """y continued at the right and bottom to a multiple, and to :data:`LEAST`."""
+    """y padded at the right and bottom to multiples of ``multiple``, of at least :data:`LEAST`."""
     least = -(-LEAST // multiple) * multiple
     bottom, right = (max(least, -(-n // multiple) * multiple) - n for n in y.shape[-2:])
     mirror = bottom < y.shape[-2] and right < y.shape[-1]
@@ -160,7 +160,7 @@ def _continued(y: Tensor, multiple: int) -> Tensor:
 
 
 def _arguments(kind: type[nn.Module]) -> set[str]:
-    """Names that a network's constructor takes, those that it hands on to its base included."""
+    """Names of a network's constructor arguments, including those passed on to its base class."""
     names: set[str] = set()
     for base in kind.__mro__:
         if '__init__' in vars(base) and base is not nn.Module:

@@ -1,4 +1,4 @@
-"""From BasicSR's option dictionary to the core's configuration, ours, and the factories of the networks."""
+"""Turns BasicSR's option dictionary into the core's configuration, the plug-in's options and network factories."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
 Factory = Callable[[], nn.Module]
-PROBE = (1, 3, 128, 128)  # a picture that networks are tried on
+PROBE = (1, 3, 128, 128)  # shape of the input that networks are tested with
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Keys that all our models have: which files are read and written.
+    """Keys that all our models share: which files are read and written.
 
     Attributes:
-        kernel_dir: the true kernels, for scores: a folder of NAME.npy, .mat, .txt, .csv, .png or other pictures, but
-            JPEG, or one file for all images. A dataset's own ``dataroot_kernel`` goes before it, and kernels that it
-            gives along (RandomBlurDataset).
-        kernel_tmpl: name of a kernel's file in that folder, without its ending; ``{name}`` is the image's name (the HR
-            image's where a dataset has a ``filename_tmpl``), ``{number}`` the last number in it (im_13: 13). A
-            dataset's own ``kernel_tmpl`` goes before it.
-        crop_gt: cut ground truth that is larger than LR x scale at the lower right, as BasicSR does anyway, in
-            place of reporting it as an error.
+        kernel_dir: the true kernels, for scores: a folder of NAME.npy, .mat, .txt, .csv, .png or other pictures (not
+            JPEG), or one file for all images. A dataset's own ``dataroot_kernel``, or kernels that it yields
+            (RandomBlurDataset), take precedence.
+        kernel_tmpl: file name of a kernel in that folder, without extension; ``{name}`` is the image's name (the HR
+            image's if the dataset has a ``filename_tmpl``), ``{number}`` the last number in it (im_13: 13). A
+            dataset's own ``kernel_tmpl`` takes precedence.
+        crop_gt: crop ground truth larger than LR x scale at the right and bottom, as BasicSR does, instead of
+            reporting an error.
         sheet: write NAME_sheet.png.
     """
 
@@ -62,17 +62,17 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class GlueOptions(FileOptions):
-    """Keys of the section ``kernelfusion:`` that concern files; all others are the core's.
+    """Keys of the section ``kernelfusion:`` that concern files; all others belong to the core.
 
     Attributes:
-        save_prior: keep PD's weights of every image, as NAME_pd.pth.
-        prior_dir: where they are kept and looked for; weights found there for this very image are used in place
-            of Phase 1. None: kept in ``results/<name>/priors``, and looked for nowhere.
+        save_prior: save PD's weights for every image, as NAME_pd.pth.
+        prior_dir: folder to save them to and load them from; weights found there for the same image replace
+            Phase 1. None: save to ``results/<name>/priors``, load none.
         known_kernel: false: blind. true: restore with the true kernel. A path: restore with the kernel there.
-        deterministic: have cuDNN use algorithms that give the same result every time.
+        deterministic: restrict cuDNN to deterministic algorithms.
         plot: write NAME_run.png.
-        resume: go on with a run of the same options that did not finish; false: begin anew.
-        checkpoint_every: seconds between two checkpoints of the image under way.
+        resume: resume an unfinished run with the same options; false: start from scratch.
+        checkpoint_every: seconds between two checkpoints of the current image.
     """
 
     save_prior: bool = False
@@ -89,10 +89,10 @@ class GlueOptions(FileOptions):
 
 
 def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of an option file; an absent one is empty.
+    """A section of an option file; empty if absent.
 
     Raises:
-        ValueError: it is no section.
+        ValueError: the value is not a section.
     """
     section = opt.get(name) or {}
     if not isinstance(section, Mapping):
@@ -101,10 +101,10 @@ def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:
-    """The section of an option file that ``kind`` names, as an object of it; an absent section is an empty one.
+    """The option file's section ``kind.SECTION`` as a ``kind`` object; an absent section gives the defaults.
 
     Raises:
-        ValueError: no section, an unknown key (with the nearest known one), or a value of the wrong kind.
+        ValueError: not a section, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
     section = section_of(opt, kind.SECTION)
     known = {field.name for field in dataclasses.fields(kind)}
@@ -115,26 +115,25 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
 
 
 def check_known_kernel(files: FileOptions, opt: Mapping[str, Any]) -> None:
-    """Refuse a place of kernels that is not there, of a section that has ``known_kernel``; and true kernels where
-    neither the section nor any data set has some.
+    """Check ``known_kernel``, if the section has it.
 
     Raises:
-        ValueError: naming the option.
+        ValueError: it is a path that does not exist, or true although neither section nor data sets have kernels.
     """
     place = getattr(files, 'known_kernel', None)
     if place is True and not files.kernel_dir and not any(map(may_have_kernels, opt['datasets'].values())):
-        raise ValueError(f'{files.SECTION}.known_kernel is true, but there are no kernels: give each data set its '
-                         f'dataroot_kernel, the section {files.SECTION} a kernel_dir, or known_kernel the place of one')
+        raise ValueError(f'{files.SECTION}.known_kernel is true, but there are no kernels: give each data set a '
+                         f'dataroot_kernel, the section {files.SECTION} a kernel_dir, or known_kernel a path')
     if isinstance(place, str) and not Path(place).expanduser().exists():
-        raise ValueError(f'{files.SECTION}.known_kernel must be true, false, or the place of kernels, and there is '
-                         f'none at {place!r}')
+        raise ValueError(f'{files.SECTION}.known_kernel must be true, false or a path to kernels, but '
+                         f'{place!r} does not exist')
 
 
 def read_scale(opt: Mapping[str, Any]) -> int:
     """BasicSR's top-level ``scale``.
 
     Raises:
-        ValueError: it is missing, or no whole number of at least 1.
+        ValueError: it is missing, or not a whole number of at least 1.
     """
     scale = opt.get('scale')
     if scale is None:
@@ -145,12 +144,12 @@ def read_scale(opt: Mapping[str, Any]) -> int:
 
 
 def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptions]:
-    """The section ``kernelfusion:`` of an option file, divided into the core's configuration and ours.
+    """Split the section ``kernelfusion:`` of an option file into the core's configuration and the plug-in's options.
 
-    ``scale`` is BasicSR's top-level key; the section may repeat it, not contradict it.
+    ``scale`` is BasicSR's top-level key; the section may repeat it but not contradict it.
 
     Raises:
-        ValueError: an unknown key (with the nearest known one), a value out of range, no scale.
+        ValueError: an unknown key (the nearest known one is named), a value out of range, or no scale.
     """
     section = dict(section_of(opt, 'kernelfusion'))
     ours = {field.name for field in dataclasses.fields(GlueOptions)}
@@ -163,23 +162,23 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
     nested = {name for name, value in vars(KernelFusionConfig()).items() if dataclasses.is_dataclass(value)}
     config = KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
-                                           if value is not None or key not in nested})  # an empty section is none
+                                           if value is not None or key not in nested})  # an empty section is absent
     if opt.get('scale') is not None and read_scale(opt) != config.scale:
-        raise ValueError(f"'scale' is {opt['scale']}, but 'kernelfusion.scale' is {config.scale}: leave the second one "
-                         'out')
+        raise ValueError(f"'scale' is {opt['scale']}, but 'kernelfusion.scale' is {config.scale}: remove the "
+                         'latter')
     return config, glue
 
 
 def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
                       ) -> tuple[KernelFusionConfig, dict[str, Factory | None]]:
-    """Zero-argument makers of PD, R and the kernel network for ``restore_steps``; None where the core's is meant.
+    """Zero-argument factories of PD, R and the kernel network for ``restore_steps``; None for the core's default.
 
-    What an option file leaves out is filled in: ``channels`` of PD from the section (that is, the preset), the
-    kernel network's ``kernel_size`` and ``scale``. Channels given with network_g go into the configuration.
+    Missing arguments are filled in: PD's ``channels`` from the section (that is, the preset), and the kernel network's
+    ``kernel_size`` and ``scale``. Channels given in network_g are copied into the configuration.
 
     Raises:
-        ValueError: unknown type or argument, channels that contradict the section's, or a network that does not give
-            what it is for.
+        ValueError: unknown type or argument, channels that contradict the section's, or a network whose output is
+            unsuitable.
     """
     given = section_of(opt, 'network_g').get('channels')
     stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
@@ -194,16 +193,16 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
     def check_patch_net(net: nn.Module, kind: str) -> None:
         t = torch.zeros(1, dtype=torch.int64)
         _check_output('network_g', kind, lambda: net.eval()(torch.zeros(PROBE), t), PROBE,
-                      'forward(x_t, t) must give what is as large as x_t')
+                      'forward(x_t, t) must return a tensor of the shape of x_t')
 
     def check_refine_net(net: nn.Module, kind: str) -> None:
         _check_output('network_r', kind, lambda: net.eval()(torch.zeros(PROBE)), PROBE,
-                      'forward(x) must give what is as large as x')
+                      'forward(x) must return a tensor of the shape of x')
 
     def check_kernel_model(net: nn.Module, kind: str) -> None:
         size = config.kernel_size, config.kernel_size
         _check_output('network_k', kind, net, size,
-                      f'forward() must give a kernel {size} of finite values with the sum 1', is_kernel=True)
+                      f'forward() must return a kernel of shape {size}, finite, with the sum 1', is_kernel=True)
 
     return config, {
         'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}, check_patch_net),
@@ -213,29 +212,29 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
 
 
 def check_names(opt: Mapping[str, Any]) -> None:
-    """Refuse data sets whose results would go to another place than one folder for each.
+    """Check that the results of each data set go to a folder of its own.
 
     Raises:
-        ValueError: two of those that are restored bear one name, or one bears a name that is no folder's.
+        ValueError: two test data sets share a name, or a name is not a valid folder name.
     """
     keys: dict[str, str] = {}
     for key, dataset in (opt.get('datasets') or {}).items():
         name = (dataset or {}).get('name')
         if key.partition('_')[0] == 'train' or name is None:
             continue
-        for part in str(name).split('/'):  # a folder in a folder is one, too
+        for part in str(name).split('/'):  # nested folders are allowed
             check_folder_name(f'datasets:{key}:name', part)
         if name in keys:
-            raise ValueError(f'datasets: {keys[name]} and {key} are both named {name!r}, and their results would go '
-                             'to one folder: name one of them otherwise')
+            raise ValueError(f'datasets: {keys[name]} and {key} are both named {name!r}, so their results would go '
+                             'to the same folder: rename one of them')
         keys[name] = key
 
 
 def build(key: str, options: Mapping[str, Any]) -> nn.Module:
-    """The network of the section ``key``, as BasicSR's ``build_network`` makes it, but without a line in the log.
+    """Build the network of the section ``key`` like BasicSR's ``build_network``, but without its log line.
 
     Raises:
-        ValueError: the type is unknown, or an argument is, or has a value that it cannot have; in one line.
+        ValueError: the type or an argument is unknown, or an argument has an invalid value; in one line.
     """
     arguments = copy.deepcopy(dict(options))
     kind = arguments.pop('type', None)
@@ -247,7 +246,7 @@ def build(key: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def check_network(key: str, kind: object) -> None:
-    """Refuse a type of networks, in the section ``key``, that is unknown; the nearest known one is named."""
+    """Raise ValueError if the network type ``kind`` of the section ``key`` is unknown, naming the nearest known one."""
     if kind not in ARCH_REGISTRY:
         raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
 
@@ -263,36 +262,36 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
     options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
     for name in ('kernel_size', 'scale'):
         if name in fill and options.get(name, fill[name]) != fill[name]:
-            raise ValueError(f"'{key}.{name}' is {options[name]}, but this run's is {fill[name]}: leave it out")
+            raise ValueError(f"'{key}.{name}' is {options[name]}, but this run uses {fill[name]}: remove it")
     check(build(key, options), kind)
     return lambda: build(key, options)
 
 
 def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[int, ...], what: str,
                   is_kernel: bool = False) -> None:
-    """Refuse a network that does not give what it is for: behind hours of Phase 1 nobody would know what is wrong."""
+    """Raise ValueError if a network's output is unsuitable, now rather than obscurely after hours of Phase 1."""
     try:
         with torch.no_grad():
             out = run()
         out = out.detach() if isinstance(out, Tensor) else out
-    except Exception as error:  # noqa: BLE001  (the user's own network: whatever it is, it is one of the options)
+    except Exception as error:  # noqa: BLE001  (the user's own network: any error is reported as a fault in the options)
         if torch.cuda.is_available() and not isinstance(error, TypeError):
-            return  # it may be one for GPUs only
-        found = f'ends in {named(error)}'
+            return  # it may work on a GPU only
+        found = f'raises {named(error)}'
     else:
         if not isinstance(out, Tensor):
-            found = f'gives {type(out).__name__}'
+            found = f'returns {type(out).__name__}'
         elif out.shape != shape:
-            found = f'gives {tuple(out.shape)}'
+            found = f'returns shape {tuple(out.shape)}'
         elif not out.isfinite().all():
-            found = 'gives values that are not finite'
+            found = 'returns values that are not finite'
         elif is_kernel and abs(float(out.sum()) - 1) > SUM_ERROR:
-            found = f'gives a sum of {float(out.sum()):.4g}'
+            found = f'returns the sum {float(out.sum()):.4g}'
         else:
             return
-    raise ValueError(f"'{key}' ({kind}): {what}, and {found}")
+    raise ValueError(f"'{key}' ({kind}): {what}, but {found}")
 
 
 def _plain(value: Any) -> Any:
-    """Mappings of any kind to dicts (YAML gives ordered ones; None, an empty section, stays)."""
+    """Convert mappings of any type (YAML gives ordered ones) to dicts; None, an empty section, stays None."""
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""Writes one image's results, in BasicSR's folders, and returns its row of the table."""
+"""Scores one image and writes its results to BasicSR's folders."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor
 
 from .. import pictures, report
 
-NAME_MAX = 255  # bytes of a file's name, where the file system does not say
+NAME_MAX = 255  # bytes in a file name, if the file system does not say
 
 
 @dataclass(frozen=True)
 class Restored:
-    """One restored image: ``visuals`` as of ``get_current_visuals``, and what was found and known about it.
+    """One restored image with its kernels.
 
     Attributes:
-        name: of the image.
+        name: the image's name.
+        visuals: as returned by ``get_current_visuals``.
         scale: s.
-        title: of its sheet, behind name and size.
-        kernel: the estimate (K, K); None where the method makes none.
-        k_true: the true kernel, if it is known.
-        method: what the sheet calls the method.
-        kernel_space: ``hr``, or ``lr`` for an estimate of the blur in LR pixels: saved as NAME_lr_kernel, not compared
-            with the true kernel.
-        kernels: (R, C, K, K), where regions have their own.
+        title: end of the sheet's title, after name and size.
+        kernel: the estimate (K, K); None if the method has none.
+        k_true: the true kernel, if known.
+        method: the method's name on the sheet.
+        kernel_space: ``hr``, or ``lr`` for an estimate of the blur in LR pixels, which is saved as NAME_lr_kernel and
+            not compared with the true kernel.
+        kernels: kernels of the regions (R, C, K, K), if there are several.
     """
 
     name: str
@@ -44,10 +45,10 @@ class Restored:
 
 
 def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: bool) -> dict[str, Any]:
-    """Score the picture as it is saved (8 bit), and write what comes out.
+    """Score the picture as saved (8 bit) and write the results.
 
-    Files in ``folder`` (None: none): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png; where
-    regions have their own kernels, NAME_kernels.npy and NAME_kernels.png.
+    Files in ``folder`` (None: write nothing): NAME_SUFFIX.png, NAME_kernel.npy, NAME_kernel.png, NAME_sheet.png; with
+    several regions also NAME_kernels.npy and NAME_kernels.png.
 
     Returns:
         Scores by column of ``scores.csv``.
@@ -76,31 +77,31 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
 
 
 def endings(suffix: str) -> list[str]:
-    """Of the files that :func:`scores_and_files` may write, what follows the image's name."""
+    """Name endings, after the image's name, of the files that :func:`scores_and_files` may write."""
     return [f'_{suffix}.png', '_kernel.npy', '_kernel.png', '_lr_kernel.npy', '_lr_kernel.png', '_kernels.npy',
             '_kernels.png', '_sheet.png']
 
 
 def name_fault(name: str, endings: Iterable[str], folder: Path) -> str | None:
-    """What is wrong with an image's name, in one line: no file of that name and its longest ending can be made.
+    """One line if the image's name with the longest ending is too long for a file name; else None.
 
     Args:
-        endings: of the files that are to be written.
-        folder: any on their file system.
+        endings: name endings of the files to be written.
+        folder: any folder on the same file system.
     """
     try:
         limit = os.pathconf(folder, 'PC_NAME_MAX')
-    except (AttributeError, OSError, ValueError):  # no such call on this system, or it does not know
+    except (AttributeError, OSError, ValueError):  # not available on this system, or unknown
         limit = NAME_MAX
     longest = max(endings, key=lambda ending: len(os.fsencode(ending)), default='')
     size = len(os.fsencode(name + longest))
     if size <= limit:
         return None
-    return (f'its results would be called …{longest}, a name of {size} bytes, and {limit} is the most here: give the '
-            'file a shorter name, or the run a shorter val: suffix')
+    return (f'the names of its results (…{longest}) would have {size} bytes, and at most {limit} are allowed here: '
+            'rename the file, or give the run a shorter val: suffix')
 
 
 def written_files(folder: Path | None, name: str, suffix: str) -> list[Path]:
-    """What is there of an image's results in ``folder``."""
+    """The image's result files that exist in ``folder``."""
     return [path for ending in (*endings(suffix), '_run.png')
             if folder is not None and (path := folder / f'{name}{ending}').is_file()]

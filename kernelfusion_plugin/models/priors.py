@@ -1,4 +1,4 @@
-"""PD's weights on disk: one file per image, used again for that very image only."""
+"""PD's weights on disk: one file per image, reused for that image only."""
 
 from __future__ import annotations
 
@@ -21,36 +21,38 @@ from ..core.texture_prior import weights_digest
 
 
 def image_digest(y: Tensor) -> str:
-    """sha256 of an LR image's size and values: what makes weights 'of this image'."""
+    """sha256 of an LR image's size and values, which identifies the image that weights belong to."""
     data = y.detach().cpu().contiguous()
     return hashlib.sha256(f'{tuple(data.shape)}'.encode() + data.numpy().tobytes()).hexdigest()
 
 
 def load_weights(path: str | os.PathLike[str], keys: tuple[str, ...] = ('params',)) -> tuple[dict[str, Tensor], dict]:
-    """A state dict (bare, or under the first of ``keys`` that is there, as BasicSR writes it), and what else is there.
+    """Load a state dict (bare, or under the first of ``keys`` present, as BasicSR saves it) and the remaining entries.
+
+    Code in the file is never run (weights_only).
 
     Raises:
-        ValueError: the file cannot be read as one, in one line. Code in it is never run (weights_only).
+        ValueError: the file does not hold a state dict; one line.
     """
     content = load_tensors(path, 'a file of weights')
     key = next((key for key in keys if key in content), None) if isinstance(content, dict) else None
     state = content if key is None else content[key]
     if not state or not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f'{path}: not a file of weights: a state dict, or one under the key {" or ".join(keys)}, '
-                         'is needed')
+        raise ValueError(f'{path}: not a file of weights: expected a state dict, or one under the key '
+                         f'{" or ".join(keys)}')
     state = {name.removeprefix('module.'): value for name, value in state.items()}
     return state, {} if key is None else {name: content[name] for name in content if name != key}
 
 
 class PriorStore:
-    """Folder of PD weights: NAME_pd.pth, and NAME_<digest>_pd.pth where another image has taken that name.
+    """Folder of PD weights: NAME_pd.pth, or NAME_<digest>_pd.pth if the former belongs to another image.
 
-    A file holds ``params`` (state dict), ``image`` (digest of the LR image), and ``phases``, how each network was
-    trained: ``settings``, ``seed``, and ``textures``, the digest of the texture prior that was trained on. A file
-    without ``image`` is taken to belong to the image of its name.
+    A file holds ``params`` (state dict), ``image`` (digest of the LR image) and ``phases``, which says how each
+    network was trained: ``settings``, ``seed`` and ``textures`` (digest of the texture prior that was tuned). A file
+    without ``image`` is assumed to belong to the image of its name.
     """
 
-    LONGEST_ENDING: ClassVar[str] = '_00000000_pd.pth'  # behind the image's name
+    LONGEST_ENDING: ClassVar[str] = '_00000000_pd.pth'  # after the image's name
 
     def __init__(self, folder: str | os.PathLike[str], reuse: bool = True) -> None:
         self.folder = Path(folder).expanduser()
@@ -58,32 +60,32 @@ class PriorStore:
 
     def at_hand(self, name: str, y: Tensor, config: KernelFusionConfig, logger: logging.Logger,
                 kernel_known: bool = False) -> dict[str, Tensor] | None:
-        """Weights of this image to be used in place of Phase 1, None if there are none (or ``reuse`` is off).
+        """Saved weights of this image, to replace Phase 1; None if there are none or ``reuse`` is off.
 
-        They are used even where they were trained with other settings than ``config``'s; the log says so, and which of
-        the run's networks they are not of.
+        They are used even if they were trained with settings other than ``config``'s; the log says so, and which of
+        the run's networks they lack.
         """
         try:
             found = self.find(name, y) if self.reuse else None
         except ValueError as error:
-            logger.warning(f'{error}; Phase 1 is run instead')
+            logger.warning(f'{error}; running Phase 1 instead')
             return None
         if found is None:
             return None
         state, about, path = found
         lacking = ' and the '.join(PHASES[phase].label for phase in lacking_weights(state, config, kernel_known))
-        logger.info(f'{name}: {path} has no weights of the {lacking}: trained now' if lacking else
-                    f'{name}: Phase 1 is left out, its weights are in {path}')
+        logger.info(f'{name}: {path} lacks weights of the {lacking}: training now' if lacking else
+                    f'{name}: Phase 1 is skipped: its weights are loaded from {path}')
         other = _differences(state, about, config)
         if other:
-            logger.warning(f'{path}: trained with other settings than this run asks for: {", ".join(other)}')
+            logger.warning(f'{path}: trained with settings that differ from this run: {", ".join(other)}')
         return state
 
     def find(self, name: str, y: Tensor) -> tuple[dict[str, Tensor], dict, Path] | None:
-        """Weights of this image, how they came about, and their file; None if there are none.
+        """Weights of this image, the other entries of their file, and its path; None if there are none.
 
         Raises:
-            ValueError: a file of this name is no file of weights.
+            ValueError: a file of this name does not hold weights.
         """
         digest = image_digest(y)
         for path in self._candidates(name, digest):
@@ -95,9 +97,9 @@ class PriorStore:
 
     def save(self, name: str, y: Tensor, state: dict[str, Tensor], config: KernelFusionConfig,
              fitted: Iterable[str] = PHASES) -> Path:
-        """Write the weights; never over another image's.
+        """Save the weights, never overwriting those of another image.
 
-        Of them those of the phases ``fitted`` came about by ``config``, the others as the file says that was there.
+        The phases ``fitted`` are recorded as trained with ``config``; the others keep the existing file's record.
         """
         digest = image_digest(y)
         plain, own = self._candidates(name, digest)
@@ -117,16 +119,16 @@ class PriorStore:
 
 
 def _training(phase: str, config: KernelFusionConfig) -> dict[str, Any]:
-    """How a run of ``config`` trains the network of a phase."""
+    """How a run with ``config`` trains the network of a phase."""
     section = PHASES[phase].section
     textures = weights_digest(config.texture_weights) if section == 'tuning' else None
     return {'settings': dataclasses.asdict(getattr(config, section)), 'seed': config.seed, 'textures': textures}
 
 
 def _phases(state: dict[str, Tensor], about: dict) -> dict[str, dict[str, Any]]:
-    """How the networks of ``state`` were trained, by what a file says; those of which it says nothing are left out.
+    """How the networks of ``state`` were trained, according to their file; networks without a record are omitted.
 
-    Files of version 0.8 and before say it of all together.
+    Files of version 0.8 and earlier have one record for all networks.
     """
     if 'phases' in about or about.keys().isdisjoint(('prior', 'tuning')):
         return about.get('phases', {})
@@ -135,7 +137,7 @@ def _phases(state: dict[str, Tensor], about: dict) -> dict[str, dict[str, Any]]:
 
 
 def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConfig) -> list[str]:
-    """How weights were trained, where a run of ``config`` would train them in another way."""
+    """Settings of the saved weights that differ from those of a run with ``config``."""
     other = []
     for phase, trained in _phases(state, about).items():
         section, wanted = PHASES[phase].section, _training(phase, config)
@@ -149,7 +151,7 @@ def _differences(state: dict[str, Tensor], about: dict, config: KernelFusionConf
 
 
 def _about(path: Path) -> dict:
-    """What a file of weights says besides them; nothing, if it is none, or not there."""
+    """The entries of a weights file besides the weights; {} if it is missing or invalid."""
     try:
         return load_weights(path)[1]
     except ValueError:

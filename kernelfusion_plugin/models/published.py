@@ -1,4 +1,4 @@
-"""Weights that others published: where each file comes from, for users who lack it. None of them is ours to ship."""
+"""Weights published by others, which are not ours to ship: where to download each file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ SWINIR = 'https://github.com/JingyunLiang/SwinIR/releases/download/v0.0/'
 REAL_ESRGAN = 'https://github.com/xinntao/Real-ESRGAN/releases/download/'
 DAN = 'https://drive.google.com/drive/folders/1aOaxXFfMAM6GvvPz56lzUwVmg7BMM_mR (github.com/greatlog/DAN)'
 DCLS = 'https://drive.google.com/drive/folders/135xCCLWSylBaNxh6B3I_UnCeox8AkVzC (github.com/megvii-research/DCLS-SR)'
-NO_LICENCE = 'no licence stated: ask its authors before other use than research'
+NO_LICENCE = 'none stated: ask the authors before any use other than research'
 
 
 @dataclass(frozen=True)
 class Published:
-    """One file of weights: its official name, where to get it, its licence."""
+    """A weights file: official name, download source, licence."""
 
     file: str
     source: str
@@ -37,9 +37,9 @@ PUBLISHED = {entry.file: entry for entry in (
 
 
 def missing_weights(path: str | Path) -> str:
-    """The line for a user whose file of weights is not there: what to download, from where, to where."""
+    """Error message for a missing weights file: what to download, and from where."""
     entry = PUBLISHED.get(Path(path).name)
     if entry is None:
         return f'path.pretrain_network_g: there is no file {path}'
-    return (f'path.pretrain_network_g: {path} is not there: download {entry.file} from {entry.source} to that place '
+    return (f'path.pretrain_network_g: there is no file {path}: download {entry.file} from {entry.source} to it '
             f'(licence: {entry.licence})')

@@ -1,8 +1,8 @@
-"""A test by several ranks: each takes images, all write one table, the lowest that lives speaks for all.
+"""A test with several ranks: each takes images, all write the same table, the lowest live rank reports for all.
 
-Results are those of one process, to the bit: an image's random numbers follow from its name, and rows are put together
-in the data set's order. Nothing is sent between ranks but one sign at the start (:func:`..distributed.after_rank_0`);
-the rest goes through files, see :mod:`..sharing`, so no rank can hang for another that died.
+Results equal those of a single process, bit for bit: random numbers depend on the image's name, and rows are in the
+data set's order. Ranks synchronise once, at the start (:func:`..distributed.after_rank_0`), and otherwise communicate
+through files (see :mod:`..sharing`), so no rank can hang waiting for one that died.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .work import Work
 if TYPE_CHECKING:
     from .validation import ImageByImage
 
-PAUSE = 0.2  # seconds between two looks at the others' locks
+PAUSE = 0.2  # seconds between checks of the others' locks
 
 
 class Ranks:
-    """This process's side of a test by several.
+    """This process's part of a test with several ranks.
 
     Args:
-        model: restores the images; rank 0's has made the folder of results when it comes here.
+        model: restores the images; on rank 0 it has already created the results folder.
     """
 
     def __init__(self, model: ImageByImage) -> None:
@@ -45,7 +45,7 @@ class Ranks:
         self.works: list[tuple[Work, Any, Any]] = []
 
     def validate(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Do of a data set what this rank can get; behind the last one, see to the end of the run."""
+        """Restore this rank's share of a data set; after the last data set, finish the run."""
         work = self.model.open_dataset(dataloader, current_iter)
         self.works.append((work, current_iter, tb_logger))
         last = len(self.works) == len(self.model.opt['datasets'])
@@ -67,7 +67,7 @@ class Ranks:
             self._leave()
 
     def shares(self) -> list[dict[str, float]]:
-        """Images and seconds of work of each rank, as far as they are known here."""
+        """Number of images and seconds of work of each rank, as known to this one."""
         done = [outcome for work, *_ in self.works for outcome in work.outcomes.values()]
         seconds = [[outcome.seconds for outcome in done if outcome.rank == rank] for rank in range(self.worker.count)]
         return [{'images': len(each), 'seconds': sum(each)} for each in seconds]
@@ -80,18 +80,18 @@ class Ranks:
             for place in unit:
                 self.worker.put(number, place, self.model.attempt(work, place, save_img))
                 self._write_table()
-            self.model.logger.info(f'{work.name}: {len(work.outcomes)} of {len(work.entries)} images are done')
+            self.model.logger.info(f'{work.name}: {len(work.outcomes)} of {len(work.entries)} images done')
 
     def _wait(self) -> None:
-        """Until no other rank is at work."""
+        """Wait until no other rank is working."""
         others = self.worker.others()
         if others:
-            self.model.logger.info(f'{_ranks(others)} still at work: waiting')
+            self.model.logger.info(f'waiting: {_ranks(others)} still working')
         while self.worker.others():
             time.sleep(PAUSE)
 
     def _gather(self) -> int:
-        """What all ranks have done so far; returns of how many images."""
+        """Collect the outcomes of all ranks so far; returns their number."""
         outcomes = self.worker.outcomes()
         for (number, place), outcome in outcomes.items():
             if number < len(self.works):
@@ -100,14 +100,14 @@ class Ranks:
         return len(outcomes)
 
     def _write_table(self) -> None:
-        """No lock is needed: who finds, having written, that there is more, writes again; so the last one has all."""
+        """Write the table. Needs no lock: each rank rewrites it until nothing is new, so the last one is complete."""
         written = -1
         while (done := self._gather()) != written:
             self.model.write_table()
             written = done
 
     def _close(self) -> None:
-        """Speak for all: tables and means, faults of all ranks, and what is missing.
+        """Report for all ranks: tables, means, faults and missing images.
 
         Raises:
             SystemExit: with status 1, if an image failed or is missing.
@@ -131,12 +131,12 @@ class Ranks:
             model.end_dataset()
 
     def _leave(self) -> None:
-        """A lower rank will close the run, and tell of this one's failures: torchrun ends a run when a rank fails."""
+        """Leave the run to a lower rank, which also reports this rank's failures (torchrun ends all if one fails)."""
         self.worker.leave()
         runlog.failures.clear()
 
     def _stopped(self) -> None:
-        """This rank is stopped, and with it, as a rule, all: by Ctrl-C, or by torchrun when one has died."""
+        """Report after a stop (usually of all ranks): by Ctrl-C, or by torchrun when a rank has died."""
         if self.worker.closes():
             self._write_table()
             missing = self._missing()
@@ -144,16 +144,16 @@ class Ranks:
                 self.model.logger.error(f'stopped: {missing}')
 
     def _missing(self) -> str:
-        """One line about the images that are not done, '' if there are none."""
+        """One line that lists the images not done; '' if there are none."""
         names = [f'{work.entries[place].name}{self._by(number, place)}'
                  for number, (work, *_) in enumerate(self.works) for place in work.missing()]
         more = f' and {len(names) - 20} more' if len(names) > 20 else ''
         return (f'{len(names)} image{"s are" if len(names) > 1 else " is"} not done: {", ".join(names[:20])}{more}. '
-                'The same command does what is missing') if names else ''
+                'Repeat the command to restore them') if names else ''
 
     def _by(self, number: int, place: int) -> str:
         rank = self.worker.taker(number, place)
-        return '' if rank is None else f' (rank {rank} had begun it)'
+        return '' if rank is None else f' (begun by rank {rank})'
 
 
 def _ranks(numbers: list[int]) -> str:
@@ -162,7 +162,7 @@ def _ranks(numbers: list[int]) -> str:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM, which torchrun sends to all ranks when one has died, ends the program in order."""
+    """Turn SIGTERM, which torchrun sends to all ranks when one has died, into an orderly exit."""
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 

@@ -1,4 +1,4 @@
-"""``RestorationModel``: what the models share that restore each image by itself, without training."""
+"""``RestorationModel``: base of the models that restore each image by itself, without training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Restoration:
 
     Attributes:
         sr: (1, 3, s·h, s·w) in [-1, 1].
-        kernel: (K, K) on the CPU, found or given; None where the method has none.
-        seconds: of ``phase1`` and ``phase2``.
-        method: name for sheets.
-        settings: further columns of ``scores.csv``: seed, solver, preset, where there are such.
-        history: points of the plot of the run; None for no plot.
-        kernels: (R, C, K, K) on the CPU, where regions have their own.
+        kernel: (K, K) on the CPU, found or given; None if the method has none.
+        seconds: for ``phase1`` and ``phase2``.
+        method: name on sheets.
+        settings: further columns of ``scores.csv``, such as seed, solver and preset.
+        history: points of the run's plot; None: no plot.
+        kernels: kernels of the regions (R, C, K, K) on the CPU, if there are several.
     """
 
     sr: Tensor
@@ -44,13 +44,13 @@ class Restoration:
 
 
 class RestorationModel(ImageByImage, BaseModel, ABC):
-    """Test-time model of BasicSR: scores, files and failures of every image; a subclass says how to restore one.
+    """Test-only BasicSR model that handles scores, files and errors; a subclass implements :meth:`restore`.
 
     Works with ``basicsr/test.py`` and any data set that has ``paths`` (PairedImageDataset, SingleImageDataset, ours):
-    images of any sizes, from disk or LMDB, with true kernels from ``dataroot_kernel`` and ``kernel_tmpl``.
+    images of any size, from disk or LMDB, with true kernels from ``dataroot_kernel`` and ``kernel_tmpl``.
 
-    Results, under ``results/<name>``: see README. A bad image costs one line in the log and an entry in
-    ``runlog.failures`` (exit status 1); all others are done.
+    Results go to ``results/<name>``, see README. A bad image is logged in one line, recorded in ``runlog.failures``
+    (exit status 1) and skipped.
 
     Args:
         opt: BasicSR's options.
@@ -68,7 +68,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         """See :class:`.validation.ImageByImage`.
 
         Raises:
-            ValueError: there is nothing to train, too.
+            ValueError: as there; also for training, since there is nothing to train.
         """
         if opt['is_train']:
             raise ValueError(f'{cls.__name__} works on each image by itself, in basicsr/test.py: there is nothing to '
@@ -77,22 +77,22 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     @abstractmethod
     def restore(self, y: Tensor) -> Restoration:
-        """Restore y (1, 3, h, w) in [-1, 1]; ``name`` and ``k_true`` are at hand.
+        """Restore y (1, 3, h, w) in [-1, 1]; ``self.name`` and ``self.k_true`` are set.
 
         Raises:
-            ValueError: in one line, if this image cannot be done.
+            ValueError: this image cannot be restored; one line.
         """
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What ``summary.json`` says about the method, plain values."""
+        """Settings of the method for ``summary.json``, as plain values."""
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``gt``, ``lq_path``; ``name``,
-        ``kernel_name`` (what files of kernels go by) and ``kernel`` (K, K), the true one, if they are known.
+        """Take a batch of one image: ``lq`` (1, C, h, w) in [0, 1], ``lq_path`` and, if known, ``gt``, ``name``,
+        ``kernel_name`` (which identifies the kernel's file) and the true ``kernel`` (K, K).
         """
         if data['lq'].ndim != 4 or data['lq'].shape[0] != 1:
-            raise ValueError(f'{type(self).__name__} does one image at a time, (1, C, h, w); '
+            raise ValueError(f'{type(self).__name__} takes one image at a time, (1, C, h, w); '
                              f'got {tuple(data["lq"].shape)}')
         self.lq = data['lq'].to(self.device)
         self.gt = data['gt'] if 'gt' in data else None
@@ -102,15 +102,13 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         self.output = self.restoration = None
 
     def test(self) -> None:
-        """Restore what was fed; fills ``restoration`` and ``output``."""
+        """Restore the current image; sets ``restoration`` and ``output``."""
         self.restoration = self.restore(self.rgb(self.lq))
         sr = (self.restoration.sr + 1) / 2
         self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
 
     def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if there is one, ``gt``: (1, C, H, W) RGB in [0, 1]; ``kernel`` (K, K), if the
-        method has one.
-        """
+        """``lq``, ``result`` and, if known, ``gt``: (1, C, H, W) RGB in [0, 1]; ``kernel`` (K, K), if any."""
         visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
         if self.gt is not None:
             visuals['gt'] = self.gt.detach().cpu()
@@ -119,7 +117,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         return visuals
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
-        """One image from its file to its results; returns its row of ``scores.csv``."""
+        """Restore one image, write its results, and return its row of ``scores.csv``."""
         data = self.read_entry(entry)
         k_true = self.true_kernel(entry, data, needed=self._known is True)
         self.feed_data({**data, 'name': entry.name, 'kernel_name': entry.kernel_name, 'kernel': k_true})
@@ -141,11 +139,11 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         return row
 
     def done_before(self, dataset: str) -> dict[str, Any] | None:
-        """Row of the image that was fed, where it need not be done again; None: it must be."""
+        """Row of the current image if it is already done, else None."""
         return None
 
     def note_done(self, dataset: str, files: list[Path], row: dict[str, Any]) -> None:
-        """The image that was fed is done: its files and its row; ``metric_faults`` says what has no value there."""
+        """Called when the current image is done, with its files and row; ``metric_faults`` lists failed metrics."""
 
     def about_run(self) -> dict[str, Any]:
         """``config`` of ``summary.json``."""
@@ -153,14 +151,14 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
 
     @property
     def _known(self) -> bool | str:
-        """``known_kernel`` of the methods that have it: true, false, or where the kernels are."""
+        """The option ``known_kernel`` of methods that have it: true, false or a path to kernels."""
         return getattr(self.files, 'known_kernel', False)
 
     def known_kernel(self) -> Tensor | None:
-        """The kernel to restore with (K, K), None for blind.
+        """The kernel (K, K) to restore with; None: blind.
 
         Raises:
-            ValueError: it is asked for, and there is none for this image.
+            ValueError: ``known_kernel`` asks for one, but there is none for this image.
         """
         if self._known is False:
             return None

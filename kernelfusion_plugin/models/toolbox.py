@@ -1,4 +1,4 @@
-"""BasicSR's own ``val.metrics``: for one image, and their means over a data set."""
+"""BasicSR's own ``val.metrics``: checks them and computes them for an image."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch import Tensor
 
 from ..core.sections import nearest
 
-UNREAD = ('basicsr.metrics.niqe', 'basicsr.metrics.psnr_ssim')  # metrics that take any argument, and look at none
+UNREAD = ('basicsr.metrics.niqe', 'basicsr.metrics.psnr_ssim')  # their metrics accept any keyword but ignore it
 
 
 def needs_truth(kind: str) -> bool:
-    """Whether a registered metric compares with ground truth (``img2``), unlike NIQE."""
+    """Whether a registered metric needs ground truth (``img2``), unlike NIQE."""
     return 'img2' in inspect.signature(METRIC_REGISTRY.get(kind)).parameters
 
 
 def images_of(kind: str) -> tuple[str, ...]:
-    """The names under which a registered metric is given its images."""
+    """Names of the image arguments of a registered metric."""
     return ('img', 'img2') if needs_truth(kind) else ('img',)
 
 
 def check_metrics(opt: Mapping[str, Any]) -> None:
-    """Refuse a metric of ``val.metrics`` that is unknown or cannot be called, before the hours of work, not after.
+    """Check ``val.metrics`` before hours of work rather than after.
 
     Raises:
-        ValueError: the type is not in METRIC_REGISTRY, the metric does not take an argument, or lacks one.
+        ValueError: a type is not in METRIC_REGISTRY, or an argument is unknown or missing.
     """
     metrics = (opt.get('val') or {}).get('metrics') or {}
     if not isinstance(metrics, Mapping):
@@ -50,10 +50,10 @@ def check_metrics(opt: Mapping[str, Any]) -> None:
 
 
 def _check_call(where: str, kind: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that a metric does not take, and the lack of one that it needs.
+    """Raise ValueError for arguments that a metric does not take or lacks.
 
-    What goes into ``**kwargs`` is the metric's affair, unless it is known to be passed over there: that is a misspelt
-    argument. (``better`` goes there: BasicSR's own key, for its record of the best iteration.)
+    Any keyword is accepted if the metric has ``**kwargs``, except in metrics known to ignore them, where it is probably
+    misspelt. (``better`` is accepted: BasicSR's own key, for its record of the best iteration.)
     """
     metric = METRIC_REGISTRY.get(kind)
     signature, images = inspect.signature(metric), images_of(kind)
@@ -71,10 +71,10 @@ def _check_call(where: str, kind: str, arguments: Mapping[str, Any]) -> None:
 
 def image_metrics(metrics: Mapping[str, Mapping[str, Any]] | None, visuals: Mapping[str, Tensor]
                   ) -> tuple[dict[str, float], dict[str, Exception]]:
-    """Values of ``val.metrics`` for one image, by their names; those that need ground truth only where it is.
+    """Compute ``val.metrics`` for one image; those that need ground truth are skipped if there is none.
 
     Returns:
-        The values, and the errors of metrics that have none.
+        Values and errors, each by the metric's name.
     """
     data = {'img': tensor2img([visuals['result']])}
     if 'gt' in visuals:
@@ -85,6 +85,6 @@ def image_metrics(metrics: Mapping[str, Mapping[str, Any]] | None, visuals: Mapp
         if all(image in data for image in images):
             try:
                 values[name] = float(calculate_metric({image: data[image] for image in images}, options))
-            except Exception as error:  # noqa: BLE001  (anybody's code: it must not cost the image its row)
+            except Exception as error:  # noqa: BLE001  (third-party code, which must not cost the image its row)
                 errors[name] = error
     return values, errors

@@ -1,16 +1,15 @@
-"""A run of the toolbox that was killed and is started again with the same command goes on where it was.
+"""Lets a BasicSR run that was stopped or killed resume when the same command is repeated.
 
-While a run is not finished its results have a folder ``unfinished``:
+Until a run is finished, its results contain a folder ``unfinished``:
 
-    run.json                  the options that decide what comes out, digests of weights and code
-    DATA SET/NAME.json        of an image that is done: row, sums of its files, metrics that failed
-    DATA SET/NAME.pt          checkpoint of an image under way, see ``checkpoints``
-    lock                      held by the process at work (several ranks have theirs in ``ranks/``, see ``sharing``)
+    run.json                  options that determine the results, digests of weights and code
+    DATA SET/NAME.json        of a finished image: row, checksums of its files, failed metrics
+    DATA SET/NAME.pt          checkpoint of the current image, see ``checkpoints``
+    lock                      held by the running process (several ranks have theirs in ``ranks/``, see ``sharing``)
 
-BasicSR renames a folder of results that it finds to ``…_archived_TIME`` and begins an empty one. If there is such an
-archive of a run of the same options that did not finish, its files are moved back. That may be cut off as well: the
-archive is one to be moved back until its last file, ``run.json``, is. If the newest is of other options, a line says
-which.
+BasicSR renames an existing results folder to ``…_archived_TIME`` and starts an empty one. Files from such archives of
+unfinished runs with the same options are moved back. This may be interrupted, too: an archive counts as unfinished
+until its last file, ``run.json``, has been moved. If the newest one has other options, a log line says which.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ from ..sharing import FOLDER as RANKS
 from ..sharing import clear
 
 FOLDER, RUN, LOCK = 'unfinished', 'run.json', 'lock'
-SHOWN = 3  # differences that a line names
+SHOWN = 3  # number of differences that the log line lists
 PARTS = {'options': '{}', 'weights': 'the file of path.pretrain_network_g', 'code': "this package's code"}
-SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that decide what comes out
+SECTIONS = ('name', 'model_type', 'scale', 'datasets', 'kernelfusion', 'val')  # that determine the results
 
 
 class Unfinished:
-    """What a run leaves for the one that goes on with it.
+    """State that lets a later run resume this one.
 
     Args:
-        results: the folder of results, which BasicSR has just made.
+        results: the results folder, just created by BasicSR.
         opt: BasicSR's options.
     """
 
@@ -49,26 +48,26 @@ class Unfinished:
         self.decided_by = _decided_by(opt)
 
     def begin(self, resume: bool) -> None:
-        """Mark the run as not finished; to be called once, by rank 0.
+        """Mark the run as unfinished. Call once, on rank 0.
 
         Args:
-            resume: go on with an earlier run; False: leave it in its archive.
+            resume: take over the files of an earlier unfinished run; False: leave them in their archive.
         """
         run = json.dumps(self.decided_by) + '\n'
-        write_text_atomically(self.folder / RUN, run)  # before anything is moved here
+        write_text_atomically(self.folder / RUN, run)  # before any file is moved here
         if resume:
             self._adopt()
 
     def at_work(self) -> AbstractContextManager[None]:
-        """To be held while images are done: who starts the same run meanwhile, leaves this one alone."""
+        """Lock to hold while restoring, so that another start of the same run does not take over its files."""
         return locked(self.folder / LOCK)
 
     def _adopt(self) -> None:
-        """Move archives of this run back, the oldest first."""
+        """Move back the archives of this run, oldest first."""
         other = None
         for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
             run, locks = _run(archive), (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
-            other = None  # only the newest, which BasicSR has just renamed, is worth a line
+            other = None  # report only the newest, which BasicSR has just renamed
             if not run or any(map(is_locked, locks)):
                 continue
             if run != self.decided_by:
@@ -84,37 +83,38 @@ class Unfinished:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
             shutil.rmtree(archive)
-            self.logger.info(f'A run of these options did not finish: {archive.name} is moved back, and gone on with')
+            self.logger.info(f'Resuming an unfinished run with these options: {archive.name} is moved back')
         if other:
             self._tell_of_another(*other)
 
     def _tell_of_another(self, archive: Path, run: Mapping[str, Any]) -> None:
-        """Why the run that did not finish is not gone on with."""
+        """Log why the last unfinished run is not resumed."""
         differ = [PARTS[part].format(name) for part in PARTS if part in run
                   for name in _differences(run[part], self.decided_by[part])] or [PARTS['code']]
         more = f' and {len(differ) - SHOWN} more' if len(differ) > SHOWN else ''
-        self.logger.info(f'The last run, which did not finish, is left in {archive.name} and not gone on with, as this '
-                         f'differs: {", ".join(differ[:SHOWN])}{more}')
+        self.logger.info(f'The last run is unfinished, but not resumed, and stays in {archive.name}. Differences: '
+                         f'{", ".join(differ[:SHOWN])}{more}')
 
     def finished(self, dataset: str, name: str, key: str) -> tuple[dict[str, Any], list[str]] | None:
-        """The row of an image that is done, and the lines on metrics that have no value there; None if its files are
-        not sound, or the fingerprint is another.
+        """The row of a finished image and the messages of its failed metrics.
+
+        None if it is not finished, a file has changed, or the fingerprint differs.
         """
         record = read_record(self._record(dataset, name), key)
         return None if record is None else (record['row'], record.get('faults', []))
 
     def finish(self, dataset: str, name: str, key: str, files: Iterable[Path], row: Mapping[str, Any],
                faults: Iterable[str] = ()) -> None:
-        """An image is done."""
+        """Record an image as done, and delete its checkpoint."""
         write_record(self._record(dataset, name), key, list(files), row=dict(row), faults=list(faults))
         self._checkpoint(dataset, name).unlink(missing_ok=True)
 
     def checkpoint(self, dataset: str, name: str, key: str, every: float) -> Checkpoint:
-        """That of an image under way."""
+        """The checkpoint of an image."""
         return Checkpoint(self._checkpoint(dataset, name), key, every)
 
     def drop_others(self, dataset: str, names: Iterable[str]) -> None:
-        """Remove results of images that the data set has no more."""
+        """Remove checkpoints and results of images that are no longer in the data set."""
         names = set(names)
         for checkpoint in (self.folder / dataset).glob('*.pt'):
             if checkpoint.stem not in names:
@@ -122,13 +122,13 @@ class Unfinished:
         for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
             try:
                 files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
-            except FileNotFoundError:  # another rank was faster
+            except FileNotFoundError:  # another rank has removed it
                 continue
             for path in (*(record.parent / name for name in files), record):
                 path.unlink(missing_ok=True)
 
     def end(self) -> None:
-        """The run is finished: nothing is left to go on with."""
+        """Mark the run as finished by deleting the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _record(self, dataset: str, name: str) -> Path:
@@ -139,7 +139,7 @@ class Unfinished:
 
 
 def _decided_by(opt: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides what comes out: the options, the weights that they name, the package's code. Plain values."""
+    """What determines the results, as plain values: options, digest of the weights, digest of the package's code."""
     about = {key: value for key, value in opt.items() if key in SECTIONS or key.startswith('network_')}
     about['kernelfusion'] = decisive(opt.get('kernelfusion') or {})
     weights = opt['path'].get('pretrain_network_g')
@@ -148,7 +148,7 @@ def _decided_by(opt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(old: Any, new: Any, name: str = '') -> list[str]:
-    """Names of the options, or of whole sections, that differ; of other values '' where they do."""
+    """Names of options or whole sections that differ; [''] for plain values that differ."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return [] if old == new else [name]
     keys = {key: f'{name}.{key}'.lstrip('.') for key in sorted({*old, *new})}
@@ -156,7 +156,7 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run that did not finish; {} without one."""
+    """``run.json`` of an unfinished run; {} if there is none."""
     try:
         run = json.loads((folder / FOLDER / RUN).read_text(encoding='utf-8'))
     except (OSError, ValueError):

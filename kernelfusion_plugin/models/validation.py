@@ -1,4 +1,4 @@
-"""What our models do with a data set: image by image, each with its own files, row and fault."""
+"""How our models process a data set: image by image, each with its own files, row and errors."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from .ranks import Ranks
 from .toolbox import check_metrics, image_metrics
 from .work import Work
 
-DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths that BasicSR fills in
+DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths filled in by BasicSR
 
 
 class ImageByImage:
-    """``nondist_validation`` and ``dist_validation`` for models of BasicSR, to be named before BaseModel.
+    """Mixin with ``nondist_validation`` and ``dist_validation`` for BasicSR models; list it before BaseModel.
 
-    A model calls :meth:`read_options` and :meth:`start` when it is made, and has :meth:`restore_entry`. A bad image
-    costs one line in the log and an entry in ``runlog.failures``; all others are done.
+    A model calls :meth:`read_options` and :meth:`start` in its constructor and implements :meth:`restore_entry`. A bad
+    image is logged in one line, recorded in ``runlog.failures`` and skipped.
     """
 
     @classmethod
@@ -46,77 +46,73 @@ class ImageByImage:
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401  (each model's own)
-        """What the model takes from the options, or what is wrong with them. A model checks its sections and its
-        networks here as well, and returns them.
+        """Check the options. Models extend this to check and return their sections and networks.
 
-        It is called twice: for its errors alone when the options are read, as long as BasicSR has made no folder (it
-        renames a finished run's), and when the model is made. So it needs no folder, and leaves BasicSR's logger alone,
-        which would never write the run's log file if it were made before that.
+        It is called twice: first only for its errors, when the options are read and before BasicSR creates any folder
+        (renaming that of an earlier run), and again in the constructor. So it must not need a folder, nor create
+        BasicSR's logger, which would then never write the run's log file.
 
         Args:
-            opt: BasicSR's options; ``is_train`` is among them, the rank need not be.
+            opt: BasicSR's options, including ``is_train``; the rank may be missing.
 
         Raises:
-            ValueError: a metric of ``val.metrics`` is unknown or cannot be called, or two data sets would write to one
-                folder.
+            ValueError: a metric of ``val.metrics`` is unknown or cannot be called, or two data sets would write to the
+                same folder.
         """
         check_metrics(opt)
         check_names(opt)
 
     def start(self, files: FileOptions) -> None:
-        """``logger``, a device that is there, empty tables and the folder for them; ``files``: which are read, written.
-        """
+        """Set up logger, device, empty tables and the results folder; ``files``: which files are read and written."""
         self.files = files
         self.logger = get_root_logger()
         if self.device.type == 'cuda' and not torch.cuda.is_available():
-            self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: the processor does the work')
+            self.logger.warning(f'num_gpu is {self.opt["num_gpu"]}, but there is no GPU: using the CPU')
             self.device = torch.device('cpu')
         keep_freed_memory(self.device)
         path = self.opt['path']
         self.results = Path(path.get('results_root') or path['visualization'])
         self.rows: list[dict[str, Any]] = []
         self.datasets: dict[str, dict[str, Any]] = {}
-        self.all: dict[str, Any] = {}  # what datasets says of each, of all of them together, where there are several
-        self.finished = 0  # data sets
-        self.together = 1  # so many images, one behind the other, may be restored at the same time
-        self.behind: list[Entry] = []  # that may be restored together with the one under way
+        self.all: dict[str, Any] = {}  # as in ``datasets``, over all data sets, if there are several
+        self.finished = 0  # number of data sets done
+        self.together = 1  # number of consecutive images that may be restored together
+        self.behind: list[Entry] = []  # following images that may be restored with the current one
         self.ranks: Ranks | None = None
         self.title = ''
-        self.told: set[str] = set()  # data sets whose missing kernels, or pictures, have been spoken of
+        self.told: set[str] = set()  # data sets whose missing kernels or pictures have been reported
         self.suffix = ''
-        self.metric_faults: list[str] = []  # of the image that was restored last
+        self.metric_faults: list[str] = []  # of the last restored image
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
-        """One image from its file to its results; returns its row of ``scores.csv``, less dataset and name."""
+        """Restore one image, write its results, and return its row of ``scores.csv`` without data set and name."""
         raise NotImplementedError
 
     def read_entry(self, entry: Entry) -> dict[str, Any]:
-        """The image as :meth:`..entries.Entry.read` gives it."""
+        """The image as returned by :meth:`..entries.Entry.read`."""
         return entry.read(self.scale, self.files.crop_gt, self.files.SECTION)
 
     @staticmethod
     def rgb(lq: Tensor) -> Tensor:
-        """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; one channel becomes three equal ones."""
+        """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; a single channel is replicated."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1)
 
     def endings(self, save_img: bool) -> list[str]:
-        """Of the files that may be written of an image, what follows its name."""
+        """Name endings, after the image's name, of the files that may be written."""
         return endings(self.suffix) if save_img else []
 
     def about_run(self) -> dict[str, Any]:
-        """What ``summary.json`` says besides versions, scores and options."""
+        """Entries of ``summary.json`` besides versions, scores and options."""
         return {}
 
     def begin_dataset(self, name: str, images: list[str]) -> None:
-        """To be called before the images of a data set are restored."""
+        """Called before the images of a data set are restored."""
 
     def end_run(self) -> None:
-        """To be called behind the last data set, if every image is done."""
+        """Called after the last data set, if every image is done."""
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BasicSR does it; of several ranks, only those that train need a network in step, and that without GPU
-        too.
-        """
+        """As in BasicSR; but with several ranks, synchronise the network only for training, and also on CPUs."""
         if not self.opt['dist']:
             return super().model_to_device(net)
         net = net.to(self.device)
@@ -126,7 +122,7 @@ class ImageByImage:
         return DistributedDataParallel(net, gpus, find_unused_parameters=self.opt.get('find_unused_parameters', False))
 
     def dist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """The ranks of a test share its images, see :mod:`.ranks`. In training rank 0 does all, as in BasicSR."""
+        """In a test, ranks share the images, see :mod:`.ranks`; in training, rank 0 does them all, as in BasicSR."""
         if not self.opt['is_train']:
             if self.ranks is None:
                 self.ranks = Ranks(self)
@@ -135,10 +131,10 @@ class ImageByImage:
             self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
 
     def nondist_validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:  # noqa: ANN401
-        """Restore every image of a data set, write what comes out, and log the means.
+        """Restore every image of a data set, write the results, and log the means.
 
-        The loader's data set is read here image by image: within the loader one bad file would end the run. In
-        training the tables hold the last validation only, and the pictures bear the iteration in their names.
+        Images are read here one by one, bypassing the loader, in which one bad file would end the run. In training, the
+        tables hold only the last validation, and the iteration is part of the pictures' names.
         """
         work = self.open_dataset(dataloader, current_iter)
         if self.opt['is_train']:
@@ -152,7 +148,7 @@ class ImageByImage:
         self.end_dataset()
 
     def open_dataset(self, dataloader: Any, current_iter: Any) -> Work:  # noqa: ANN401
-        """What is to be done: all images, or this process's part (``shard``)."""
+        """The images to restore: all of them, or this process's ``shard``."""
         work = Work.of(dataloader.dataset, self.together)
         if not work.entries:
             self._tell_of_no_pictures(work.name, dataloader.dataset.opt)
@@ -166,7 +162,7 @@ class ImageByImage:
         return work
 
     def attempt(self, work: Work, place: int, save_img: bool) -> Outcome:
-        """One image; whatever is wrong with it costs this image alone."""
+        """Restore one image; any error is confined to it."""
         entry, before, begin = work.entries[place], len(runlog.failures), time.perf_counter()
         self.behind = [other for other in work.behind(place) if self._name_fault(other, save_img) is None]
         self.title = f'[{place + 1}/{len(work.entries)}] {entry.name}'
@@ -174,7 +170,7 @@ class ImageByImage:
             if fault := self._name_fault(entry, save_img):
                 raise ValueError(fault)
             row = {'dataset': work.name, 'image': entry.name, **self.restore_entry(entry, work.name, save_img)}
-        except Exception as error:  # noqa: BLE001  (the other images are still to be done)
+        except Exception as error:  # noqa: BLE001  (go on with the other images)
             row = None
             self._report(entry, error)
         if self.device.type == 'cuda':
@@ -182,30 +178,30 @@ class ImageByImage:
         return Outcome(row, runlog.failures[before:], seconds=time.perf_counter() - begin)
 
     def write_table(self) -> None:
-        """``scores.csv`` of what is done so far."""
+        """Write ``scores.csv`` for the images done so far."""
         report.write_scores(self.results / 'scores.csv', self.rows)
 
     def conclude(self, work: Work, current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Tables and means of a data set whose images have all been tried."""
+        """Write tables and log the means of a data set once all images have been tried."""
         done, failed = work.rows(), work.failed()
-        self.write_table()  # the head at least, where nothing was restored
+        self.write_table()  # at least the header, if nothing was restored
         self.datasets[work.name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
         report.write_summary(self.results / 'summary.json', self._summary())
         self.logger.info(report.mean_line(work.name, done, len(failed)))
         self._toolbox_means(work.name, done, current_iter, tb_logger)
 
     def conclude_all(self) -> None:
-        """Means over the images of all data sets, whatever their number in each."""
+        """Write and log means over the images of all data sets, each image counting equally."""
         failed = [f'{name}/{image}' for name, about in self.datasets.items() for image in about['failed']]
         self.all = {'images': len(self.rows), 'failed': failed, 'mean': report.mean_scores(self.rows)}
         report.write_summary(self.results / 'summary.json', self._summary())
         self.logger.info(report.mean_line('all data sets', self.rows, len(failed)))
 
     def end_dataset(self) -> None:
-        """One more data set is through; behind the last one, the run is, or this validation of a training.
+        """Called after each data set; after the last one, finish the run, or the validation if training.
 
         Raises:
-            SystemExit: with status 1, behind the last one, if an image failed.
+            SystemExit: with status 1, after the last data set, if an image failed.
         """
         self.finished += 1
         count = sum(not self.opt['is_train'] or key.startswith('val') for key in self.opt['datasets'])
@@ -216,17 +212,17 @@ class ImageByImage:
             self.end_run()
 
     def progress(self, title: str) -> ProgressLog:
-        """Shows the steps of an image; of several ranks the first alone draws a bar."""
+        """Progress display for an image; only rank 0 draws a bar."""
         return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
     def folder(self, name: str, save_img: bool) -> Path | None:
-        """Where the results of a data set, or of an image, go; None where none are written."""
+        """Results folder of a data set or image; None if results are not saved."""
         return Path(self.opt['path']['visualization']) / name if save_img else None
 
     def written(self, entry: Entry, image: Restored, folder: Path | None, about: Mapping[str, Any]) -> dict[str, Any]:
-        """Score an image and write its files; returns its row: scores, ``about``, ``val.metrics``.
+        """Score an image, write its files, and return its row: scores, ``about``, ``val.metrics``.
 
-        A metric that fails leaves its cell empty: a failure of the run, not of the image, whose files are there.
+        A metric that fails leaves its cell empty; it counts as a failure of the run, not of the image.
         """
         scores = scores_and_files(image, folder, self.suffix, self.files.sheet)
         metrics, errors = image_metrics(self.opt['val'].get('metrics'), image.visuals)
@@ -236,17 +232,17 @@ class ImageByImage:
         return {**scores, **about, **{f'val_{name}': metrics.get(name) for name in (*metrics, *errors)}}
 
     def report_metric(self, fault: str) -> None:
-        """One line for a metric that has no value for an image."""
-        self.logger.error(f'{fault} (the image itself is done)')
+        """Log and record, in one line, a metric that failed for an image."""
+        self.logger.error(f'{fault} (the image itself was restored)')
         runlog.record_failure(fault)
 
     def true_kernel(self, entry: Entry, data: Mapping[str, Any], needed: bool = False) -> Tensor | None:
-        """The true kernel (K, K) of an image, if it is known: what its data set gives along, or a file's.
+        """The true kernel (K, K) of an image, if known: from its data set or from a file.
 
         Args:
-            data: the image as it was read; RandomBlurDataset's has ``kernel`` (1, K, K). What others call so may be
-                anything, and is passed over if it is no kernel.
-            needed: raise the error. A bad file that only scores need is reported once.
+            data: the image as read. RandomBlurDataset adds ``kernel`` (1, K, K); in other data sets the key may mean
+                something else, and is ignored unless it is a kernel.
+            needed: raise errors. If the kernel is only for scores, a bad file is reported once instead.
         """
         if _is_kernel(data.get('kernel')):
             return data['kernel'][0]
@@ -256,12 +252,12 @@ class ImageByImage:
             if needed:
                 raise
             if str(error) not in runlog.failures:
-                self.logger.error(f'{error}. Results come without kernel scores')
+                self.logger.error(f'{error}. Results will lack kernel scores')
                 runlog.record_failure(str(error))
             return None
 
     def _tell_of_no_pictures(self, name: str, options: Mapping[str, Any]) -> None:
-        """One line for a data set without any: where they were looked for."""
+        """Report in one line a data set without pictures, and where they were looked for."""
         if name in self.told:
             return
         self.told.add(name)
@@ -272,8 +268,8 @@ class ImageByImage:
             self.logger.error(fault)
 
     def _tell_of_missing_kernels(self, work: Work) -> None:
-        """One line where kernels are to be had and some images have none: scores would lack without a word."""
-        if not work.entries or work.name in self.told:  # in training it is validated time and again
+        """Warn if kernels are configured but some images lack one; their scores would silently be missing."""
+        if not work.entries or work.name in self.told:  # training validates repeatedly
             return
         self.told.add(work.name)
         place, template = kernel_place(work.entries[0].dataset.opt, vars(self.files))
@@ -282,27 +278,27 @@ class ImageByImage:
         try:
             missing = [entry for entry in work.entries if find_kernel(place, template, entry.kernel_name) is None]
         except ValueError:
-            return  # that is said with the first image
+            return  # reported with the first image
         if missing:
             count = f'{len(missing)} of {len(work.entries)} images'
             names = ', '.join(entry.name for entry in missing[:3]) + (', …' if len(missing) > 3 else '')
             wanted = f'{place}/{kernel_stem(template, missing[0].kernel_name)}{ENDINGS[0]}'
             self.logger.warning(f'{work.name}: no true kernel for {count} ({names}): there is no {wanted} (or '
-                                f'{", ".join(ENDINGS[1:])}); kernel_tmpl says what files of kernels are called')
+                                f'{", ".join(ENDINGS[1:])}); kernel_tmpl sets the names of kernel files')
 
     def _name_fault(self, entry: Entry, save_img: bool) -> str | None:
         return name_fault(entry.name, self.endings(save_img), self.results)
 
     def _report(self, entry: Entry, error: Exception) -> None:
-        """One line for an image that could not be done; the traceback too where nobody foresaw the error."""
+        """Log and record, in one line, an image that failed; with a traceback if the error is unexpected."""
         message = _reason(error) if isinstance(error, BadImage) else f'{entry.path}: {_reason(error)}'
         if not isinstance(error, ValueError) and not is_out_of_memory(error):
             self.logger.error(traceback.format_exc())
-        self.logger.error(f'{message}. The image is left out, the run goes on')
+        self.logger.error(f'{message}. The image is skipped')
         runlog.record_failure(message)
 
     def _toolbox_means(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Means of ``val.metrics`` as BasicSR logs them; infinite values (identical images) are left out."""
+        """Log the means of ``val.metrics`` as BasicSR does, without infinite values (identical images)."""
         names = list(self.opt['val'].get('metrics') or {})
         if not names:
             return
@@ -329,13 +325,13 @@ class ImageByImage:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one line; with its type where that is needed to understand it."""
+    """An error's message in one line, with its type unless it is a ValueError."""
     if isinstance(error, ValueError):
         return first_line(error)
     return SHORTAGE if is_out_of_memory(error) else named(error)
 
 
 def _is_kernel(value: object) -> bool:
-    """Whether it is one kernel (1, K, K) that sums to 1."""
+    """Whether ``value`` is a single kernel (1, K, K) that sums to 1."""
     return (isinstance(value, Tensor) and value.ndim == 3 and value.shape[-1] == value.shape[-2]
             and abs(float(value.sum()) - 1) < 1e-3)

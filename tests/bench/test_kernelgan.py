@@ -36,7 +36,7 @@ def test_draws_have_the_papers_statistics():
     trace = (kernels * (at[:, None] ** 2 + at ** 2)).sum((1, 2))
     assert 4.5 < float(trace.mean()) < 6  # 2 · 2.8, less what 11 x 11 cuts off
     assert all((centre_of_mass(k) - 5).abs().max() < 1e-3 for k in kernels)
-    with pytest.raises(ValueError, match='2 and 4, got 3'):
+    with pytest.raises(ValueError, match='2 and 4 only, got 3'):
         draw(3, 0)
 
 

@@ -109,15 +109,16 @@ def test_verify_finds_what_was_changed(div2k, tmp_path, caplog):
     np.save(tmp_path / 'set/kernels/0803.npy', np.load(tmp_path / 'set/kernels/0804.npy').T)
     answer = invoke(tmp_path / 'set/manifest.json', '--verify')
     assert answer.exit_code == 1 and len(caplog.messages) == 3
-    for message, words in zip(caplog.messages, ('LRx4/0801: not what', 'HR/0802.png: cannot be read',
-                                                'kernels/0803.npy: not what')):
+    for message, words in zip(caplog.messages, ('LRx4/0801: differs', 'HR/0802.png: cannot be read',
+                                                'kernels/0803.npy: differs')):
         assert words in message
     caplog.clear()
     other = shutil.copytree(div2k, tmp_path / 'other')
     Image.fromarray(texture(70, 132, 5)).save(other / '0804.png')
     again = invoke(tmp_path / 'set/manifest.json', '--hr', other, '--out', tmp_path / 'again')
     assert again.exit_code == 1 and len(caplog.messages) == 2
-    assert all(message.startswith('0804 under m02: another') for message in caplog.messages)
+    assert all(message.startswith('0804 under m02: ') and message.endswith(' differs')
+               for message in caplog.messages)
 
 
 @pytest.mark.parametrize(('recipe', 'at'), [
@@ -269,7 +270,7 @@ def test_values_of_unknown_range_cost_their_picture(div2k, tmp_path, caplog):
     manifest = json.loads((tmp_path / 'set/manifest.json').read_text())
     assert answer.exit_code == 1 and manifest['failed'] == ['0802']
     message, = caplog.messages
-    assert '0802.tif: cannot be read: its values (float32) are not in a range that is known' in message
+    assert '0802.tif: cannot be read: its values (float32) are in an unknown range' in message
 
 
 def test_what_was_cut_short_is_made_anew(div2k, tmp_path):
@@ -293,7 +294,7 @@ def test_what_is_made_is_told_with_the_command_that_restores_it(div2k, tmp_path,
     caplog.set_level('INFO')
     make(div2k, tmp_path / 'a set', 'DIV2KMotion', '--image', '0801')
     command = f"python basicsr/test.py -opt '{tmp_path}/a set/options.yml'"
-    said = f'{tmp_path}/a set: 1 LR pictures, not the whole of DIV2KMotion. To restore them: {command}'
+    said = f'{tmp_path}/a set: 1 LR pictures, only part of DIV2KMotion. To restore them: {command}'
     assert caplog.messages == [said]
     assert f'#   {command}\n' in (tmp_path / 'a set/options.yml').read_text()
 
@@ -303,24 +304,24 @@ def test_where_nothing_can_be_made_it_is_said(div2k, tmp_path, caplog):
     answer = invoke('DIV2KMotion', '--hr', div2k, '--out', tmp_path / 'set', '--piece', 500, *images(TWELVE[:2]))
     assert answer.exit_code == 1 and not list(tmp_path.iterdir())
     *reasons, last = caplog.messages
-    assert len(reasons) == 2 and all('132 x 70 pixels (width x height) are too few for 500 x 500 (--piece)' in reason
-                                     for reason in reasons)
-    assert last == f'{tmp_path}/set: nothing was made: none of 2 pictures can be used, see above'
+    assert len(reasons) == 2 and all('132 x 70 pixels (width x height), but at least 500 x 500 are needed (--piece)'
+                                     in reason for reason in reasons)
+    assert last == f'{tmp_path}/set: nothing was made: none of 2 pictures can be used (see above)'
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (['DIV2KFK', '--image', '0801'], '--levin: these kernels are read from'),
+    (['DIV2KFK', '--image', '0801'], "--levin is missing: give Levin's kernel file"),
     (['div2kfk'], 'did you mean DIV2KFK'),
     (['DIV2KMotion'], '88 of 100 pictures are missing: 0813'),
-    (['DIV2KMotion', '--image', '0801', '--scale', '3'], 'made at scale 4, got 3'),
+    (['DIV2KMotion', '--image', '0801', '--scale', '3'], 'made at --scale 4, got 3'),
     (['DIV2KMotion', '--image', '0801', '--name', 'DIV2KFK'], 'are for free'),
     (['free', '--name', 'DIV2KFK', '--kernels', 'HR'], 'name of a published data set'),
-    (['free', '--name', '../HR', '--kernels', 'HR'], '--name must be the name of a folder, without / and no dot'),
+    (['free', '--name', '../HR', '--kernels', 'HR'], '--name must be a folder name without / or leading dot'),
     (['free'], '--kernels: this recipe needs'),
     (['DIV2KRK', '--image', '0801', '--border', 'zeros'], '--border'),
     (['DIV2KMotion', '--image', '0801', '--jpeg', '0'], '--jpeg'),
     (['DIV2KMotion', '--image', '0801', '--piece', '30'], '--piece'),
-    (['DIV2KMotion', '--verify'], 'give a manifest.json'),
+    (['DIV2KMotion', '--verify'], 'needs a manifest.json'),
     (['HR/Levin09.mat.json'], 'cannot be read as a manifest'),
 ])
 def test_faults_are_one_line(arguments, message, div2k, tmp_path):
@@ -335,7 +336,7 @@ def test_two_pictures_of_one_name_are_refused(div2k, tmp_path):
     Image.open(folder / '0801.png').save(folder / '0801.jpg')
     answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', '--image', '0801')
     assert answer.exit_code == 2
-    assert 'same name, but for its ending: 0801.jpg, 0801.png' in ' '.join(answer.output.split())
+    assert 'same name except for the extension: 0801.jpg, 0801.png' in ' '.join(answer.output.split())
 
 
 def test_all_kinds_of_pictures_are_taken_and_nothing_else(tmp_path):
@@ -354,7 +355,7 @@ def test_a_complete_set_is_not_written_over(div2k, tmp_path):
     answer = invoke('DIV2KMotion', '--hr', div2k, '--out', tmp_path / 'set', '--image', '0801')
     assert answer.exit_code == 2 and 'is not empty' in answer.output
     answer = invoke(tmp_path / 'set/manifest.json', '--hr', div2k, '--seed', '0')
-    assert answer.exit_code == 2 and '--seed: the manifest says that already' in answer.output
+    assert answer.exit_code == 2 and '--seed: not allowed with a manifest.json, which fixes it already' in answer.output
 
 
 def test_blind144_of_the_published_pictures(shared_data, tmp_path):

@@ -63,7 +63,7 @@ def test_several_seeds_are_summed_up(data, caplog):
     caplog.set_level('INFO')
     found = rows(data, '--case', '0813_k07', '--piece', '64', '--seed', '0', '--seed', '1')
     assert [row['seed'] for row in found] == [0, 1]
-    assert 'largest less smallest: 0813_k07 ' in caplog.text
+    assert 'largest minus smallest: 0813_k07 ' in caplog.text
 
 
 def test_pairs_of_seeds_that_differ_are_ranked():
@@ -72,7 +72,7 @@ def test_pairs_of_seeds_that_differ_are_ranked():
 
     some = [row('a', 20, -1), row('a', 21, -2), row('a', 21.1, -1.5), row('b', 30, -9), row('b', 28, -9.5)]
     said = over_seeds(some)  # a: two pairs differ, both ranked rightly; b: wrongly
-    assert 'a 1.100 (psnr_whole), b 2.000 (psnr_whole)' in said and '2 of 3 pairs rightly' in said
+    assert 'a 1.100 (psnr_whole), b 2.000 (psnr_whole)' in said and '2 of 3 pairs correctly' in said
     kernels = [{'case': 'c', 'kernel_ncc': ncc, 'surprise': -ncc} for ncc in (0.9, 0.5, 0.89)]
     said = over_seeds([*some, *kernels])  # c, of which only the kernel is looked for: two pairs differ
     assert 'c 0.400 (kernel_ncc)' in said and '4 of 5 pairs' in said
@@ -98,7 +98,7 @@ def test_noise_and_jpeg_are_of_the_size_asked_for():
 
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['--case', '0813_k07', '--case', '0813_k99'], '--case 0813_k99: .* has the cases 0802_k05, 0813_k07'),
-    (['--case', 'krk_99'], '--case krk_99'), (['--options', 'x'], '--options is no JSON'),
+    (['--case', 'krk_99'], '--case krk_99'), (['--options', 'x'], '--options is not JSON'),
     (['--case', '0813_k07', '--options', '{"em": {"stepz": 3}}'], 'stepz.*steps')])
 def test_faults_are_found_before_the_work(arguments, said, data):
     answer = CliRunner().invoke(main, ['published', str(data), '--out', str(data / 'out'), *arguments])

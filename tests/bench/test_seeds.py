@@ -63,7 +63,7 @@ def test_own_pictures_meet_all_own_kernels(tmp_path):
     cases = seeds.own(tmp_path / 'hr', (tmp_path / 'one.npy',))
     assert [case.picture_name for case in cases] == ['a_jpg', 'a_png', 'b']
     Image.fromarray(pixels[:80]).save(tmp_path / 'hr' / 'small.png')
-    with pytest.raises(ValueError, match=r'small.png: 96 x 80 pixels are too few under the kernel one'):
+    with pytest.raises(ValueError, match=r'small.png: 96 x 80 pixels are too few for the kernel one'):
         seeds.own(tmp_path / 'hr', (tmp_path / 'one.npy',))
     (tmp_path / 'none').mkdir()
     with pytest.raises(ValueError, match='no pictures'):
@@ -71,7 +71,7 @@ def test_own_pictures_meet_all_own_kernels(tmp_path):
 
 
 @pytest.mark.parametrize(('arguments', 'said'), [
-    (['seeds', '--hr', '.'], '--hr and --kernels go together'),
+    (['seeds', '--hr', '.'], '--hr and --kernels must be given together'),
     (['work', '--hr', '.', '--kernels', '.'], 'for the part seeds'), (['seed'], "no part 'seed'")])
 def test_options_of_the_command(arguments, said):
     answer = CliRunner().invoke(main, ['benchmark', *arguments])

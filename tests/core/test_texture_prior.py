@@ -148,7 +148,7 @@ def test_a_wrong_option_is_refused_before_pictures_are_drawn(option, value, said
 
 
 @pytest.mark.parametrize(('place', 'said'), [('folder', "'folder' is a directory"),
-                                             ('file/a.pt', 'file/a.pt: cannot be made, or written to')])
+                                             ('file/a.pt', 'file/a.pt: cannot be created or written to')])
 def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_drawn(place, said, tmp_path, monkeypatch):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'file').touch()
@@ -168,14 +168,14 @@ def test_a_fit_that_runs_away_ends_in_one_line_and_writes_nothing(lr, tmp_path, 
         assert answer.exit_code == 0 and (tmp_path / 'a.pt').is_file()
         return
     assert answer.exit_code == 2 and not list(tmp_path.iterdir())
-    assert 'Error: --lr 1e+20: the loss is not finite any more at step' in answer.output, answer.output
-    assert 'nothing is written: a smaller rate may help' in ' '.join(answer.output.split())
+    assert 'Error: --lr 1e+20: the loss is no longer finite at step' in answer.output, answer.output
+    assert 'nothing was written; try a smaller rate' in ' '.join(answer.output.split())
 
 
 def test_weights_that_are_not_finite_are_not_written(tmp_path):
     net = TextureUNet()
     torch.nn.init.constant_(net.tail.bias, 1e6)  # too much for float16
-    with pytest.raises(ValueError, match=r'w\.pt: is not written: the weights are not finite'):
+    with pytest.raises(ValueError, match=r'w\.pt: not written: the weights are no longer finite'):
         fit_textures.save(net, tmp_path / 'w.pt')
     assert not list(tmp_path.iterdir())
 

@@ -16,7 +16,7 @@ def test_a_kernel_that_is_cut_is_told_from_one_that_is_not():
     warning = kernel_warning(y, cut, '--kernel-size')
     share = 1 - float(cut[1:-1, 1:-1].sum() / cut.sum())
     assert warning.startswith(f'{share:.0%} of the kernel') and '24 x 24' in warning and '--kernel-size 32' in warning
-    for size, advice in ((60, 'try --kernel-size 64, which takes longer, or make'), (64, 'may have cut it: make')):
+    for size, advice in ((60, 'try --kernel-size 64, which takes longer, or make'), (64, 'may have cut it off: make')):
         wide = torch.full((size, size), 1 / size ** 2)
         warning = kernel_warning(y, wide, '--kernel-size')
         assert advice in warning and warning.endswith('smaller first')
@@ -29,7 +29,7 @@ def test_a_picture_without_edges_is_spoken_of(step, flat):
     y[..., 5:] += step
     for turned in (y, y.mT):
         warning = kernel_warning(turned, motion(24, 1), '--kernel-size')
-        assert ('there are no edges' in warning) if flat else warning is None
+        assert ('has no edges' in warning) if flat else warning is None
 
 
 @pytest.mark.parametrize('wider', [True, False])
@@ -38,6 +38,6 @@ def test_a_blur_is_spoken_of_that_is_wider_than_the_grid(wider, monkeypatch):
     y = torch.rand(1, 3, 50, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
     warning = blur_warning(y, KernelFusionConfig(scale=3, kernel_size=21), '--shrink 2')
     if wider:
-        assert 'wider than the 7 pixels that the 21 x 21 grid' in warning and warning.endswith('first (--shrink 2)')
+        assert 'wider than the 7 pixels that the 21 x 21 kernel' in warning and warning.endswith('first (--shrink 2)')
     else:
         assert warning is None

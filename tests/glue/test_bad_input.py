@@ -66,7 +66,7 @@ def test_larger_truth_is_cut_on_demand(data, monkeypatch):
 def test_the_advice_on_a_larger_truth_names_the_models_own_section(data, monkeypatch):
     replace_by(100, 96)(data / 'hr/bad.png')
     assert run_toolbox(toy_options(data, model_type='BicubicModel'), data / 'run', monkeypatch) == 1
-    assert runlog.failures[0].endswith('(baseline: crop_gt: true cuts a larger one)')
+    assert runlog.failures[0].endswith('(baseline: crop_gt: true crops larger ones)')
     assert run_toolbox(toy_options(data, model_type='BicubicModel', baseline__crop_gt=True), data / 'two',
                        monkeypatch) == 0
 
@@ -102,7 +102,7 @@ def scatter(folder, names=('readme.txt', 'Thumbs.db', 'meta.json', 'a.png.bak'))
 
 
 def left_out(log):
-    return [record.getMessage() for record in log.records if record.levelname == 'INFO' and 'left out' in record.msg]
+    return [record.getMessage() for record in log.records if record.levelname == 'INFO' and 'skipped' in record.msg]
 
 
 @pytest.mark.parametrize('kind', ['SingleImageDataset', 'PairedImageDataset', 'TolerantPairedDataset'])
@@ -117,7 +117,7 @@ def test_files_that_are_no_pictures_are_left_out(kind, data, monkeypatch, log):
     assert [row['image'] for row in scores(data / 'run')] == ['bad', 'good']
     line, = left_out(log)
     count = {'SingleImageDataset': 4, 'PairedImageDataset': 8, 'TolerantPairedDataset': 10}[kind]
-    assert line.startswith(f'Toy: {count} files are no pictures by their ending, left out: {data}/')
+    assert line.startswith(f'Toy: {count} files are not pictures by extension, skipped: {data}/')
     assert line.count(str(data)) == 3 and line.endswith(', …')
 
 
@@ -129,7 +129,7 @@ def test_they_are_left_out_in_training_too(data, log):
     shared = {key: opt[key] for key in ('name', 'phase', 'scale', 'gt_size', 'dataroot_gt', 'io_backend')}
     drawn = RandomBlurDataset({**shared, 'kernels': [{'type': 'motion', 'size': 24}]})
     assert [Path(path).name for path in drawn.paths] == ['bad.png', 'good.png']
-    assert left_out(log) == [f'T: 1 file is no picture by its ending, left out: {data}/hr/readme.txt'] * 2
+    assert left_out(log) == [f'T: 1 file is not a picture by extension, skipped: {data}/hr/readme.txt'] * 2
 
 
 def test_what_opencv_reads_by_another_ending_is_a_picture(data, log):
@@ -168,7 +168,7 @@ def test_pictures_that_share_a_name_are_not_paired(role, data, monkeypatch):
     low = ['bad.png'] if role == 'hr' else ['bad.bmp', 'bad.png']
     twins = ', '.join(str(data / folders[0] / name) for name in ('bad.bmp', 'bad.png'))
     assert runlog.failures == [
-        f'{data}/lr/{name}: two pictures bear the same name, but for its ending: {twins}' for name in low]
+        f'{data}/lr/{name}: two pictures have the same name except for the extension: {twins}' for name in low]
 
 
 def test_files_that_differ_in_the_ending_only_are_kept_apart(data, monkeypatch):
@@ -232,7 +232,7 @@ def test_a_name_too_long_for_its_results_is_found_before_the_work(letter, count,
     assert begun == ['good'] == [row['image'] for row in scores(data / 'run')]
     errors = [record.getMessage() for record in log.records if record.levelname == 'ERROR']
     assert len(errors) == len(runlog.failures) == 1 and '\n' not in errors[0]
-    assert re.search(rf'lr/{long}\.png: .* name of \d+ bytes, and 255 is the most here: give the file a shorter',
+    assert re.search(rf'lr/{long}\.png: .* have \d+ bytes, and at most 255 are allowed here: rename the file',
                      errors[0])
 
 

@@ -68,7 +68,7 @@ def test_a_baseline_of_ones_own(data, tmp_path, monkeypatch):
     assert run_toolbox(baseline(data, 'Nearest'), tmp_path / 'a', monkeypatch) == 0
     assert {row['solver'] for row in scores(tmp_path / 'a')} == {'Nearest'}
     assert run_toolbox(baseline(data, 'NoPair'), tmp_path / 'b', monkeypatch) == 1
-    assert all('NoPair.upscale must give a picture and a kernel, or None in its place, and gives Tensor' in line
+    assert all('NoPair.upscale must return a picture and a kernel (or None), but returns Tensor' in line
                for line in runlog.failures)
 
 
@@ -121,7 +121,7 @@ def test_what_a_data_set_calls_kernel_may_be_something_else(given, taken):
 
 
 def test_a_place_of_known_kernels_that_is_not_there_is_refused_at_the_start(data, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="baseline.known_kernel must be true, .* there is none at 'yes'"):
+    with pytest.raises(ValueError, match="baseline.known_kernel must be true, .* 'yes' does not exist"):
         run_toolbox(baseline(data, 'BackProjectionModel', baseline={'known_kernel': 'yes'}), tmp_path, monkeypatch)
 
 

@@ -127,7 +127,7 @@ def test_the_rate_falls_and_the_average_follows(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('changes', 'message'), [
     ({'network_g': {**NET, 'kernel_size': 13, 'kernels': [{'type': 'isotropic', 'size': 13}]}},
-     'kernels are 9 x 9, but network_g.kernel_size is 13: they must be alike'),
+     'kernels are 9 x 9, but network_g.kernel_size is 13: they must be equal'),
     ({'train': {'total_iter': 9, 'optim_g': {'type': 'Adam', 'lr': 1e-3}}}, "'train' needs scheduler"),
     ({'logger': {}}, 'logger.print_freq must be a number')])
 def test_faults_in_training_options_are_told_before_a_folder_is_made(changes, message, data, tmp_path, monkeypatch):
@@ -263,7 +263,7 @@ def test_weights_that_are_missing_or_of_another_network(data, tmp_path):
     opt['path'] = {'visualization': str(tmp_path)}
     with pytest.raises(ValueError, match='pretrain_network_g must name trained weights'):
         BlindDiffModel(opt)
-    with pytest.raises(ValueError, match='another network'):
+    with pytest.raises(ValueError, match='do not fit network_g'):
         load_into(build_net({'network_g': {**NET, 'dim': 16}}, 4), str(data / 'net.pth'), 'params')
     with pytest.raises(ValueError, match='there is no file .*net.pth'):
         load_into(build_net({'network_g': NET}, 4), str(tmp_path / 'net.pth'), 'params')

@@ -55,32 +55,32 @@ LMDB = {'io_backend': {'type': 'lmdb'}}
     ({**SINGLE, 'dataroot_lq': ABSENT, 'io_backend': ABSENT}, ': dataroot_lq, io_backend must be given'),
     ({**BLUR, 'dataroot_gt': ABSENT}, ': dataroot_gt must be given'),
     ({'dataroot_lq': 2024}, ':dataroot_lq must be the path of a folder or LMDB, got 2024'),
-    ({'dataroot_lq': 'lr/one.png'}, 'lr/one.png is no folder'),
+    ({'dataroot_lq': 'lr/one.png'}, 'lr/one.png is not a folder'),
     ({'io_backend': 'disk'}, ":io_backend must be a section with a type, such as {type: disk}, got 'disk'"),
     ({'io_backend': {'typ': 'disk'}}, ':io_backend must be a section with a type'),
     ({'io_backend': {'type': 'dsk'}}, ":io_backend: unknown type 'dsk': did you mean 'disk'?"),
-    ({'io_backend': {'type': 'disk', 'lock': False}}, ':io_backend: disk takes no options but its type: leave out l'),
-    (LMDB, ':dataroot_gt: an LMDB has a name that ends in .lmdb, and '),
-    ({**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'bare.lmdb'}, 'bare.lmdb has no meta_info.txt: make it with'),
-    ({'dataroot_gt': 'hr.lmdb'}, 'hr.lmdb is an LMDB, which io_backend: {type: lmdb} reads'),
+    ({'io_backend': {'type': 'disk', 'lock': False}}, ':io_backend: disk takes no options besides type: remove l'),
+    (LMDB, ':dataroot_gt: the name of an LMDB must end in .lmdb, got '),
+    ({**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'bare.lmdb'}, 'bare.lmdb has no meta_info.txt: create the'),
+    ({'dataroot_gt': 'hr.lmdb'}, 'hr.lmdb is an LMDB: use io_backend: {type: lmdb}'),
     ({'dataroot_kernl': 'kernels'}, ": unknown option 'dataroot_kernl' of PairedImageDataset: did you mean 'dataroot"),
     ({'filename_tmp': '{}x4'}, "unknown option 'filename_tmp' of PairedImageDataset: did you mean 'filename_tmpl'?"),
     ({**SINGLE, 'datarot_lq': 'lr'}, "'datarot_lq' of SingleImageDataset: did you mean 'dataroot_lq'?"),
     ({**BLUR, 'gt_siz': 8}, "'gt_siz' of RandomBlurDataset: did you mean 'gt_size'?"),
     ({**BLUR, 'gt_size': 30}, "'datasets:test_1': gt_size must be a multiple of the scale 4, got 30"),
     ({**BLUR, 'kernels': [{'type': 'moton'}]}, "unknown family 'moton' in 'datasets:test_1.kernels.0': did you mean"),
-    ({'meta_info_file': 'nowhere.txt'}, ':meta_info_file must name a file with a list of pictures, and there is no'),
-    ({**SINGLE, 'meta_info_file': None}, ':meta_info_file must name a file'),
+    ({'meta_info_file': 'nowhere.txt'}, ':meta_info_file must be a file that lists pictures, but there is no'),
+    ({**SINGLE, 'meta_info_file': None}, ':meta_info_file must be a file'),
     ({'filename_tmpl': '{name}x4'}, ":filename_tmpl must be like '{}x4', where {} is the name of the HR picture, got"),
     ({'filename_tmpl': None}, ':filename_tmpl must be like'),
     ({'kernel_tmpl': {'number': None}}, ":kernel_tmpl must be text, got {'number': None}: braces make a section"),
-    ({'filename_tmpl': '{}x8'}, "there is no onex8.png in DATA/lr, which filename_tmpl '{}x8' makes of an HR name; "),
-    ({**TOLERANT, 'filename_tmpl': '{}x8'}, "there is no onex8 in DATA/lr, which filename_tmpl '{}x8' makes of"),
-    ({'dataroot_lq': 'renamed'}, 'there is no one.png in DATA/renamed (filename_tmpl says how names of LR differ); '),
-    ({'dataroot_gt': 'fewer'}, 'there are 2 files in DATA/lr, and 1 in DATA/fewer; TolerantPairedDataset pairs'),
+    ({'filename_tmpl': '{}x8'}, "there is no onex8.png in DATA/lr, expected from an HR name by filename_tmpl '{}x8'; "),
+    ({**TOLERANT, 'filename_tmpl': '{}x8'}, 'there is no onex8 in DATA/lr, expected from an HR name by '),
+    ({'dataroot_lq': 'renamed'}, 'there is no one.png in DATA/renamed (if LR names differ, set filename_tmpl); '),
+    ({'dataroot_gt': 'fewer'}, 'there are 2 files in DATA/lr, but 1 in DATA/fewer; TolerantPairedDataset pairs'),
     ({**LMDB, 'dataroot_gt': 'hr.lmdb', 'dataroot_lq': 'renamed.lmdb'}, 'there is no one in DATA/renamed.lmdb; Toler'),
-    ({**LMDB, 'dataroot_gt': 'fewer.lmdb', 'dataroot_lq': 'lr.lmdb'}, 'there are 2 files in DATA/lr.lmdb, and 1 in '),
-    ({**TOLERANT, 'dataroot_lq': 'made'}, 'there are no pictures in DATA/made; is one of its folders meant (LRx4)?'),
+    ({**LMDB, 'dataroot_gt': 'fewer.lmdb', 'dataroot_lq': 'lr.lmdb'}, 'there are 2 files in DATA/lr.lmdb, but 1 in '),
+    ({**TOLERANT, 'dataroot_lq': 'made'}, 'no pictures in DATA/made; did you mean one of its subfolders (LRx4)?'),
 ])
 def test_faults_are_named(data, changes, said):
     with pytest.raises(ValueError, match=re.escape(said.replace('DATA', str(data)))) as error:
@@ -128,7 +128,7 @@ def test_the_launcher_says_it_in_one_line_and_makes_nothing(data, tmp_path, chan
 
 @pytest.mark.parametrize(('folder', 'said'), [
     ('empty', 'there are no pictures in {}'),
-    ('made', 'there are no pictures in {}; is one of its folders meant (LRx4)?')])
+    ('made', 'there are no pictures in {}; did you mean one of its subfolders (LRx4)?')])
 def test_a_data_set_without_pictures_says_where_they_were_sought(data, tmp_path, monkeypatch, log, folder, said):
     """The other data sets are done."""
     none = {**section(data, dataroot_lq=folder, **SINGLE), 'name': 'None'}

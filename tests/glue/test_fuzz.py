@@ -84,7 +84,7 @@ def through_the_command(first, last, folder, caplog):
     for path in (folder / 'out').glob('*_x2.*'):
         read_picture(path)
     refused = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert all('\n' not in record.getMessage() and 'a fault of the program' not in record.getMessage()
+    assert all('\n' not in record.getMessage() and 'a bug in the program' not in record.getMessage()
                for record in refused), [r.getMessage() for r in refused if 'a fault' in r.getMessage()]
     assert len(refused) + len(done) == spoilt + 1
     return Counter(done=len(done) - 1, refused=len(refused))
@@ -216,4 +216,4 @@ def test_a_read_only_place(tmp_path, monkeypatch, caplog):
     (tmp_path / 'locked').mkdir(mode=0o500)
     write(tmp_path / 'a.png')
     answer = call('restore', tmp_path / 'a.png', '-o', tmp_path / 'locked/out', *OPTIONS)
-    assert answer.exit_code == 2 and 'cannot be made' in answer.output
+    assert answer.exit_code == 2 and 'cannot be created' in answer.output

@@ -33,7 +33,7 @@ def test_weights_of_pd_are_refused_where_there_is_none(data, tmp_path):
     torch.save(PatchDiffusionNet(8).state_dict(), tmp_path / 'pd.pth')
     weights = {'path__pretrain_network_g': str(tmp_path / 'pd.pth')}
     assert make_model(tmp_path, data, **weights).pretrained is not None
-    with pytest.raises(ValueError, match='pd.pth: PD.s weights, but this run has no PD: set kernelfusion.em.final_pri'):
+    with pytest.raises(ValueError, match='pd.pth: weights of PD, but this run has no PD: set kernelfusion.em.final'):
         make_model(tmp_path, data, **weights, kernelfusion__em__final_prior='tuned')
 
 
@@ -175,8 +175,8 @@ def test_weights_that_are_lacking_are_trained_and_kept_too(data, tmp_path, monke
                            kernelfusion__tuning=tuning, kernelfusion__em__final_prior=kind)
 
     assert run_toolbox(options('tuned'), tmp_path / 'first', monkeypatch) == 0
-    for folder, said in (('second', 'one_pd.pth has no weights of the patch prior: trained now'),
-                         ('third', 'Phase 1 is left out')):
+    for folder, said in (('second', 'one_pd.pth lacks weights of the patch prior: training now'),
+                         ('third', 'Phase 1 is skipped')):
         log.clear()
         assert run_toolbox(options('internal'), tmp_path / folder, monkeypatch) == 0
         assert said in log.text and 'other settings' not in log.text

@@ -280,9 +280,9 @@ def test_metrics_that_can_be_called_are_let_through(monkeypatch):
 
 
 @pytest.mark.parametrize(('section', 'kind', 'words'), [
-    ('network_g', 'SirenKernel', r"'network_g' \(SirenKernel\): forward\(x_t, t\) must give .* and ends in TypeError"),
-    ('network_r', 'PatchDiffusion', r"'network_r' \(PatchDiffusion\): forward\(x\) must give .* and ends in TypeError"),
-    ('network_r', 'SirenKernel', r"'network_r' \(SirenKernel\): forward\(x\) must give .* and ends in TypeError")])
+    ('network_g', 'SirenKernel', r"'network_g' \(SirenKernel\): forward\(x_t, t\) must .*, but raises TypeError"),
+    ('network_r', 'PatchDiffusion', r"'network_r' \(PatchDiffusion\): forward\(x\) must .*, but raises TypeError"),
+    ('network_r', 'SirenKernel', r"'network_r' \(SirenKernel\): forward\(x\) must .*, but raises TypeError")])
 def test_a_network_in_the_place_of_another_is_refused(section, kind, words):
     opt = {'scale': 4, section: {'type': kind, **({'kernel_size': 24} if kind == 'SirenKernel' else {})}}
     with pytest.raises(ValueError, match=words) as error:
@@ -320,10 +320,10 @@ def needs_input(values, grid):
 
 
 @pytest.mark.parametrize(('forward', 'found'), [
-    (lambda values: values[1:, 1:], r'gives \(23, 23\)'),
-    (lambda values: values[None, None], r'gives \(1, 1, 24, 24\)'),
-    (lambda values: 2 * values, 'gives a sum of 2'), (lambda values: values / 0, 'gives values that are not finite'),
-    (lambda values: (values, values), 'gives tuple'), (needs_input, 'ends in TypeError: .*grid')])
+    (lambda values: values[1:, 1:], r'returns shape \(23, 23\)'),
+    (lambda values: values[None, None], r'returns shape \(1, 1, 24, 24\)'),
+    (lambda values: 2 * values, 'returns the sum 2'), (lambda values: values / 0, 'returns values that are not finite'),
+    (lambda values: (values, values), 'returns tuple'), (needs_input, 'raises TypeError: .*grid')])
 def test_a_kernel_network_that_makes_no_kernel_is_refused(forward, found, monkeypatch):
     wrong = type('Wrong', (Kernel,), {'forward': lambda self, *args: forward(self.values, *args)})
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Wrong', wrong)
@@ -332,7 +332,7 @@ def test_a_kernel_network_that_makes_no_kernel_is_refused(forward, found, monkey
     config = parse_section(opt)[0]
     assert network_factories(opt, config)[1]['make_kernel_model']().values.shape == (24, 24)
     opt['network_k']['type'] = 'Wrong'
-    with pytest.raises(ValueError, match=rf"'network_k' \(Wrong\): .*\(24, 24\).* sum 1, and {found}") as error:
+    with pytest.raises(ValueError, match=rf"'network_k' \(Wrong\): .*\(24, 24\).* sum 1, but {found}") as error:
         network_factories(opt, config)
     assert '\n' not in str(error.value)
 

@@ -65,7 +65,7 @@ def test_what_is_missing_is_said_before_the_work(lpips, monkeypatch):
         raise OSError('<urlopen error no route to host>')
 
     lpips.LPIPS = no_weights
-    with pytest.raises(ValueError, match='the weights of alex cannot be had: <urlopen'):
+    with pytest.raises(ValueError, match='the weights of alex are not available: <urlopen'):
         check_metrics(opt)
     monkeypatch.setitem(sys.modules, 'lpips', None)
     with pytest.raises(ValueError, match=r"pip install 'kernelfusion-plugin\[perceptual\]'"):

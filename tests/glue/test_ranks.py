@@ -129,7 +129,7 @@ def test_a_dead_rank_costs_the_image_it_was_at(rank, data, tmp_path):
     name = 'df'[rank]
     statuses, outputs = srun(bicubic(data), tmp_path, DIE_AT=name)
     assert statuses[rank] == -9 and statuses[1 - rank] == 1
-    assert f'1 image is not done: {name} (rank {rank} had begun it). The same command' in outputs[1 - rank]
+    assert f'1 image is not done: {name} (begun by rank {rank}). Repeat the command' in outputs[1 - rank]
     assert [row['image'] for row in scores(tmp_path)] == [other for other in 'abcdefgh' if other != name]
     found = json.loads((tmp_path / 'results/toy/summary.json').read_text())
     assert found['datasets']['Toy']['images'] == 7 and found['ranks'][1 - rank]['images'] == 7
@@ -153,8 +153,8 @@ def test_shards_are_runs_of_their_own(data, tmp_path):
 
 
 @pytest.mark.parametrize(('launcher', 'reason'), [
-    ('slurm', 'processes that srun starts: SLURM_NTASKS is not set'),
-    ('pytorch', 'processes that torchrun starts: WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set')])
+    ('slurm', 'processes started by srun: SLURM_NTASKS is not set'),
+    ('pytorch', 'processes started by torchrun: WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set')])
 def test_a_process_that_no_launcher_started(launcher, reason, data, tmp_path, monkeypatch):
     for name in ('WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT', 'SLURM_NTASKS'):
         monkeypatch.delenv(name, raising=False)
@@ -167,7 +167,7 @@ def test_a_process_that_no_launcher_started(launcher, reason, data, tmp_path, mo
 def test_torchrun_without_launcher(data, tmp_path, monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
     monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(ValueError, match='need --launcher pytorch'):
+    with pytest.raises(ValueError, match='only work together with --launcher pytorch'):
         run_toolbox(bicubic(data), tmp_path, monkeypatch)
     assert not (tmp_path / 'results').exists()
 
@@ -203,7 +203,7 @@ def test_torchrun_stops_all_ranks_and_the_same_command_goes_on(data, whole, tmp_
     opt = kernelfusion(data)
     status, output = torchrun(opt, tmp_path, DIE_AT='c')
     assert status == 1
-    told = re.search(r'stopped: (\d) images are not done: (.*)\. The same', output)
+    told = re.search(r'stopped: (\d) images are not done: (.*)\. Repeat the', output)
     done = [row['image'] for row in scores(tmp_path)]
     assert int(told[1]) == 8 - len(done) > 0 and 'c (rank' in told[2]
     before = {name: value for name, value in digests(tmp_path).items() if name.split('/')[1][0] in done}

@@ -85,7 +85,7 @@ def test_a_blur_wider_than_the_grid_is_spoken_of_before_the_search(run, tmp_path
     blocks = np.random.default_rng(0).integers(0, 256, (9, 10, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
     Image.fromarray(blocks).save(tmp_path / 'photo.png')
     status, said = run('photo.png')
-    warning = 'the blur seems to be wider than the 6 pixels that the 12 x 12 grid'
+    warning = 'the blur seems to be wider than the 6 pixels that the 12 x 12 kernel grid'
     assert status == 0 and said.count(warning) == 1 and '(--shrink 2)' in said
     assert said.index(warning) < said.index('photo_x2.png, ')
     assert '(--shrink 4)' in run('photo.png', '--shrink', 2, '-o', 'small')[1]
@@ -214,12 +214,12 @@ def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(LiveView, '__call__', stop)
         status, said = run('in', '-o', 'out', '--fresh')
-    assert status == 128 + number and 'stopped; the same command without --fresh goes on from here' in said
+    assert status == 128 + number and 'stopped; the same command without --fresh resumes from here' in said
     assert (tmp_path / 'out/b_run/checkpoint.pt').exists() and not (tmp_path / 'out/b_x2.png').exists()
-    assert 'no process is at work' in call('watch', tmp_path / 'out', '--once').output
+    assert 'no process is running' in call('watch', tmp_path / 'out', '--once').output
     monkeypatch.setattr(LiveView, '__call__', lambda self, p: seen.append((p.phase, p.step)))
     status, said = run('in', '-o', 'out')
-    assert status == 0 and 'a_x2.png is kept' in said and 'goes on where it was left' in said
+    assert status == 0 and 'a_x2.png is kept' in said and 'resumes from its checkpoint' in said
     assert seen[0] == (phase, step + 1)
     assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
 
@@ -238,7 +238,7 @@ def test_asked_to_stop_in_the_last_step_of_a_picture(number, run, tmp_path, monk
 
     monkeypatch.setattr(LiveView, '__call__', stop)
     status, said = run('in', '-o', 'out')
-    assert status == 128 + number and '[2/2] b.png: stopped; the same command goes on from here' in said
+    assert status == 128 + number and '[2/2] b.png: stopped; the same command resumes from here' in said
     assert (tmp_path / 'out/a_x2.png').exists() and not list((tmp_path / 'out').glob('b*'))
     last = 'b.png'
     status, said = run('in', '-o', 'out')
@@ -259,7 +259,7 @@ def test_a_checkpoint_of_another_command_is_not_used(run, tmp_path, monkeypatch)
             assert run('a.png', '-o', 'out')[0] == 130
         spoil(tmp_path / 'out/a_run/checkpoint.pt')
         status, said = run('a.png', '-o', 'out', '--seed', 1)
-        assert status == 0 and 'goes on' not in said and contents(tmp_path / 'out') == contents(tmp_path / 'whole')
+        assert status == 0 and 'resumes' not in said and contents(tmp_path / 'out') == contents(tmp_path / 'whole')
         shutil.rmtree(tmp_path / 'out')
 
 
@@ -267,7 +267,7 @@ def test_two_at_work_on_one_picture(run, tmp_path):
     write(tmp_path / 'a.png')
     with checkpoints.locked(tmp_path / 'restored/a_run/lock'):
         status, said = run('a.png')
-        assert status == 1 and 'another process is at work' in said
+        assert status == 1 and 'another process is working' in said
 
 
 @pytest.mark.parametrize('options', [[], ['--save-run']])
@@ -300,7 +300,7 @@ def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
     finally:
         done.set()
         asking.join()
-    with checkpoints.locked(tmp_path / 'lock'), pytest.raises(ValueError, match='another process is at work here'):
+    with checkpoints.locked(tmp_path / 'lock'), pytest.raises(ValueError, match='another process is working here'):
         checkpoints.hold(tmp_path / 'lock')
 
 
@@ -322,7 +322,7 @@ def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path):
     shutil.rmtree(path.parent)
     first.close()
     waiting.join()
-    with waited[0], pytest.raises(ValueError, match='another process is at work here'):
+    with waited[0], pytest.raises(ValueError, match='another process is working here'):
         checkpoints.hold(path)
 
 
@@ -344,7 +344,7 @@ def test_a_full_disk(name, run, tmp_path, monkeypatch):
     assert status == 1 and f'{name}: No space left on device' in said and '1 done, 1 failed' in said
     assert not list((tmp_path / 'out').glob('.*')) and not (tmp_path / 'out/a_restored.json').exists()
     status, said = run('in', '-o', 'out')
-    assert status == 0 and 'goes on where it was left' in said
+    assert status == 0 and 'resumes from its checkpoint' in said
     assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
 
 
@@ -379,7 +379,7 @@ def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeyp
     assert status == 1 and said.count('needs about') == 2 and 'memory_limit is 0.1 GB: take a smaller picture' in said
     seen, broken = [], False
     status, said = run('in', '-o', 'out', '--set', 'memory_limit=8')
-    assert status == 0 and said.count('goes on where it was left') == 2 and ('a.png', 'prior', 1) not in seen
+    assert status == 0 and said.count('resumes from its checkpoint') == 2 and ('a.png', 'prior', 1) not in seen
     assert contents(tmp_path / 'out') == contents(tmp_path / 'whole')
     assert run('in', '-o', 'out')[1].count('is kept') == 2
 
@@ -405,9 +405,9 @@ def test_a_fault_of_the_program_shows_where_on_demand(run, tmp_path, monkeypatch
     write(tmp_path / 'a.png')
     monkeypatch.setattr(Restoration, '_write', lambda *_: 1 / 0)
     status, said = run('a.png')
-    assert status == 1 and 'a.png: ZeroDivisionError: division by zero (a fault of the program: KERNEL' in said
+    assert status == 1 and 'a.png: ZeroDivisionError: division by zero (a bug in the program: set KERNEL' in said
     monkeypatch.setattr(Restoration, '_write', lambda *_: (_ for _ in ()).throw(AssertionError))  # without a text
-    assert 'a.png: AssertionError (a fault of the program: KERNELFUSION_DEBUG=1' in run('a.png')[1]
+    assert 'a.png: AssertionError (a bug in the program: set KERNELFUSION_DEBUG=1' in run('a.png')[1]
     monkeypatch.setenv('KERNELFUSION_DEBUG', '1')
     caplog.clear()
     assert call('restore', 'a.png', *OPTIONS).exit_code == 1 and 'Traceback' in caplog.text
@@ -416,12 +416,12 @@ def test_a_fault_of_the_program_shows_where_on_demand(run, tmp_path, monkeypatch
 def test_an_output_place_that_cannot_be(run, tmp_path):
     write(tmp_path / 'a.png')
     (tmp_path / 'file').write_text('')
-    for out, words in (('file/below', 'cannot be made'), ('a.png', 'written over'), ('a.xyz', 'must end in')):
+    for out, words in (('file/below', 'cannot be created'), ('a.png', 'overwritten'), ('a.xyz', 'must end in')):
         status, said = run('a.png', '-o', out)
         assert status == 2 and words in said
     write(tmp_path / 'b.png')
     for arguments, words in ((('a.png', 'b.png', '-o', 'one.png'), '2 pictures: name a folder'),
-                             (('.', '-o', tmp_path), 'name another folder')):
+                             (('.', '-o', tmp_path), 'name another')):
         status, said = run(*arguments)
         assert status == 2 and words in said
 
@@ -438,7 +438,7 @@ def test_what_is_no_result_is_not_written_over(options, own, run, tmp_path):
     place, before = own.parent if own.parent.name == 'p_run' else own, set(tmp_path.rglob('*'))
     for more in ([], ['--fresh'], ['--dry-run']):
         status, said = run('in/p.png', *options, *more)
-        line = f'p.png: {place.relative_to(tmp_path)} would be written over, and is no result of this command'
+        line = f'p.png: {place.relative_to(tmp_path)} would be overwritten, but is not a result of this command'
         assert status == 1 and f'{line}: move it away or choose another -o' in said
     assert own.read_text() == '[]' and set(tmp_path.rglob('*')) == before
     if options == ['-o', 'in']:
@@ -468,7 +468,7 @@ def test_results_of_other_settings_are_known_for_ours(run, tmp_path, monkeypatch
     assert set(record['earlier']) == {'a_x3.png', 'a_x4.png'}
     (tmp_path / 'restored/a_restored.json').unlink()
     status, said = run('a.png')
-    assert status == 1 and 'a_x2.png would be written over' in said
+    assert status == 1 and 'a_x2.png would be overwritten' in said
 
 
 def test_the_written_picture_is_like_the_given(run, tmp_path):
@@ -499,14 +499,14 @@ def test_the_estimate_of_a_command_is_made_and_said(tmp_path, monkeypatch, caplo
     monkeypatch.chdir(tmp_path)
     write(tmp_path / 'a.png')
     assert call('restore', *OPTIONS, 'a.png').exit_code == 0
-    assert re.search(r'about [\d.]+ s, by a few steps timed here: .* GB of memory', caplog.text)
+    assert re.search(r'about [\d.]+ s, estimated from a few timed steps: .* GB of memory', caplog.text)
 
 
 @pytest.mark.parametrize(('options', 'said'), [
     (['--kernel-size', 20], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other: give one of them'),
     (['--set', 'kernel_size=20'], '--kernel k.npy (12 x 12) and --kernel-size 20 contradict each other'),
-    (['--regions', '1x2'], '--kernel k.npy (of 1x1 regions) and --regions 1x2 contradict each other: give one of them'),
-    (['--regions', 'auto'], '--kernel k.npy (of 1x1 regions) and --regions auto contradict each other'),
+    (['--regions', '1x2'], '--kernel k.npy (1x1 regions) and --regions 1x2 contradict each other: give one of them'),
+    (['--regions', 'auto'], '--kernel k.npy (1x1 regions) and --regions auto contradict each other'),
     (['--solver', 'joint'], "k.npy: solver 'joint' takes no known kernel")])
 def test_options_that_contradict_a_known_kernel_end_before_anything_is_done(tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
@@ -548,7 +548,7 @@ def test_a_kernel_that_was_found_in_a_picture_of_another_size_is_refused(run, tm
     assert run('a.png', '--shrink', 2)[0] == 0
     again = ('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')
     status, said = run(*again)
-    assert status == 2 and 'a_kernel.npy: was found with --shrink 2, says a_restored.json' in said
+    assert status == 2 and 'a_kernel.npy: found with --shrink 2 (see a_restored.json)' in said
     assert run(*again, '--shrink', 2)[0] == 0
 
 
@@ -558,7 +558,7 @@ def test_a_kernel_that_was_found_at_another_scale_is_refused(run, tmp_path):
     assert run('a.png')[0] == 0
     kernel = tmp_path / 'restored/a_kernel.npy'
     status, said = run('a.png', '--kernel', 'restored/a_kernel.npy', '--scale', 3, '-o', 'again')
-    assert status == 2 and 'a_kernel.npy: was found with --scale 2, says a_restored.json' in said
+    assert status == 2 and 'a_kernel.npy: found with --scale 2 (see a_restored.json)' in said
     assert 'give --scale 2, or another kernel' in said
     assert run('a.png', '--kernel', 'restored/a_kernel.npy', '-o', 'again', '--dry-run')[0] == 0
     np.save(kernel, gaussian(12, sigmas=1.5).numpy())
@@ -596,7 +596,7 @@ def test_known_kernels_of_regions(tmp_path, monkeypatch, caplog):
     kernels = torch.stack([gaussian(12, sigmas=1.2), gaussian(12, sigmas=2.0)])[None]
     np.save(tmp_path / 'a_kernels.npy', kernels.numpy())
     answer = call('restore', *OPTIONS, 'a.png', '--kernel', 'a_kernels.npy')
-    assert answer.exit_code == 0 and 'by a few steps timed here' in caplog.text
+    assert answer.exit_code == 0 and 'estimated from a few timed steps' in caplog.text
     assert np.allclose(np.load(tmp_path / 'restored/a_kernels.npy'), kernels, atol=1e-7)
 
 
@@ -627,7 +627,7 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     for options in ([], ['--preset', 'quick']):  # with final_prior: both
         assert 'makes no difference' not in run('a.png', *options)[1]
     said = run('a.png', '--preset', 'quick', '--set', 'em.final_prior=textures')[1]
-    assert '--preset quick makes no difference here' in said
+    assert '--preset quick has no effect with these options' in said
 
 
 @pytest.mark.parametrize(('seconds', 'said'), [
@@ -636,12 +636,12 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
 def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
     monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
-    assert f'{said}, by a few' in run('a.png', '--dry-run')[1]
+    assert f'{said}, estimated from a few' in run('a.png', '--dry-run')[1]
 
 
 @pytest.mark.parametrize(('options', 'words'), [
     (['--set', 'em.fine_pases=3'], "did you mean 'em.fine_passes'"), (['--set', 'em.fine_passes'], 'KEY=VALUE'),
-    (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'no section'),
+    (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'not a section'),
     (['--device', 'gpu'], "for '--device': gpu: "), (['--device', 'hpu'], "for '--device': hpu: "),
     (['--device', 'vulkan'], "from the 'Vulkan' backend\n"),
     (['--scale', '9'], '9 is not in the range'), (['--preset', 'quik'], 'quik'), (['--set', 'em.steps=0'], 'em.steps')])
@@ -653,7 +653,7 @@ def test_faults_in_the_options(options, words, run, tmp_path):
 
 def test_a_saved_run_is_watched_and_animated(run, tmp_path):
     write(tmp_path / 'a.png')
-    assert run('a.png')[0] == 0 and 'too late: --fresh' in run('a.png', '--save-run')[1]
+    assert run('a.png')[0] == 0 and 'too late for --save-run: --fresh' in run('a.png', '--save-run')[1]
     assert run('a.png', '--save-run', '--fresh')[0] == 0 and 'too late' not in run('a.png', '--save-run')[1]
     folder = tmp_path / 'restored/a_run'
     assert sorted(path.name for path in folder.iterdir()) == ['frames', 'live.png', 'plot.png', 'status.json']
@@ -819,8 +819,8 @@ def test_further_pages_are_spoken_of_once(run, tmp_path):
     pages = [Image.open(write(tmp_path / f'{seed}.png', seed)) for seed in range(3)]
     pages[0].save(tmp_path / 'scan.tif', save_all=True, append_images=pages[1:])
     status, said = run('scan.tif', '0.png')
-    assert status == 0 and said.count(' pages, the first is done') == 1
-    assert '[1/2] scan.tif: has 3 pages, the first is done' in said
+    assert status == 0 and said.count(' pages, only the first is restored') == 1
+    assert '[1/2] scan.tif: has 3 pages, only the first is restored' in said
     with Image.open(tmp_path / 'restored/scan_x2.tif') as image:
         assert image.size == (40, 36) and image.n_frames == 1
 
@@ -844,19 +844,19 @@ def test_a_folder_of_photographs_of_which_some_are_not_read(run, tmp_path):
     for name in ('c.heic', 'd.nef'):
         (tmp_path / 'in' / name).touch()
     status, said = run('in')
-    assert status == 0 and '2 done' in said and said.count('left out') == 1
-    assert 'in: 2 files left out, whose format is not read here: c.heic, d.nef' in said
+    assert status == 0 and '2 done' in said and said.count('skipped') == 1
+    assert 'in: 2 files skipped, unsupported format: c.heic, d.nef' in said
     for name in ('a.jfif', 'b.tga'):
         (tmp_path / 'in' / name).unlink()
     status, said = run('in')
-    assert status == 2 and 'in: no pictures in this folder' in said and '2 files left out' in said
+    assert status == 2 and 'in: no pictures in this folder' in said and '2 files skipped' in said
 
 
 def test_a_format_that_is_not_read_is_named(run, tmp_path):
     (tmp_path / 'a.heic').write_bytes(b'\0\0\0\x18ftypheic' + bytes(60))
     write(tmp_path / 'b.png')
     status, said = run('a.heic', 'b.png')
-    assert status == 1 and 'a.heic: HEIC (HEIF) is not read here: save it as PNG, JPEG or TIFF' in said
+    assert status == 1 and 'a.heic: HEIC (HEIF) is not supported: save it as PNG, JPEG or TIFF' in said
     assert '1 done, 1 failed' in said
 
 
@@ -873,34 +873,34 @@ def test_a_dry_run_says_what_would_be_gone_on_with(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LiveView, '__call__', lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert run('a.png')[0] == 130
-    line = 'a.png: would go on from a checkpoint'
+    line = 'a.png: would resume from a checkpoint'
     for options, there in (([], True), (['b.png'], True), (['--seed', 1], False), (['--fresh'], False)):
         status, said = run('a.png', *options, '--dry-run')
-        assert status == 0 and said.count('go on from a checkpoint') == there == (line in said)
+        assert status == 0 and said.count('would resume from a checkpoint') == there == (line in said)
 
 
 def test_a_path_that_is_no_line_breaks_no_line(run, tmp_path):
     write(tmp_path / 'a\nb.png')
     write(tmp_path / 'c\nd.png', size=(9, 9))
-    for words in (': restored/a?b_x2.png, ', ': done before, restored/a?b_x2.png is kept'):
+    for words in (': restored/a?b_x2.png, ', ': already done, restored/a?b_x2.png is kept'):
         status, said = run('a\nb.png')
         assert status == 0 and words in said
     status, said = run('a\nb.png', '-o', 'n\nm/a.png')
     assert status == 0 and ', into n?m/a.png' in said
     (tmp_path / 'restored/a\nb_restored.json').unlink()
-    for options, words in ((['a\nb.png'], 'a?b.png: restored/a?b_x2.png would be written over, and is'),
+    for options, words in ((['a\nb.png'], 'a?b.png: restored/a?b_x2.png would be overwritten, but is'),
                            (['c\nd.png', '-o', 'n\nm'], 'c?d.png: the image is 9 x 9 pixels')):
         status, said = run(*options)
         assert status == 1 and words in said
     with checkpoints.locked(tmp_path / 'restored/a\nb_run/lock'):
         status, said = run('a\nb.png')
-        assert status == 1 and 'a?b.png: restored/a?b_run: another process is at work here' in said
+        assert status == 1 and 'a?b.png: restored/a?b_run: another process is working here' in said
 
 
 def test_a_result_that_its_format_has_no_room_for_is_refused_before_the_work(run, tmp_path):
     Image.new('RGB', (8200, 16)).save(tmp_path / 'wide.png')
     status, said = run('wide.png', '-o', 'wide_sharp.webp')
-    assert status == 1 and 'wide.png: the result would have 16400 x 32 pixels, and WEBP holds at most 16383' in said
+    assert status == 1 and 'wide.png: the result would have 16400 x 32 pixels, but WEBP allows only 16383' in said
     assert not (tmp_path / 'wide_sharp_run').exists()
     assert run('wide.png', '-o', 'wide_sharp.jpg', '--dry-run')[0] == 0
 

@@ -55,7 +55,7 @@ def test_locks_that_are_not_seen_are_spoken_of(ranks, monkeypatch):
     """On other machines than rank 0's; not where rank 0 has closed the run."""
     ranks[1].check_locks()
     monkeypatch.setattr('kernelfusion_plugin.sharing.is_locked', lambda path: False)
-    with pytest.raises(ValueError, match="rank 0's lock is not seen by rank 1.* flock"):
+    with pytest.raises(ValueError, match="rank 0's lock is not visible to rank 1.* flock"):
         ranks[1].check_locks()
     ranks[0].close()
     ranks[1].check_locks()

@@ -81,8 +81,8 @@ def test_killed_and_started_again(whole, data, monkeypatch, log):
         run_killed(options(data), data / 'run', monkeypatch, **where)
     log.clear()
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
-    assert 'moved back' in log.text and re.search(r'\[2/3\] .: goes on where it was left', log.text)
-    assert re.search(r'\[1/3\] .: done before the run was stopped, and kept', log.text)
+    assert 'moved back' in log.text and re.search(r'\[2/3\] .: resumes from its checkpoint', log.text)
+    assert re.search(r'\[1/3\] .: done before the run was stopped; its results are kept', log.text)
     assert digests(data / 'run') == digests(whole) and stable(data / 'run') == stable(whole)
     assert [path.name for path in (data / 'run/results').iterdir()] == ['toy']  # no archive is left
     names = {path.name for path in (data / 'run/results/toy').iterdir() if path.suffix != '.log'}
@@ -108,7 +108,7 @@ def test_a_changed_option_or_image_is_done_anew(data, monkeypatch, log):
 
 def left(log):
     """Archives of runs that are not gone on with, and what differs."""
-    return re.findall('did not finish, is left in (.*) and not gone on with, as this differs: (.*)', log.text)
+    return re.findall(r'is unfinished, but not resumed, and stays in (.*)\. Differences: (.*)', log.text)
 
 
 def test_what_differs_is_told_of_the_run_before_alone(data, monkeypatch, log):
@@ -143,7 +143,7 @@ def test_when_checkpoints_are_written_makes_no_other_run(whole, data, monkeypatc
                                                   'checkpoint_every': 7}}, data / 'run', monkeypatch, at=2)
     log.clear()
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
-    assert 'is moved back, and gone on with' in log.text and log.text.count(': done before') == 2
+    assert 'Resuming an unfinished run' in log.text and log.text.count(': done before') == 2
     assert left(log) == [] and digests(data / 'run') == digests(whole)
 
 
@@ -285,7 +285,7 @@ def test_a_signal_leaves_a_checkpoint(number, whole, data, monkeypatch, log):
         assert run_toolbox(options(data), data / 'run', patch) == 128 + number
     log.clear()
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
-    assert ': goes on where it was left' in log.text and digests(data / 'run') == digests(whole)
+    assert ': resumes from its checkpoint' in log.text and digests(data / 'run') == digests(whole)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -1,7 +1,7 @@
-"""The pictures that the methods are compared on: found through their options, as BasicSR's data sets read them.
+"""Finds the pictures on which the methods are compared, through the data sets in their option files.
 
-Folders, LMDBs, lists of files, or whatever a registered data set reads; true kernels as ``KernelFusionModel`` finds
-them. That the methods are given the same pictures is checked here, before the work.
+Folders, LMDBs, lists of files, or whatever a registered data set reads; true kernels as in ``KernelFusionModel``. Also
+checks, before the work, that all methods get the same pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...true_kernels import find_kernel, kernel_place
 from .methods import Method
 
 Key = tuple[str, str]  # data set, image
-SECTIONS = ('kernelfusion', 'baseline', 'blind_sr', 'blinddiff')  # of our models, which have a place for kernels
+SECTIONS = ('kernelfusion', 'baseline', 'blind_sr', 'blinddiff')  # sections of our models, which may have kernel_dir
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Case:
     """One picture.
 
     Attributes:
-        key: data set and image, as the first method names them.
-        entries: where to read it; the first that has ground truth gives it.
+        key: data set and image, as named by the first method.
+        entries: where it can be read; ground truth comes from the first entry that has it.
         scale: s.
-        kernel: the true one (K, K), if it is known.
-        kernel_name: the same for all pictures under that kernel; '' if it is unknown.
+        kernel: the true kernel (K, K), if known.
+        kernel_name: common name for all pictures with that kernel; '' if unknown.
     """
 
     key: Key
@@ -43,10 +43,10 @@ class Case:
     kernel_name: str = ''
 
     def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """LQ (h, w, 3) and, if there is one, ground truth (s·h, s·w, 3), uint8 RGB.
+        """Read LQ (h, w, 3) and, if there is one, ground truth (s·h, s·w, 3), uint8 RGB.
 
         Raises:
-            BadImage: it can be read nowhere; in one line that names the file.
+            BadImage: no entry can be read; one line that names the file.
         """
         data, faults = {}, []
         for entry in self.entries:
@@ -66,12 +66,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Data:
-    """All cases, and where each method's pictures of them go.
+    """All cases, and where each method saves its pictures of them.
 
     Attributes:
-        cases: by data set, in the order of the first method's, then by name.
-        folders: of method and case, the data set's name in the method's own options; a case that is not in the
-            method's data is missing.
+        cases: by data set, in the order in which they first occur, then by name.
+        folders: by method and case, the data set's name in the method's own options; without cases that are not in the
+            method's data.
     """
 
     cases: dict[Key, Case]
@@ -79,13 +79,12 @@ class Data:
 
 
 def gather(methods: Sequence[Method]) -> Data:
-    """The union of what the option files name, with ground truth and kernel from the first that has them.
+    """The union of the images in the option files, with ground truth and kernel from the first that has them.
 
-    Images belong together by data set and name. A single data set of another name is taken for the same one.
+    Images are matched by data set and name. If all files have a single data set, its name may differ.
 
     Raises:
-        ValueError: a data set cannot be read, a true kernel is not to be had where it should be, or two methods
-            have different pictures under one name.
+        ValueError: a data set or a true kernel cannot be read, or two methods have different pictures of the same name.
     """
     cases: dict[Key, Case] = {}
     folders: dict[tuple[str, Key], str] = {}
@@ -99,12 +98,12 @@ def gather(methods: Sequence[Method]) -> Data:
                 cases[case.key] = _joined(cases[case.key], case, method) if case.key in cases else case
                 folders[method.label, case.key] = name
     if not cases:
-        raise ValueError(f'{", ".join(str(method.file) for method in methods)}: there are no images')
+        raise ValueError(f'{", ".join(str(method.file) for method in methods)}: no images in their data sets')
     return Data(_with_kernel_names(_in_order(cases)), folders)
 
 
 def _in_order(cases: dict[Key, Case]) -> dict[Key, Case]:
-    """By name within each data set, numbers by value: BasicSR takes files in the folder's own order."""
+    """Sort by name within each data set, numbers by value; BasicSR's order is that of the file system."""
     place = {name: number for number, name in enumerate(dict.fromkeys(key[0] for key in cases))}
 
     def order(key: Key) -> tuple:
@@ -117,15 +116,15 @@ def _datasets(method: Method) -> Iterator[Any]:
     from basicsr.data import build_dataset as _  # noqa: F401  (registers BasicSR's data sets)
     from basicsr.utils.registry import DATASET_REGISTRY
     for key, options in sorted(method.opt['datasets'].items()):
-        options = copy.deepcopy(options)  # PairedImageDataset takes things out of it
-        options |= {'phase': 'test', 'scale': _scale(method)}  # a set for training would be cut at random
+        options = copy.deepcopy(options)  # PairedImageDataset removes keys from it
+        options |= {'phase': 'test', 'scale': _scale(method)}  # in phase train, images would be cropped at random
         options.setdefault('name', key)
         where = f'{method.file}: data set {options["name"]}'
         if options.get('type') not in DATASET_REGISTRY:
-            raise ValueError(f'{where}: there is no type {options.get("type")!r} of data sets')
+            raise ValueError(f'{where}: unknown data set type {options.get("type")!r}')
         try:
             yield DATASET_REGISTRY.get(options['type'])(options)
-        except Exception as error:  # noqa: BLE001  (whatever a data set raises: AssertionError, KeyError, lmdb.Error, …)
+        except Exception as error:  # noqa: BLE001  (data sets raise anything: AssertionError, KeyError, lmdb.Error, …)
             reason = ' '.join(str(error).split()) or 'it failed'
             raise ValueError(f'{where} cannot be read: {type(error).__name__}: {reason}') from error
 
@@ -140,7 +139,7 @@ def _cases(method: Method, dataset: Any, title: str) -> Iterator[Case]:  # noqa:
 
 
 def _joined(first: Case, other: Case, method: Method) -> Case:
-    """The same image in two methods' data."""
+    """Merge the cases of the same image in two methods' data."""
     mine = other.entries[0]
     if any(_source(mine) == _source(entry) for entry in first.entries):
         joined = first
@@ -150,12 +149,12 @@ def _joined(first: Case, other: Case, method: Method) -> Case:
     if joined.kernel is None:
         return replace(joined, kernel=other.kernel, kernel_name=other.kernel_name)
     if other.kernel is not None and not _alike(joined.kernel, other.kernel):
-        raise ValueError(f'{method.file}: the true kernel of {mine.name} is not that of the option files before it')
+        raise ValueError(f'{method.file}: the true kernel of {mine.name} differs from that in earlier option files')
     return joined
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal but for what a file's format rounds off."""
+    """Whether two kernels are equal up to rounding by the file format."""
     return a.shape == b.shape and bool(np.abs(a - b).max() <= 1e-4 * a.max())
 
 
@@ -167,15 +166,15 @@ def _check_same(first: Case, other: Case, method: Method) -> None:
     try:
         pairs = list(zip(first.read(), replace(other, scale=first.scale).read()))
     except BadImage:
-        return  # is told where it is scored
+        return  # reported when it is scored
     for role, (a, b) in zip(('LR', 'HR'), pairs):
         if a is not None and b is not None and not np.array_equal(a, b):
-            raise ValueError(f'{method.file}: the {role} picture of {other.entries[0].path} is not that of '
-                             f'{first.entries[0].path}: methods are compared on the same data')
+            raise ValueError(f'{method.file}: the {role} picture of {other.entries[0].path} differs from '
+                             f'{first.entries[0].path}: methods must be compared on the same data')
 
 
 def _with_kernel_names(cases: dict[Key, Case]) -> dict[Key, Case]:
-    """Equal kernels get one name: their file's, what their images' names end in (_k05), or a number."""
+    """Give equal kernels a common name: the common ending of their images' names (_k05), their file's, or a number."""
     groups: dict[bytes, list[Case]] = {}
     for case in cases.values():
         if case.kernel is not None:
@@ -193,5 +192,5 @@ def _with_kernel_names(cases: dict[Key, Case]) -> dict[Key, Case]:
 def _scale(method: Method) -> int:
     scale = method.opt.get('scale', 1)
     if not isinstance(scale, int) or scale < 1:
-        raise ValueError(f'{method.file}: scale must be a whole number, and is {scale!r}')
+        raise ValueError(f'{method.file}: scale must be a whole number, got {scale!r}')
     return scale

@@ -1,4 +1,4 @@
-"""Every method's picture and kernel of every case, from where BasicSR's models save them, and their scores."""
+"""Collects and scores every method's picture and kernel for every case, as saved by BasicSR's models."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .cases import Case, Data, Key
 from .methods import Method
 from .runs import Run
 
-SSIM_WINDOW = 11  # pixels: smaller pictures have no SSIM
+SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method on one image.
+    """The outcome of one method for one image.
 
     Attributes:
-        picture: its file; None if there is none, or none that can be scored.
-        kernel: what the method saved as NAME_kernel.npy.
-        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``, ``kernel_ncc_best_shift``, and
-            ``psnr_best_shift`` where any of the methods is blind; what is unknown is missing.
-        seconds: the method's own, of its scores.csv; None: not known for single images.
-        fault: why there is no picture, or no score; '' if all is well.
+        picture: file of the picture; None if there is none that can be scored.
+        kernel: the kernel that the method saved as NAME_kernel.npy.
+        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``, ``kernel_ncc_best_shift`` and,
+            if any method is blind, ``psnr_best_shift``; unknown ones are missing.
+        seconds: as reported in the method's scores.csv; None: unknown for single images.
+        fault: why there is no picture or no score; '' if there is no fault.
     """
 
     picture: Path | None = None
@@ -46,14 +46,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that tables, pictures and page are made of.
+    """All data for tables, pictures and page.
 
     Attributes:
-        methods: in the order given; ``reference`` is the label of the one that the others are held to.
+        methods: in the given order.
+        reference: label of the method that the others are compared with.
         runs: by label.
         cases: by data set and image.
         outcomes: by label and case.
-        head: what made it: command, date, commit, versions, device.
+        head: provenance: command, date, commit, versions, device.
     """
 
     methods: Sequence[Method]
@@ -64,11 +65,11 @@ class Comparison:
     head: Mapping[str, Any]
 
     def outcome(self, label: str, key: Key) -> Outcome:
-        """What that method made of that image."""
+        """The outcome of the method for the image."""
         return self.outcomes[label, key]
 
     def seconds(self, label: str) -> tuple[float | None, bool]:
-        """Seconds per image, and whether they are the method's own (else: wall time of its process / images)."""
+        """Seconds per image, and whether the method reported them (else: wall time of its process / images)."""
         mine = [outcome for (name, _), outcome in self.outcomes.items() if name == label and outcome.picture]
         own = [outcome.seconds for outcome in mine if outcome.seconds is not None]
         if own:
@@ -82,7 +83,7 @@ class Comparison:
 
 def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root: Path
             ) -> dict[tuple[str, Key], Outcome]:
-    """Find and score everything; what is missing or unfit is an :class:`Outcome` with a fault.
+    """Find and score all results; missing or invalid ones give an :class:`Outcome` with a fault.
 
     Args:
         root: the folder of :mod:`.runs`.
@@ -111,10 +112,10 @@ def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """uint8 RGB (H, W, 3).
+    """Read a picture as uint8 RGB (H, W, 3).
 
     Raises:
-        OSError: it is no picture, or damaged.
+        OSError: it is not a picture, or is damaged.
     """
     with Image.open(path) as image:
         return np.array(image.convert('RGB'))
@@ -129,21 +130,21 @@ def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray
     kernel, fault = None, ''
     try:
         picture = read_picture(path)
-    except (OSError, ValueError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
+    except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         return Outcome(fault=' '.join(f'{path.name}: {error}'.split()))
     try:
         kernel = load_kernel(kernel_path).numpy() if kernel_path.is_file() else None
     except ValueError as error:
         fault = str(error)
     if picture.shape[:2] != size:
-        return Outcome(fault=f'{path.name} has {_text(picture.shape)} pixels (width x height), and {case.scale} times '
+        return Outcome(fault=f'{path.name} has {_text(picture.shape)} pixels (width x height), but {case.scale} times '
                              f'the LR image is {_text(size)}')
     scores = {**_picture_scores(picture, gt, blind), **_kernel_scores(kernel, case.kernel)}
     return Outcome(path, kernel, scores, fault=fault)
 
 
 def _estimates(folder: Path) -> bool:
-    """Whether a method saved kernels, on the HR grid or on the LR image's (NAME_lr_kernel.npy): blind ones do."""
+    """Whether a method saved kernels, on the HR or the LR grid (NAME_lr_kernel.npy), as blind methods do."""
     return next(folder.glob('visualization/**/*_kernel.npy'), None) is not None
 
 
@@ -168,15 +169,15 @@ def _kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[
 
 
 def _why(method: Method, case: Case, done: Run, root: Path) -> str:
-    """Why a method has no picture of an image of its data."""
+    """Why a method has no picture of an image in its data."""
     told = next((line for entry in case.entries if (line := runs.fault(method, entry.path, root))), '')
     if told:
         return told
-    return runs.reason(method, done, root) if done.status else f'it wrote no {case.key[1]}_{method.suffix}.png'
+    return runs.reason(method, done, root) if done.status else f'{case.key[1]}_{method.suffix}.png was not written'
 
 
 def _own_seconds(path: Path) -> dict[tuple[str, str], float]:
-    """Phase 1 + Phase 2 by data set and image, from a scores.csv of ours."""
+    """Seconds of Phase 1 + Phase 2 by data set and image, from our scores.csv."""
     if not path.is_file():
         return {}
     with open(path, newline='', encoding='utf-8') as file:

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: contact sheets, the kernels' matrix, box plots."""
+"""Draws the pictures of a comparison: contact sheets, kernel matrix, box plots."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .statistics import METRICS, kernel_groups
 from .table import image_name, score_text, scores_line, shown_metrics
 from .views import Crop, View
 
-PANEL = 384  # pixels: side of an enlarged crop, about
+PANEL = 384  # approximate side of an enlarged crop, pixels
 COLUMNS = 4  # panels in a row of a contact sheet
-TILE, MOST_KERNELS = 96, 16  # pixels of a kernel's side; more columns than that: one per kernel
-LINE, NAMES, LABELS = NOTE + 4, 200, 240  # pixels: a line of a head; a column's, a row's names at most
+TILE, MOST_KERNELS = 96, 16  # side of a kernel, pixels; images above which there is one column per kernel
+LINE, NAMES, LABELS = NOTE + 4, 200, 240  # pixels: height of a header line; maximum widths of column and row names
 FRAME = (235, 64, 52)
 COLOURS = ('#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#7f7f7f', '#b8a800')  # Okabe and Ito
 
 
 @dataclass(frozen=True)
 class _KernelRow:
-    """A row of the kernels' matrix: title, and per column a kernel, if there is one, with the note below it."""
+    """A row of the kernel matrix: title and, per column, a kernel or None with the note below it."""
 
     title: str
     tiles: Sequence[tuple[np.ndarray | None, str]]
 
 
 def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
-    """The whole picture with the crop's frame, and the crop in every version, enlarged by a whole number."""
+    """Save the whole picture with the crop's frame, and the crop of every version, enlarged by a whole factor."""
     zoom = max(1, PANEL // view.crop.size)
     overview = Panel('whole picture', f'{view.crop.size} px from row {view.crop.row}, column {view.crop.col}; '
                      f'x{zoom}', _framed(list(view.pictures.values())[-1], view.crop), whole=False)
@@ -52,14 +52,14 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
 
 
 def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
-    """Rows: the true kernels and each method's; columns: images, or with many of them one per true kernel.
+    """Save the kernel matrix. Rows: true kernels and each method's; columns: images or, if many, one per true kernel.
 
-    All are at one scale, each is white at its own maximum; below it its correlation with the truth, at zero shift and
-    at the best one. If no method saved any, there is no such file afterwards, and None is returned.
+    All kernels have the same scale, each with its own maximum white; below are its correlations with the true kernel
+    at zero shift and at the best shift. If no method saved kernels, removes an older file and returns None.
     """
     estimating = [method.label for method in comparison.methods
                   if any(comparison.outcome(method.label, key).kernel is not None for key in comparison.cases)]
-    path.unlink(missing_ok=True)  # an older comparison's
+    path.unlink(missing_ok=True)  # from an older comparison
     if not estimating:
         return None
     save_image(path, _kernel_matrix(comparison, estimating))
@@ -91,7 +91,7 @@ def _kernel_matrix(comparison: Comparison, estimating: Sequence[str]) -> Image.I
 
 
 def _kernel_rows(comparison: Comparison, keys: Sequence[Key], estimating: Sequence[str]) -> list[_KernelRow]:
-    """The true kernels, if any is known, and each method's."""
+    """Rows of the true kernels, if any is known, and of each method's."""
     true = [(comparison.cases[key].kernel, '') for key in keys]
     rows = [_KernelRow('true', true)] if any(kernel is not None for kernel, _ in true) else []
     for label in estimating:
@@ -102,20 +102,20 @@ def _kernel_rows(comparison: Comparison, keys: Sequence[Key], estimating: Sequen
 
 
 def _correlations(outcome: Outcome) -> str:
-    """``0.912 / 0.987``: at zero shift, and at the best one."""
+    """``0.912 / 0.987``: correlation at zero shift and at the best shift."""
     return ' / '.join(score_text(metric, outcome.scores[metric.key]) for metric in METRICS
                       if metric.key in ('kernel_ncc', 'kernel_ncc_best_shift') and metric.key in outcome.scores)
 
 
 def _head(comparison: Comparison, key: Key) -> list[str]:
-    """What stands above a column of kernels: data set (where there are several), image, true kernel."""
+    """Header of a column of kernels: data set (if there are several), image, true kernel."""
     several = len({dataset for dataset, _ in comparison.cases}) > 1
     names = [*([key[0]] if several else []), key[1], comparison.cases[key].kernel_name]
     return [fitted(name, NOTE, NAMES) for name in names]
 
 
 def kernel_columns(comparison: Comparison) -> list[Key]:
-    """All images, or where they are many, of each true kernel the one with most estimates, the first of equals."""
+    """All images or, if many, for each true kernel the image with most estimates (the first if tied)."""
     keys = list(comparison.cases)
     kernels = {comparison.cases[key].kernel_name for key in keys} - {''}
     if len(keys) <= MOST_KERNELS or not kernels:
@@ -129,15 +129,14 @@ def kernel_columns(comparison: Comparison) -> list[Key]:
 
 
 def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
-    """Scores by kernel and method: box (quartiles), median, and every image as a point.
+    """Save box plots of the scores by kernel and method: quartiles, median, and every image as a point.
 
-    Infinite scores (identical pictures) are left out. Without any score there is no such file afterwards, and None is
-    returned.
+    Infinite scores (identical pictures) are omitted. If there are no scores, removes an older file and returns None.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second: only where it is needed
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second, so only if needed
     from matplotlib.figure import Figure
     metrics, parts = shown_metrics(comparison), _parts(comparison)
-    path.unlink(missing_ok=True)  # an older comparison's
+    path.unlink(missing_ok=True)  # from an older comparison
     if not metrics:
         return None
     labels = [method.label for method in comparison.methods]
@@ -161,12 +160,12 @@ def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
 
 
 def save_image(path: Path, image: Image.Image) -> None:
-    """As PNG."""
+    """Save an image as PNG."""
     write_atomically(path, lambda file: image.save(file, format='PNG'))
 
 
 def _parts(comparison: Comparison) -> dict[str, list[Key]]:
-    """The kernels' groups; all images where kernels are unknown."""
+    """Images by kernel; all images as one group if kernels are unknown."""
     kernels = {name.removeprefix('kernel '): keys for name, keys in kernel_groups(comparison).items()}
     return kernels or {'all images': list(comparison.cases)}
 
@@ -193,7 +192,7 @@ def _handles(labels: Sequence[str]) -> list[Any]:
 
 
 def _plain(text: str) -> str:
-    """matplotlib takes what is between two dollars for formulas."""
+    """Escape dollar signs, between which matplotlib would expect formulas."""
     return text.replace('$', r'\$')
 
 
@@ -209,7 +208,7 @@ def _tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], sid
 
 
 def _framed(picture: np.ndarray, crop: Crop) -> np.ndarray:
-    """The whole picture, reduced to a panel, with the crop's frame."""
+    """The whole picture, resized to a panel, with the crop's frame."""
     height, width = picture.shape[:2]
     factor = PANEL / max(height, width)
     image = Image.fromarray(picture).resize([max(1, round(side * factor)) for side in (width, height)],

@@ -1,4 +1,4 @@
-"""The methods to be compared: one option file each, read as our launchers read it, with a label of its own."""
+"""The methods to compare: one option file each, read as by our launchers, with a unique label."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from ...option_checks import with_defaults
 from ...option_files import apply_force_yml, read_file
 
-SLUG = 80  # characters: the longest file name made of a label
-INPUT, TRUTH = 'LR', 'ground truth'  # titles of pictures, which no method may bear
+SLUG = 80  # maximum length of a file name made from a label
+INPUT, TRUTH = 'LR', 'ground truth'  # titles of pictures, not allowed as labels
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Method:
     """One option file.
 
     Attributes:
-        label: its ``name``; where two files share that, with the file's own name in brackets. Unique.
-        slug: the label as a name of files. Unique.
-        file: the option file, as it was given.
-        opt: its options, merged with ``--force_yml``: what is run.
+        label: its ``name``, with the file name in brackets if two files share it. Unique.
+        slug: the label as a file name. Unique.
+        file: the option file, as given.
+        opt: the options to run, merged with ``--force_yml``.
     """
 
     label: str
@@ -34,15 +34,15 @@ class Method:
 
     @property
     def suffix(self) -> str:
-        """What BasicSR's models put behind an image's name: NAME_SUFFIX.png."""
+        """The suffix that BasicSR's models append to an image's name: NAME_SUFFIX.png."""
         return str(self.opt['val']['suffix'] or self.opt['name'])
 
 
 def load_methods(files: Sequence[Path], force_yml: Sequence[str] = ()) -> list[Method]:
     """Read the option files.
 
-    Pictures are always saved, and the toolbox's own metrics are left out: every method is scored by
-    :mod:`.collect`, and what seconds are measured are the method's.
+    Pictures are always saved. BasicSR's metrics are removed, since every method is scored by :mod:`.collect` and the
+    measured seconds should be the method's alone.
 
     Args:
         force_yml: ``a:b=value``, applied to every file.
@@ -54,7 +54,7 @@ def load_methods(files: Sequence[Path], force_yml: Sequence[str] = ()) -> list[M
     seen: set[Path] = set()
     for file in files:
         if file.resolve() in seen:
-            raise ValueError(f'{file} is given twice: a method is compared with others, not with itself')
+            raise ValueError(f'{file} is given twice: a method cannot be compared with itself')
         seen.add(file.resolve())
     opts = [_options(file, list(force_yml)) for file in files]
     labels = _labels([opt['name'] for opt in opts], files)
@@ -64,7 +64,7 @@ def load_methods(files: Sequence[Path], force_yml: Sequence[str] = ()) -> list[M
 
 
 def by_label(methods: Sequence[Method], label: str) -> Method:
-    """The method of that label.
+    """The method with that label.
 
     Raises:
         ValueError: there is none.
@@ -84,7 +84,7 @@ def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
         sections |= {f'datasets:{key}': value for key, value in opt['datasets'].items()}
     for key, value in sections.items():
         if not isinstance(value, dict):
-            raise ValueError(f'{file}: {key} must be a section, and is {value!r}')
+            raise ValueError(f'{file}: {key} must be a section, got {value!r}')
     opt['path'].pop('results_root', None)
     opt['val'].pop('metrics', None)
     opt['val']['save_img'] = True
@@ -99,9 +99,7 @@ def _labels(names: Sequence[str], files: Sequence[Path]) -> list[str]:
 
 
 def slugs(labels: Sequence[str]) -> list[str]:
-    """Labels as names of files, all different (also where capitals do not count): letters, digits and ``. + -`` stay,
-    whatever else becomes an underscore.
-    """
+    """Labels as file names, unique even ignoring case; all but letters, digits and ``. + -`` become underscores."""
     taken: dict[str, str] = {}
     for label in labels:
         slug = plain = re.sub(r'[^\w.+-]+', '_', label)[:SLUG].strip('._') or 'unnamed'

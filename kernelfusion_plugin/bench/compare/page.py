@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing but itself. Its markup, style and script are in page.html."""
+"""Writes the page, a self-contained HTML file; its markup, style and script are in page.html."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .table import (
 )
 from .views import View
 
-WINDOW = 256  # pixels: side of the part of a picture that the page holds
-DATA = '{"the": "comparison"}'  # stands in page.html where the data goes
+WINDOW = 256  # side of the part of a picture that the page contains, pixels
+DATA = '{"the": "comparison"}'  # placeholder for the data in page.html
 
 
 def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, Any]], kernels: Path | None,
                boxes: Path | None) -> None:
-    """comparison.html: tables, slider and crops of ``views`` (of :func:`view_data`), and the two pictures."""
+    """Write comparison.html: tables, slider and crops of ``views`` (from :func:`view_data`), and the two pictures."""
     data = {
         'title': ', '.join(dict.fromkeys(key[0] for key in comparison.cases)),
         'images': len(comparison.cases), 'reference': comparison.reference,
@@ -55,21 +55,21 @@ def write_page(path: Path, comparison: Comparison, views: Iterable[Mapping[str, 
 
 
 def fill(data: Mapping[str, Any]) -> str:
-    """page.html with the data in its place; nothing in it can end the script element that holds it."""
+    """page.html with the data filled in, escaped so that it cannot end the script element that holds it."""
     template = importlib.resources.files(__package__).joinpath('page.html').read_text(encoding='utf-8')
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     return template.replace(DATA, text.replace('<', '\\u003c').replace('\u2028', '\\u2028'))
 
 
 def spread(keys: Sequence[Key], number: int) -> list[Key]:
-    """At most ``number`` of the images, evenly over their order."""
+    """At most ``number`` of the images, evenly spaced in their order."""
     if len(keys) <= number:
         return list(keys)
     return [keys[round(place)] for place in np.linspace(0, len(keys) - 1, number)] if number else []
 
 
 def view_data(comparison: Comparison, view: View) -> dict[str, Any]:
-    """What the page holds of an image: the window around the crop, at whole LR pixels, of every version."""
+    """An image's data for the page: a window around the crop, aligned to LR pixels, of every version."""
     scale = comparison.cases[view.key].scale
     height, width = next(iter(view.pictures.values())).shape[:2]
     side = max(WINDOW, view.crop.size + 4 * scale) // scale * scale
@@ -78,7 +78,7 @@ def view_data(comparison: Comparison, view: View) -> dict[str, Any]:
     pictures = []
     for title, picture in view.pictures.items():
         part = picture[top:top + side, left:left + side]
-        part = part[::scale, ::scale] if title == INPUT else part  # its pixels are squares: the page draws them
+        part = part[::scale, ::scale] if title == INPUT else part  # the page enlarges its pixels to squares
         pictures.append({'title': title, 'note': scores_line(comparison, title, view.key),
                          'src': _uri(part)})
     return {'name': image_name(comparison, view.key), 'kernel': comparison.cases[view.key].kernel_name,
@@ -97,7 +97,7 @@ def _methods(comparison: Comparison) -> list[dict[str, str]]:
 
 
 def _means(comparison: Comparison) -> dict[str, Any]:
-    """Rows: methods; columns: scores and, where there are any, differences."""
+    """Rows: methods; columns: scores and, if any, differences."""
     keys, metrics = list(comparison.cases), shown_metrics(comparison)
     columns, rows = ['method'], [[_method_cell(comparison, method.label)] for method in comparison.methods]
     for metric in metrics:
@@ -157,7 +157,7 @@ def _by_image(comparison: Comparison, metric: Metric) -> dict[str, Any]:
 
 
 def _difference_cell(text: str, found: Mean | None) -> dict[str, Any]:
-    """``+0.08 [-0.32, +0.49] (n = 6), 2 of 6`` in three lines."""
+    """``+0.08 [-0.32, +0.49] (n = 6), 2 of 6`` on three lines."""
     if found is None or found.difference is None:
         return _cell(text)
     value, *interval = text.partition(' (n')[0].split(' ', 1)
@@ -165,7 +165,7 @@ def _difference_cell(text: str, found: Mean | None) -> dict[str, Any]:
 
 
 def _cell(text: str, value: float | None = None, *under: str) -> dict[str, Any]:
-    """Text, the number it is sorted by, and lines under it; a number's minus is one."""
+    """A cell: text, the number to sort by, and lines below; with typographic minus signs in numbers."""
     if value is None:
         return {'text': text}
     return {'text': text.replace('-', '−'), 'value': value, 'under': [line.replace('-', '−') for line in under if line]}
@@ -183,7 +183,7 @@ def _title(metric: Metric) -> str:
 
 
 def _uri(picture: np.ndarray) -> str:
-    """A picture without loss, three quarters of PNG's size."""
+    """A picture as lossless WebP, three quarters of the size of PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format='WEBP', lossless=True)
     return _encoded(buffer.getvalue(), 'webp')

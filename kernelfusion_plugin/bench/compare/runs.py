@@ -1,8 +1,8 @@
-"""Runs a method as a user would, in a process of its own, or finds that it was run already.
+"""Runs a method in its own process, as a user would, or reuses the results of an earlier run.
 
-In ``DIR/runs``, for each method: ``SLUG.yml``, the options it is run with, ``SLUG.log``, ``SLUG/``, what it writes,
-and ``SLUG.json``, the record of a run that came to its end: digest, status, seconds, versions, files. Results are used
-again if the digest of options and input files is the record's and every file is still there.
+``DIR/runs`` has, for each method, ``SLUG.yml`` (its options), ``SLUG.log``, ``SLUG/`` (its results) and ``SLUG.json``,
+the record of a completed run: digest, status, seconds, versions, files. Results are reused if the digest of options and
+input files matches the record and all files still exist.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from .methods import Method
 
 NOT_FILES = ('name', 'type', 'suffix', 'prior_dir')  # prior_dir: the run itself writes there
 CHUNK = 1 << 20  # bytes read at a time
-INCOMPLETE = 1  # exit status of a run that lost some images and did the others
+INCOMPLETE = 1  # exit status of a run in which some images failed
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What became of one method.
+    """The run of one method.
 
     Attributes:
         status: exit status of the process.
-        digest: of options and input files, see :func:`digest`.
-        seconds: wall time of the process, start included.
-        made: when and by what: date, commit, versions, device.
-        files: what it wrote under its folder.
-        reused: it was not run this time.
+        digest: digest of options and input files, see :func:`digest`.
+        seconds: wall time of the process, including start-up.
+        made: provenance: date, commit, versions, device.
+        files: files that it wrote to its folder.
+        reused: the results are from an earlier run.
     """
 
     status: int
@@ -57,64 +57,65 @@ class Run:
 
 
 def run(method: Method, root: Path, fresh: bool = False) -> Run:
-    """Results of a method in ``root/SLUG``: those that are there, if they fit, else made now.
+    """Run a method with results in ``root/SLUG``, or reuse those there if they match.
 
-    A method that fails raises nothing: see :attr:`Run.status`, and :func:`reason` for a line about it.
+    A failing method does not raise: see :attr:`Run.status`, and :func:`reason` for a line about it.
     """
     record, now = root / f'{method.slug}.json', digest(method.opt)
     if not fresh:
         known = _recorded(record, root / method.slug)
         if known is not None and known.digest == now:
             other = known.made.get('code') != code_digest()
-            log.info(f'{method.label}: made on {known.made["date"]} with the same options and data, not run again'
-                     + (' (but by other code of this package: --fresh runs all)' if other else ''))
+            log.info(f'{method.label}: reusing results of {known.made["date"]} with the same options and data'
+                     + (' (but from other code of this package; --fresh runs all again)' if other else ''))
             return known
-    record.unlink(missing_ok=True)  # what it tells is about to be gone
+    record.unlink(missing_ok=True)  # it is about to become invalid
     _put_aside(root / method.slug)
-    log.info(f'{method.label}: running, with its log in {root / method.slug}.log')
+    log.info(f'{method.label}: running, see {root / method.slug}.log')
     start = time.perf_counter()
     status = _start(method, root)
     seconds, gpu = time.perf_counter() - start, torch.cuda.is_available() and method.opt['num_gpu'] != 0
     done = Run(status, now, seconds, _environment(gpu), _files(root / method.slug))
     log.info(f'{method.label}: ' + (f'{done.seconds:.0f} seconds' if not status else reason(method, done, root)))
-    if status == 0 or (status == INCOMPLETE and 'summary.json' in done.files):  # a crash has status 1 too
+    if status == 0 or (status == INCOMPLETE and 'summary.json' in done.files):  # a crash also has status 1
         text = json.dumps({key: value for key, value in asdict(done).items() if key != 'reused'}, indent=2)
         write_text_atomically(record, text)
     return done
 
 
 def digest(opt: Mapping[str, Any]) -> str:
-    """sha256 of the options and of every file that they name (of a folder: of the files directly in it; of ``import``:
-    of the modules in the working folder).
+    """sha256 of the options and of every file that they name.
+
+    For folders, the files directly in them count; for ``import``, modules in the working folder.
     """
     total = hashlib.sha256(json.dumps(opt, sort_keys=True, default=str).encode())
     for path in sorted(set(_named_paths(opt))):
         files = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
         for file in files:
-            if file.name != 'lock.mdb':  # an LMDB's list of readers
+            if file.name != 'lock.mdb':  # an LMDB's reader table
                 total.update(os.fsencode(file.name) + _file_digest(file))
     return total.hexdigest()
 
 
 def reason(method: Method, done: Run, root: Path) -> str:
-    """One line about a run that failed: the last of its log that says something."""
+    """One line about a failed run: its error message, or else the last line of its log."""
     lines = [line.strip() for line in _log_lines(method, root) if line.strip()]
     ours = [line.partition('kernelfusion: error: ')[2] for line in lines if 'kernelfusion: error: ' in line]
     if done.status == INCOMPLETE and 'summary.json' in done.files:
         return 'some images failed'
-    return f'failed with status {done.status}: {(ours or lines or ["it said nothing"])[-1]}'
+    return f'failed with status {done.status}: {(ours or lines or ["its log is empty"])[-1]}'
 
 
 def fault(method: Method, path: str, root: Path) -> str:
-    """What the run's log says about an image that it left out; '' if nothing."""
+    """The message in the run's log about an image that it skipped; '' if there is none."""
     for line in _log_lines(method, root):
-        if f'{path}:' in line and line.rstrip().endswith('The image is left out, the run goes on'):
-            return line.partition('ERROR: ')[2].rpartition(' The image is left out')[0].rstrip('. ')
+        if f'{path}:' in line and line.rstrip().endswith('The image is skipped'):
+            return line.partition('ERROR: ')[2].rpartition(' The image is skipped')[0].rstrip('. ')
     return ''
 
 
 def head(command: str) -> dict[str, str]:
-    """What names a comparison: command, date, commit, versions, device."""
+    """Provenance of a comparison: command, date, commit, versions, device."""
     here = _environment(torch.cuda.is_available())
     versions = ', '.join(f'{name} {version}' for name, version in here['versions'].items() if version)
     return {'command': command, 'date': here['date'], 'commit': here['commit'] or 'unknown: not a checkout',
@@ -122,7 +123,7 @@ def head(command: str) -> dict[str, str]:
 
 
 def device_text(device: Mapping[str, Any]) -> str:
-    """A device of :func:`report.environment` in words."""
+    """A device from :func:`report.environment` in words."""
     threads = f'{device["threads"]} thread{"s" if device["threads"] != 1 else ""}'
     return device['name'] if device['type'] == 'cuda' else f'CPU ({device["name"]}, {threads})'
 
@@ -149,13 +150,13 @@ def _file_digest(path: Path) -> bytes:
 
 
 def _put_aside(folder: Path) -> None:
-    """Rename an older run's folder, as BasicSR does: a run that fails at once must not seem to have made it."""
+    """Rename an older run's folder, as BasicSR does, so that its files are not taken for those of a new, failed run."""
     if folder.exists():
         folder.rename(f'{folder}_archived_{datetime.now():%Y%m%d_%H%M%S_%f}')
 
 
 def _start(method: Method, root: Path) -> int:
-    """Run the launcher on the method's options; returns its exit status."""
+    """Run the launcher with the method's options and return its exit status."""
     place = (root / method.slug).absolute()
     opt = {**method.opt, 'path': {**method.opt['path'], 'results_root': str(place)}}
     options, output = root / f'{method.slug}.yml', root / f'{method.slug}.log'
@@ -173,7 +174,7 @@ def _environment(gpu: bool) -> dict[str, Any]:
 
 
 def _recorded(record: Path, folder: Path) -> Run | None:
-    """The run that a record tells of, if all it wrote is there."""
+    """The recorded run, if all its files still exist."""
     try:
         known = json.loads(record.read_text(encoding='utf-8'))
         known = Run(**{**known, 'files': tuple(known['files'])}, reused=True)

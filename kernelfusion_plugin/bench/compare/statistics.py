@@ -1,4 +1,4 @@
-"""Means over the same images for all methods, and paired differences with a bootstrap interval."""
+"""Means over the same images for all methods, and paired differences with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .collect import Comparison
 LEVEL = 0.95
 RESAMPLES = 9999
 SEED = 0
-LEAST = 5  # images: a bootstrap of fewer gives intervals that are far too short
-BLOCK = 1 << 20  # numbers drawn at a time: memory
+LEAST = 5  # images; with fewer, bootstrap intervals are far too short
+BLOCK = 1 << 20  # numbers drawn at a time, to limit memory
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column: key of ``Outcome.scores``, title, unit, digits shown. Higher is better in all of them."""
+    """A column: key in ``Outcome.scores``, title, unit, digits shown. Higher is better for all metrics."""
 
     key: str
     title: str
@@ -36,7 +36,7 @@ METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('psnr_best_shift', 'PSNR at b
 @dataclass(frozen=True)
 class Difference:
     """Mean of method - reference over the images, its 95 % interval (None with fewer than :data:`LEAST` images), and
-    on how many images the method is the better one.
+    the number of images on which the method is better.
     """
 
     mean: float
@@ -46,24 +46,24 @@ class Difference:
 
 @dataclass(frozen=True)
 class Mean:
-    """One method's mean of one metric over ``images``, which are the same for every method."""
+    """A method's mean of a metric over ``images`` images, the same ones for every method."""
 
     value: float
     images: int
-    difference: Difference | None  # None: the reference itself, or one that lacks the metric
+    difference: Difference | None  # None: for the reference, or if the reference lacks the metric
 
 
 def bootstrap_interval(differences: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES,
                        seed: int = SEED) -> tuple[float, float] | None:
-    """Percentile bootstrap of the mean (Efron and Tibshirani 1993, ch. 13): images are drawn with replacement.
+    """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13), resampling images.
 
-    The same numbers as ``scipy.stats.bootstrap(…, method='percentile')`` from the same generator.
+    Gives the same numbers as ``scipy.stats.bootstrap(…, method='percentile')`` with the same generator.
 
     Args:
-        differences: one per image; paired, as both methods' scores are of that image.
+        differences: one per image, between the two methods' scores of that image.
 
     Returns:
-        Lower and upper end; None for fewer than two differences.
+        Lower and upper end; None with fewer than two differences.
     """
     d = np.asarray(differences, dtype=np.float64)
     if d.size < 2:
@@ -78,26 +78,26 @@ def bootstrap_interval(differences: Sequence[float], level: float = LEVEL, resam
 
 
 def common(comparison: Comparison, metric: str, keys: Sequence[Key]) -> list[Key]:
-    """The images that all methods have a finite score of; methods without any score of that kind do not count."""
+    """The images with a finite score from all methods, ignoring methods without any score of that metric."""
     labels = having(comparison, metric)
     return [key for key in keys if labels and all(
         math.isfinite(comparison.outcome(label, key).scores.get(metric, math.nan)) for label in labels)]
 
 
 def having(comparison: Comparison, metric: str) -> list[str]:
-    """The methods that have a score of that kind for any image at all."""
+    """The methods that have a score of that metric for at least one image."""
     return [method.label for method in comparison.methods
             if any(metric in comparison.outcome(method.label, key).scores for key in comparison.cases)]
 
 
 def differing(comparison: Comparison, metric: str) -> bool:
-    """Whether there are differences: the reference and another method have that score."""
+    """Whether there are differences, that is, the reference and another method have that score."""
     labels = having(comparison, metric)
     return comparison.reference in labels and len(labels) > 1
 
 
 def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -> Mean | None:
-    """A method's mean over :func:`common` images, beside the reference's; None if it has none."""
+    """A method's mean over the :func:`common` images, and its difference to the reference; None without scores."""
     labels, shared = having(comparison, metric), common(comparison, metric, keys)
     if label not in labels or not shared:
         return None
@@ -112,8 +112,9 @@ def mean(comparison: Comparison, metric: str, label: str, keys: Sequence[Key]) -
 
 
 def groups(comparison: Comparison) -> dict[str, list[Key]]:
-    """What means are taken over: all images, those of each data set, and of each kernel (unless every image has a
-    kernel of its own). The same images stand there once, under the first of these names.
+    """Groups for means: all images, each data set, and each kernel (unless every image has its own kernel).
+
+    Groups with the same images are listed once, under the first of these names.
     """
     keys = list(comparison.cases)
     found = {'all images': keys}
@@ -125,7 +126,7 @@ def groups(comparison: Comparison) -> dict[str, list[Key]]:
 
 
 def kernel_groups(comparison: Comparison) -> dict[str, list[Key]]:
-    """The images under each kernel, by its name; {} if every image has a kernel of its own."""
+    """The images with each kernel, by its name; {} if every image has its own kernel."""
     names = [case.kernel_name for case in comparison.cases.values() if case.kernel_name]
     return {f'kernel {name.removeprefix("kernel ")}': [key for key, case in comparison.cases.items()
                                                        if case.kernel_name == name]
@@ -133,24 +134,24 @@ def kernel_groups(comparison: Comparison) -> dict[str, list[Key]]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a reader must know of the means, in sentences."""
+    """Sentences that a reader needs to understand the means."""
     pictures = bool(having(comparison, 'psnr'))
     if pictures:
         said = ['PSNR and SSIM are on Y, without 5 % of height and width on each side.']
     elif any(outcome.picture for outcome in comparison.outcomes.values()):
-        said = ['There is no ground truth, so there are no scores of pictures.']
+        said = ['There is no ground truth, so pictures have no scores.']
     else:
         said = ['No method has a picture of any image.']
     if having(comparison, 'kernel_ncc'):
-        said.append('Kernel correlation is normalised and at zero shift: a kernel out of place scores less.')
+        said.append('Kernel correlation is normalised and at zero shift, so a misplaced kernel scores less.')
     if having(comparison, 'psnr_best_shift') or having(comparison, 'kernel_ncc_best_shift'):
-        said.append('At best shift: the highest over shifts by whole pixels, up to 4. A shift between picture and '
-                    'kernel cannot be seen in the LR image, so the result of a blind method may lie beside its place.')
+        said.append('At best shift: the highest score over shifts by whole pixels, up to 4. The LR image does not '
+                    'determine a common shift of picture and kernel, so results of blind methods may be shifted.')
     said += _what_is_left_out(comparison) + _about_intervals(comparison)
     wall = [method.label for method in comparison.methods if comparison.seconds(method.label)[0] is not None
             and not comparison.seconds(method.label)[1]]
     if wall:
-        said.append(f'Seconds of {_listed(wall)}: wall time of the whole process, start included, over its images.')
+        said.append(f'Seconds of {_listed(wall)}: wall time of the process, including start-up, per image.')
     return said
 
 
@@ -160,10 +161,10 @@ def _what_is_left_out(comparison: Comparison) -> list[str]:
         labels, shared = having(comparison, metric.key), common(comparison, metric.key, keys)
         if labels and len(shared) < len(keys):
             said.setdefault((tuple(shared), tuple(labels)), []).append(metric.title)
-    sentences = [f'Means of {_listed(titles)} are over the {len(shared)} of {len(keys)} images for which '
-                 f'{_those(labels, comparison)} gave a finite value.' for (shared, labels), titles in said.items()]
+    sentences = [f'Means of {_listed(titles)} are over the {len(shared)} of {len(keys)} images with '
+                 f'finite values from {_those(labels, comparison)}.' for (shared, labels), titles in said.items()]
     same = sum(math.isinf(outcome.scores.get('psnr', 0.0)) for outcome in comparison.outcomes.values())
-    return sentences + ([f'Pictures that are identical to the truth, of infinite PSNR: {same}.'] if same else [])
+    return sentences + ([f'Pictures identical to the truth, with infinite PSNR: {same}.'] if same else [])
 
 
 def _about_intervals(comparison: Comparison) -> list[str]:
@@ -172,10 +173,10 @@ def _about_intervals(comparison: Comparison) -> list[str]:
     said = []
     if any(count >= LEAST for count in counts):
         said.append('Intervals: 95 %, percentile bootstrap of the paired differences over n images '
-                    f'({RESAMPLES} resamples, seed {SEED}); images are taken as independent, also where one scene '
-                    'comes under several kernels.')
+                    f'({RESAMPLES} resamples, seed {SEED}); images are treated as independent, even if a scene '
+                    'occurs with several kernels.')
     if any(count < LEAST for count in counts):
-        said.append(f'Differences over fewer than {LEAST} images have no interval: it would seem surer than it is.')
+        said.append(f'Differences over fewer than {LEAST} images have no interval, as it would be far too short.')
     return said
 
 

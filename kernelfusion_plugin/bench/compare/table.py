@@ -1,4 +1,4 @@
-"""The tables: Markdown to be read, CSV to be computed with."""
+"""Writes the tables: Markdown for reading, CSV for further computation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NONE = '–'
 
 
 def write_tables(comparison: Comparison, out: Path) -> None:
-    """comparison.md, means.csv and images.csv in ``out``."""
+    """Write comparison.md, means.csv and images.csv to ``out``."""
     texts = {'comparison.md': markdown(comparison), 'means.csv': _csv(mean_rows(comparison)),
              'images.csv': _csv(image_rows(comparison))}
     for name, text in texts.items():
@@ -52,7 +52,7 @@ def image_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def state(comparison: Comparison, label: str) -> str:
-    """What became of a method: 'ok', or how many images it lacks and why."""
+    """State of a method: 'ok', or how many images are missing and why."""
     method = next(method for method in comparison.methods if method.label == label)
     done = comparison.runs[label]
     lacking = [outcome for (name, _), outcome in comparison.outcomes.items() if name == label and not outcome.picture]
@@ -70,19 +70,19 @@ def made(comparison: Comparison, label: str) -> tuple[str, str, str]:
 
 
 def short_commit(commit: str | None) -> str:
-    """Twelve digits of a commit, and whether files were changed since."""
+    """Twelve digits of a commit, with ``+changes`` if files were changed."""
     return NONE if not commit else commit[:12] + commit[commit.index('+'):] if '+' in commit else commit[:12]
 
 
 def titled(comparison: Comparison, label: str) -> str:
-    """A method's label, and behind it what is wrong with it, for the tables of means."""
+    """A method's label with a note about failures, for the tables of means."""
     lacking = sum(comparison.outcome(label, key).picture is None for key in comparison.cases)
     failed = lacking == len(comparison.cases)
     return label + (': failed' if failed else f': lacks {lacking} of {len(comparison.cases)}' if lacking else '')
 
 
 def faults(comparison: Comparison) -> list[str]:
-    """Method, images and what is wrong with them, a line for each thing that is wrong."""
+    """One line per fault: method, images, message."""
     found: dict[tuple[str, str], list[str]] = {}
     for (label, key), outcome in comparison.outcomes.items():
         if outcome.fault:
@@ -92,7 +92,7 @@ def faults(comparison: Comparison) -> list[str]:
 
 
 def shown_metrics(comparison: Comparison) -> list[Metric]:
-    """The columns that anybody has a value for."""
+    """The metrics for which any method has a value."""
     return [metric for metric in METRICS if having(comparison, metric.key)]
 
 
@@ -157,7 +157,7 @@ def score_text(metric: Metric, value: float | None) -> str:
 
 
 def scores_line(comparison: Comparison, title: str, key: Key) -> str:
-    """What stands under a picture: its scores, with units."""
+    """The line below a picture: its scores, with units."""
     outcome = comparison.outcomes.get((title, key))  # None: LR or ground truth
     scores = outcome.scores if outcome else {}
     parts = {'psnr': '{} dB', 'ssim': 'SSIM {}', 'kernel_ncc': 'kernel {}'}
@@ -180,7 +180,7 @@ def _images(comparison: Comparison, metric: Metric) -> str:
 
 
 def image_name(comparison: Comparison, key: Key) -> str:
-    """An image's name, with its data set's before it where there are several; what is no text in it, as "?"."""
+    """An image's name, prefixed by its data set if there are several; undecodable bytes become "?"."""
     several = len({key[0] for key in comparison.cases}) > 1
     return (f'{key[0]}: {key[1]}' if several else key[1]).encode(errors='replace').decode()
 
@@ -208,7 +208,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Markdown takes these for markup (not an underscore within a word)."""
+    """Escape Markdown markup (underscores within words need no escape)."""
     for mark in '\\|*`<':
         text = text.replace(mark, '\\' + mark)
     return ' '.join(text.split())

@@ -1,4 +1,4 @@
-"""What the pictures show of an image: every method's version of it, and the square that is shown enlarged."""
+"""What is shown of an image: every method's version, and the square that is enlarged."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from .cases import Case, Key
 from .collect import Comparison, read_picture
 from .methods import INPUT, TRUTH
 
-SIDE = 96  # pixels of a crop, where none is given
+SIDE = 96  # side of the default crop, pixels
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of an HR picture, in pixels from its top left corner."""
+    """A square of an HR picture: top left corner and side, in pixels."""
 
     row: int
     col: int
     size: int
 
     def of(self, picture: np.ndarray) -> np.ndarray:
-        """That part of a picture."""
+        """The crop of a picture."""
         return picture[self.row:self.row + self.size, self.col:self.col + self.size]
 
 
 @dataclass(frozen=True)
 class View:
-    """One image: pictures of one size, uint8 RGB, by title in this order: LR (each pixel a square), methods that
-    have it, ground truth if there is one; and the crop.
+    """One image: the crop, and pictures of equal size, uint8 RGB, by title in this order: LR (each pixel a square),
+    methods that have it, ground truth if there is one.
     """
 
     key: Key
@@ -43,10 +43,10 @@ class View:
 
 
 def parse_crops(texts: Sequence[str], cases: Mapping[Key, Case]) -> dict[str, Crop]:
-    """``NAME:row,col,size``, each, by image name.
+    """Parse texts ``NAME:row,col,size`` to crops by image name.
 
     Raises:
-        ValueError: not of that form, no such image, or not inside it.
+        ValueError: not of that form, no such image, or not inside the image.
     """
     crops = {}
     by_name = {key[1]: case for key, case in cases.items()}
@@ -66,7 +66,7 @@ def parse_crops(texts: Sequence[str], cases: Mapping[Key, Case]) -> dict[str, Cr
 
 
 def view(comparison: Comparison, key: Key, crops: Mapping[str, Crop]) -> View | None:
-    """All versions of an image; None if its own file or every method's picture is missing."""
+    """All versions of an image; None if no method has a picture of it."""
     found = {method.label: read_picture(outcome.picture) for method in comparison.methods
              if (outcome := comparison.outcome(method.label, key)).picture is not None}
     if not found:
@@ -80,10 +80,10 @@ def view(comparison: Comparison, key: Key, crops: Mapping[str, Crop]) -> View | 
 
 
 def choose_crop(pictures: Sequence[np.ndarray], gt: np.ndarray | None, side: int = SIDE) -> Crop:
-    """Where the methods differ most: the square with the largest variance between them, summed over its pixels.
+    """The square in which the methods differ most: largest sum over pixels of the variance between them.
 
-    Between one method alone and the truth; without truth, the variance of that method's own pixels. The border that
-    scores leave out is left out here.
+    For a single method: between it and the truth or, without truth, the variance of its own pixels. The border that
+    scores ignore is ignored here, too.
     """
     shown = [*pictures, gt] if len(pictures) == 1 and gt is not None else list(pictures)
     grey = np.stack([picture.astype(np.float64).mean(-1) for picture in shown])
