@@ -69,14 +69,14 @@ class Setting:
 @click.option('--case', 'cases', multiple=True, default=(*CROPS, *KERNELS, *GAUSSIANS),
               help="NNNN_kKK or krk_N, as in DATA; may be repeated. Default: all of the paper's.")
 @click.option('--seed', 'seeds', type=int, multiple=True, default=(0,), help='May be repeated. Default: 0.')
-@click.option('--preset', default='quick', show_default=True)
+@click.option('--preset', default='quick', show_default=True, help='As of kernelfusion restore.')
 @click.option('--options', default='{}', help='JSON that overrides the preset, e.g. {"em": {"steps": 8}}.')
 @click.option('--noise', type=click.FloatRange(min=0), default=0,
               help='White noise added to y, in per cent of the range.')
 @click.option('--jpeg', type=click.IntRange(1, 100), help='Compress y as JPEG of this quality.')
 @click.option('--piece', type=click.IntRange(min=64),
               help='Restore only a central piece of this side, in pixels of the result.')
-@click.option('--device', type=Device(), default='cpu', show_default=True)
+@click.option('--device', type=Device(), default='cpu', show_default=True, help='cpu, cuda, cuda:1, ...')
 def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...], preset: str, options: str,
             noise: float, jpeg: int | None, piece: int | None, device: torch.device) -> None:
     try:

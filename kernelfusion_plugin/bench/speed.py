@@ -90,14 +90,14 @@ class Setting:
 
 @click.command(help=__doc__)
 @click.argument('parts', nargs=-1)
-@click.option('--preset', default='quick', show_default=True)
+@click.option('--preset', default='quick', show_default=True, help='As of kernelfusion restore.')
 @click.option('--side', 'sides', type=int, multiple=True, default=(64, 128, 256), show_default=True,
               help='For area: side of an LR picture; may be repeated.')
 @click.option('--hr', type=UserPath(exists=True, file_okay=False),
               help='For seeds: folder of your own sharp pictures, of which the central part is used.')
 @click.option('--kernels', multiple=True, type=UserPath(exists=True),
               help='For seeds: a kernel (.npy, .mat or a picture) or a folder of kernels; may be repeated.')
-@click.option('--device', type=Device(), default=best_device(), show_default=True)
+@click.option('--device', type=Device(), default=best_device(), show_default=True, help='cpu, cuda, cuda:1, ...')
 @click.option('--out', type=UserPath(), help='Also write the figures to this JSON file as they are measured.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
             device: torch.device, out: Path | None) -> None:

@@ -41,7 +41,7 @@ class WithRecipes(click.Command):
 @click.option('--image', 'images', multiple=True,
               help='Name of a picture without its extension; may be repeated. Default: '
               "the recipe's pictures, or all.")
-@click.option('--scale', default=4, show_default=True)
+@click.option('--scale', default=4, show_default=True, help='How many times smaller the LR pictures are.')
 @click.option('--seed', default=0, show_default=True,
               help="Seeds kernels, choices and noise, together with the picture's name.")
 @click.option('--piece', default=0, help='Side of the central square to keep, in HR pixels. Default: whole pictures.')
