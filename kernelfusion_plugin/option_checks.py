@@ -85,7 +85,7 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
         own = module_here(name)
         if own is not None and not os.path.realpath(taken).startswith(os.path.realpath(own)):
             log.warning(f'{path}: import: {name} is the one that is installed ({taken or "a part of Python"}), not '
-                        f"{own} here: rename that")
+                        f'{own} here: rename that')
 
 
 def module_here(name: str) -> Path | None:
