@@ -567,7 +567,7 @@ def test_colours_of_a_ppm_keep_their_bits(top, kind, tmp_path):
     given[0, 0] = top
     numbers = (' '.join(map(str, given.ravel())) + '\n').encode()
     body = numbers if kind == 'P3' else given.astype('>u2' if top > 255 else 'u1').tobytes()
-    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by\r# hand\n8 6\n{top}\n'.encode() + body)
+    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by hand\r8 6\n{top}\n'.encode() + body)
     picture = read_picture(tmp_path / 'a.ppm')
     assert picture.bits == (16 if top > 255 else 8)
     assert np.array_equal(as_read(picture), np.round(given * ((2 ** picture.bits - 1) / top)))
