@@ -72,8 +72,8 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last: no file in there shall hide a package
         try:
-            importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001  (the user's own code)
+            taken = getattr(importlib.import_module(name), '__file__', None) or ''
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's own code)
             if isinstance(error, ModuleNotFoundError) and f'{name}.'.startswith(f'{error.name}.'):
                 raise ValueError(f'{path}: import: there is no module {name} in {os.getcwd()}, and none is '
                                  'installed') from error
@@ -82,6 +82,17 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
                 frames.pop(0)
             place = f' ({frames[0].filename}, line {frames[0].lineno})' if frames else ''
             raise ValueError(f'{path}: import: {name} ends in {named(error)}{place}') from error
+        own = module_here(name)
+        if own is not None and not os.path.realpath(taken).startswith(os.path.realpath(own)):
+            log.warning(f'{path}: import: {name} is the one that is installed ({taken or "a part of Python"}), not '
+                        f'{own} here: rename that')
+
+
+def module_here(name: str) -> Path | None:
+    """What the working folder has by the name of a module: its file, or the folder of a package."""
+    folder = Path(*name.split('.'))
+    file = folder.parent / f'{folder.name}.py'
+    return folder if os.path.isfile(folder / '__init__.py') else file if os.path.isfile(file) else None
 
 
 def check_parts(opt: dict[str, Any], path: str) -> None:

@@ -45,7 +45,7 @@ def check_surroundings() -> None:
     within = torch.autocast_increment_nesting() > 1
     torch.autocast_decrement_nesting()
     if within:
-        raise ValueError('a picture cannot be restored within torch.autocast: call it outside')
+        raise ValueError('a picture cannot be restored within torch.autocast, be it turned off there: call it outside')
 
 
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:

@@ -75,7 +75,7 @@ def _deep_colour(raw: bytes, image: Image.Image) -> np.ndarray:
 
 def _ppm_top(raw: bytes) -> int:
     """The value of white in a colour PPM, given after width and height."""
-    return int(re.match(rb'P[36]' + 3 * rb'(?:\s|#[^\n]*\n)+(\d+)', raw)[3])
+    return int(re.match(rb'P[36]' + 3 * rb'(?:\s|#[^\r\n]*[\r\n])+(\d+)', raw)[3])
 
 
 def tiff_values(raw: bytes) -> np.ndarray:

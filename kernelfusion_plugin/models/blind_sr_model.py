@@ -113,7 +113,7 @@ class BlindSRModel(ImageByImage, SRModel):
         network = network_options(opt)
         net = make_network(network)
         if opt['is_train']:
-            check_training(opt)
+            check_training(cls, opt)
             check_pairs(net, network, opt)
         return scale, files, network, net
 

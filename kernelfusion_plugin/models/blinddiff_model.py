@@ -72,7 +72,7 @@ class BlindDiffModel(ImageByImage, BaseModel):
                              'needs; to train some, see options/train_blinddiff_iso.yml')
         net = build_net(opt, scale)
         if opt['is_train']:
-            check_training(opt)
+            check_training(cls, opt)
             size, own = pairs_kernel_size(opt, 'BlindDiff'), getattr(net, 'kernel_size', None)
             if own is not None and size not in (None, own):
                 raise ValueError(f"the training set's kernels are {size} x {size}, but network_g.kernel_size is {own}: "

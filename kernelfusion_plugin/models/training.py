@@ -17,6 +17,7 @@ from ..core.faults import first_line
 from ..core.sections import check_number, nearest
 from ..data.check import KEYS as KNOWN_SETS
 from ..data.random_blur_dataset import RandomBlurDataset
+from ..option_checks import is_our_model
 from .options import section_of
 
 LOSSES = ('pixel_opt', 'perceptual_opt', 'kernel_opt')
@@ -24,15 +25,18 @@ KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler', *LOSSE
 PREFETCH = (None, 'cpu', 'cuda')
 
 
-def check_training(opt: Mapping[str, Any]) -> None:
+def check_training(model: type[BaseModel], opt: Mapping[str, Any]) -> None:
     """Refuse what a training of any of our models would fail on, at its start or at its very end.
+
+    Args:
+        model: ours, or one made of it, which may know more optimizers, schedules and options.
 
     Raises:
         ValueError: in one line that names the option.
     """
     train, logger = section_of(opt, 'train'), section_of(opt, 'logger')
     for key in train:
-        if key not in KEYS:
+        if key not in KEYS and is_our_model(opt['model_type']):
             raise ValueError(f"unknown option 'train.{key}'{nearest(str(key), KEYS)}")
     missing = [key for key in ('optim_g', 'scheduler', 'total_iter') if train.get(key) is None]
     if missing:
@@ -43,7 +47,7 @@ def check_training(opt: Mapping[str, Any]) -> None:
     check_number('train.total_iter', train['total_iter'], 1)
     check_number('train.warmup_iter', train.get('warmup_iter', -1), -1)
     check_number('train.ema_decay', train.get('ema_decay', 0), 0, 1)
-    _try_schedule(train)
+    _try_schedule(model, train)
     for key in LOSSES:
         if train.get(key):
             _try_loss(f'train.{key}', train[key])
@@ -74,7 +78,7 @@ def pairs_kernel_size(opt: Mapping[str, Any], learner: str) -> int | None:
 
 def _check_loader(datasets: Mapping[str, Mapping[str, Any]]) -> None:
     """What BasicSR's loader of training pictures takes."""
-    unread = [key for key in datasets if key.partition('_')[0] == 'test']
+    unread = [key for key in datasets if key != 'train' and key.partition('_')[0] != 'val']
     if 'train' not in datasets or unread:
         raise ValueError(f'datasets: a training has one data set, train, and those of its validation, val_1 …; there '
                          f'{"is" if len(datasets) == 1 else "are"} {", ".join(datasets)}')
@@ -89,9 +93,9 @@ def _check_loader(datasets: Mapping[str, Mapping[str, Any]]) -> None:
         raise ValueError(f'{where}:prefetch_mode: cuda needs pin_memory: true')
 
 
-def _try_schedule(train: Mapping[str, Any]) -> None:
-    """BasicSR's own optimizer and schedule on one weight, up to the last iteration."""
-    trial = object.__new__(BaseModel)  # of which two methods are wanted, and no folders
+def _try_schedule(model: type[BaseModel], train: Mapping[str, Any]) -> None:
+    """The model's optimizer and schedule on one weight, up to the last iteration."""
+    trial = object.__new__(model)  # of which two methods are wanted, and no folders
     trial.opt, trial.optimizers, trial.schedulers = {'train': copy.deepcopy(dict(train))}, [], []
     options, last = trial.opt['train']['optim_g'], int(train['total_iter'])
     check_number('train.optim_g.lr', options.get('lr'), 0)

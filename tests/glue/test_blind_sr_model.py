@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from basicsr.utils.registry import MODEL_REGISTRY
 from click.testing import CliRunner
 from glue_helpers import _ORIGINAL, run_toolbox, scores, texture, write_pair
 from PIL import Image
@@ -369,6 +370,8 @@ def test_training_needs_no_validation(data, tmp_path, monkeypatch):
     ('logger:save_checkpoint_freq=0', 'logger.save_checkpoint_freq must be a number, at least 1'),
     ('val:val_freq=0', 'val.val_freq must be a number, at least 1'),
     ('datasets:train=~', 'datasets: a training has one data set, train, and those of its validation'),
+    ('datasets:train_1={name: Two, type: SingleImageDataset, dataroot_lq: ., io_backend: {type: disk}, '
+     'num_worker_per_gpu: 0, batch_size_per_gpu: 1}', 'datasets: a training has one data set, train, and those of its'),
     ('datasets:train:batch_size_per_gpu=0', 'datasets:train:batch_size_per_gpu must be a whole number, at least 1'),
     ('datasets:train:num_worker_per_gpu=-1', 'datasets:train:num_worker_per_gpu must be a whole number, at least 0'),
     ('datasets:train:prefetch_mode=gpu', 'datasets:train:prefetch_mode must be ~, cpu or cuda'),
@@ -379,6 +382,17 @@ def test_faults_in_training_options_are_told_before_a_folder_is_made(force, mess
     with pytest.raises(ValueError, match=f'^train.yml: {re.escape(message)}') as caught:
         run_training(train_toy(data, 'DCLS'), tmp_path / 'train', monkeypatch, '--force_yml', force)
     assert '\n' not in str(caught.value) and not (tmp_path / 'train/experiments').exists()
+
+
+def test_a_model_made_of_ours_may_know_more(data, tmp_path, monkeypatch):
+    class OwnModel(BlindSRModel):
+        def get_optimizer(self, optim_type, params, lr, **options):
+            return torch.optim.NAdam(params, lr, **options)
+
+    monkeypatch.setitem(MODEL_REGISTRY._obj_map, 'OwnModel', OwnModel)
+    opt = train_toy(data, 'RRDBNet', model_type='OwnModel')
+    run_training(opt, tmp_path / 'train', monkeypatch, '--force_yml', 'train:optim_g:type=NAdam', 'train:clip=0.1')
+    assert (tmp_path / 'train/experiments/toy/models/net_g_latest.pth').is_file()
 
 
 def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):

@@ -14,7 +14,16 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from kernelfusion_plugin import files
 from kernelfusion_plugin.core.degradation import downscale_bicubic, upscale_bicubic
-from kernelfusion_plugin.files import WRITABLE, BadPicture, distinct_names, find_pictures, read_picture, write_picture
+from kernelfusion_plugin.files import (
+    WRITABLE,
+    BadPicture,
+    check_size,
+    distinct_names,
+    find_pictures,
+    read_picture,
+    write_picture,
+)
+from kernelfusion_plugin.files.encode import LARGEST
 from kernelfusion_plugin.files.exif import EXIF_IFD, GPS_IFD, ORIENTATION
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -567,7 +576,19 @@ def test_colours_of_a_ppm_keep_their_bits(top, kind, tmp_path):
     given[0, 0] = top
     numbers = (' '.join(map(str, given.ravel())) + '\n').encode()
     body = numbers if kind == 'P3' else given.astype('>u2' if top > 255 else 'u1').tobytes()
-    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by hand\n8 6\n{top}\n'.encode() + body)
+    (tmp_path / 'a.ppm').write_bytes(f'{kind}\n# by hand\r8 6\n{top}\n'.encode() + body)
     picture = read_picture(tmp_path / 'a.ppm')
     assert picture.bits == (16 if top > 255 else 8)
     assert np.array_equal(as_read(picture), np.round(given * ((2 ** picture.bits - 1) / top)))
+
+
+@pytest.mark.parametrize('ending', ['.jpg', '.webp'])
+def test_the_largest_picture_of_a_format_is_known(ending, tmp_path):
+    kind = WRITABLE[ending]
+    most = LARGEST[kind]
+    Image.new('L', (most, 1)).save(tmp_path / f'a{ending}')
+    check_size(tmp_path / f'a{ending}', 1, most)
+    with pytest.raises((OSError, ValueError)):
+        Image.new('L', (most + 1, 1)).save(tmp_path / f'b{ending}')
+    with pytest.raises(BadPicture, match=f'{kind} holds at most {most} a side'):
+        check_size(tmp_path / f'b{ending}', most + 1, 1)

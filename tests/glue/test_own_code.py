@@ -1,6 +1,7 @@
 """Code of the user's own, beside the option file and not in the package: what README's "Extending" says is enough."""
 
 import csv
+import re
 import sys
 
 import pytest
@@ -88,7 +89,8 @@ def test_under_basicsrs_own_program(tmp_path):
     ('', 'my_faulty.part', r'there is no module my_faulty.part in'),
     ('import my_absent', 'my_faulty', r"my_faulty ends in ModuleNotFoundError: .*'my_absent' \(.*, line 1\)$"),
     ('a = 1\nb = c', 'my_faulty', r'my_faulty ends in NameError: .* \(.*my_faulty.py, line 2\)$'),
-    ('a = (', 'my_faulty', r'my_faulty ends in SyntaxError: .* \(my_faulty.py, line 1\)$')])
+    ('a = (', 'my_faulty', r'my_faulty ends in SyntaxError: .* \(my_faulty.py, line 1\)$'),
+    ('import sys\nsys.exit()', 'my_faulty', r'my_faulty ends in SystemExit \(.*my_faulty.py, line 2\)$')])
 def test_what_cannot_be_imported_is_told_in_one_line(text, given, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', sys.path[:])
@@ -99,11 +101,36 @@ def test_what_cannot_be_imported_is_told_in_one_line(text, given, said, tmp_path
     assert '\n' not in str(caught.value)
 
 
-def test_a_comparison_runs_again_what_has_other_code(tmp_path, monkeypatch):
+@pytest.mark.parametrize(('file', 'name', 'taken'), [
+    ('json.py', 'json', r'json\S__init__\.py'), ('json/__init__.py', 'json', r'json\S__init__\.py'),
+    ('builtins.py', 'builtins', 'a part of Python')])
+def test_a_module_hidden_by_an_installed_one_is_told(file, name, taken, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    write(tmp_path / file)
+    import_modules({'import': name}, 'mine.yml')
+    own = file.partition('/')[0]
+    assert re.search(rf'{name} is the one that is installed \(.*{taken}\), not {own} here', caplog.text)
+
+
+@pytest.mark.parametrize('file', ['my_own.py', 'my_own/__init__.py'])
+def test_a_module_that_is_found_needs_no_word(file, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    monkeypatch.delitem(sys.modules, 'my_own', raising=False)
+    write(tmp_path / file)
+    import_modules({'import': ['my_own', 'json']}, 'mine.yml')
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(('file', 'name'), [('lab/methods.py', 'lab.methods'), ('lab/__init__.py', 'lab'),
+                                            ('lab/part.py', 'lab')])
+def test_a_comparison_runs_again_what_has_other_code(file, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data, ran = write_images(tmp_path / 'data'), Methods(monkeypatch, a=noise(3), b=noise(9))
-    code = write(tmp_path / 'lab' / 'methods.py', 'SIGMA = 3')
-    files = [option_file(tmp_path / 'a.yml', data, 'a', **{'import': ['lab.methods']}),
+    write(tmp_path / 'lab/__init__.py')
+    code = write(tmp_path / file, 'SIGMA = 3')
+    files = [option_file(tmp_path / 'a.yml', data, 'a', **{'import': [name]}),
              option_file(tmp_path / 'b.yml', data, 'b')]
     assert compare('-opt', *files, '--out', 'out').exit_code == 0
     code.write_text('SIGMA = 4')

@@ -26,6 +26,7 @@ import yaml
 from ... import report
 from ...atomic import write_text_atomically
 from ...checkpoints import code_digest
+from ...option_checks import module_here
 from .methods import Method
 
 NOT_FILES = ('name', 'type', 'suffix', 'prior_dir')  # prior_dir: the run itself writes there
@@ -86,7 +87,7 @@ def run(method: Method, root: Path, fresh: bool = False) -> Run:
 def digest(opt: Mapping[str, Any]) -> str:
     """sha256 of the options and of every file that they name.
 
-    For folders, the files directly in them count; for ``import``, modules in the working folder.
+    For folders, the files directly in them count; for ``import``, the modules and packages in the working folder.
     """
     total = hashlib.sha256(json.dumps(opt, sort_keys=True, default=str).encode())
     for path in sorted(set(_named_paths(opt))):
@@ -136,8 +137,8 @@ def _named_paths(value: Any, key: str = '') -> Iterator[Path]:  # noqa: ANN401
         for item in value:
             yield from _named_paths(item, key)
     elif isinstance(value, str) and value and key not in NOT_FILES:
-        path = Path(f'{value.replace(".", os.sep)}.py' if key == 'import' else os.path.expanduser(value))
-        if len(value) < 4096 and '\0' not in value and os.path.exists(path):
+        path = module_here(value) if key == 'import' else Path(os.path.expanduser(value))
+        if path is not None and len(value) < 4096 and '\0' not in value and os.path.exists(path):
             yield path
 
 
