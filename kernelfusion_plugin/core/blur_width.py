@@ -13,11 +13,14 @@ from .degradation import Degradation
 from .diffusion import Prior
 from .em import assumed_noise
 from .em_config import EmConfig
-from .em_steps import above_floor, em_passes
+from .em_steps import EmProblem, above_floor, em_passes
 from .frame import Frame
-from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
+from .kernel_search import adapted
 from .kernels import gaussian
 from .noise import white_noise
+from .piece import cut_piece, unsure_rims
+from .stages import kernel_stages
+from .state import EmPlace
 
 LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
 LEAST_AREA = 80 * 80
@@ -54,12 +57,13 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
         return None
     half = F.avg_pool2d(y, 2)
     piece, _ = cut_piece(half, em.kernel_side // 2)
-    em, noise = adapted(em, assumed_noise(half, em))
-    stage = kernel_stages(degradation, em, noise)[0]
-    kernel = gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece)
-    for _, _, found in em_passes(piece, kernel, prior, stage, em, torch.Generator(y.device).manual_seed(0)):
-        kernel = found
-    return 2 * spread(above_floor(kernel, em.kernel_floor))
+    generator = torch.Generator(y.device).manual_seed(0)
+    problem = adapted(EmProblem(piece, prior, degradation, em, generator, assumed_noise(half, em)))
+    stage = kernel_stages(degradation, problem.config, problem.noise)[0]
+    place = EmPlace(kernel=gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece))
+    for _ in em_passes(problem, stage, place):
+        pass
+    return 2 * spread(above_floor(place.kernel, em.kernel_floor))
 
 
 def texture(y: Tensor) -> float:

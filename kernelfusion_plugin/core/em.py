@@ -25,7 +25,8 @@ much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Generator, Tensor
@@ -33,7 +34,7 @@ from torch import Generator, Tensor
 from .degradation import Degradation
 from .diffusion import Prior, timesteps
 from .em_config import EmConfig
-from .em_steps import first_estimate, lr_mse, reverse_pass
+from .em_steps import EmProblem, EmStep, first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
 from .restarts import search, search_steps, surprise
@@ -60,16 +61,17 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = assumed_noise(y, config)
-    total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
+    problem = EmProblem(y, kernel_prior, degradation, config, generator, assumed_noise(y, config))
     place = EmPlace.at(resume, y.device)
+    total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     if kernel is None:
-        frame = Frame.of(y, degradation)
-        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
+        problem = replace(problem, frame=Frame.of(y, degradation))
+        yield from counted(search(problem, place), place, total)
         kernel = place.best
         if place.surprise is None:
-            place.surprise = surprise(y, kernel, kernel_prior, degradation, config, frame)
-    yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
+            place.surprise = surprise(problem, kernel)
+    for state in counted(final_passes(replace(problem, prior=prior), kernel, place), place, total):
+        yield replace(state, surprise=place.surprise)
 
 
 def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
@@ -85,25 +87,28 @@ def assumed_noise(y: Tensor, config: EmConfig) -> Noise:
     return estimate_noise(y).times(config.noise_floor, config.noise_floor)
 
 
+def counted(steps: Iterable[EmStep], place: EmPlace, total: int) -> Iterator[Phase2State]:
+    """The steps as states of a run of ``total`` steps; counts them in ``place.step``."""
+    for t, x0_hat, kernel, residual in steps:
+        place.step += 1
+        yield Phase2State(place.step, total, t, x0_hat, kernel, {'residual': residual}, place.snapshot)
+
+
 def final_steps(config: EmConfig) -> int:
     """Steps of the final passes."""
     return max(1, config.final_samples) * config.final_steps
 
 
-def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tensor, config: EmConfig,
-                 generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
-    """The picture under a fixed kernel (or kernels, as ``degradation`` takes); ends a run of ``total`` steps."""
+def final_passes(problem: EmProblem, kernel: Tensor, place: EmPlace) -> Iterator[EmStep]:
+    """The picture under a fixed kernel (or kernels, as the degradation takes them), from ``place`` on."""
+    config = problem.config
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
-    sigma = noise.times(white, 1.0).added_to(config.final_noise)
+    sigma = problem.noise.times(white, 1.0).added_to(config.final_noise)
     for sample in range(place.passes, max(1, config.final_samples)):
-        x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma,
-                            renoising, place, config.final_turns)
-        for t, x in walk:
-            place.step += 1
+        if place.x is None:
+            place.x = first_estimate(problem, kernel)
+        for t, x in reverse_pass(problem, kernel, sigma, levels, renoising, place, config.final_turns):
             mean = (place.before + x).div_(sample + 1)
-            yield Phase2State(place.step, total, t, mean, kernel,
-                              {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
-                              surprise=place.surprise)
+            yield EmStep(t, mean, kernel, lr_mse(problem.degradation, mean, kernel, problem.y))
         place.end_sample()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .diffusion import timesteps
+
 UNCERTAINTIES = (0.5, 1.0, 2.0)  # that are tried where none is given
 KERNEL_PRIORS = ('textures', 'internal')
 FINAL_PRIORS = {'tuned': ('tuned', 'textures'), 'both': ('prior', 'textures'), 'textures': ('textures',),
@@ -118,6 +120,16 @@ class EmConfig:
     jpeg_centre_power: float = 0.7
     final_white: float = 0.5
     cg_iterations: int = 15
+
+    @property
+    def levels(self) -> list[int]:
+        """Diffusion times of a pass of the search, down to the final -1."""
+        return timesteps(self.t_start, self.steps, self.t_power)
+
+    @property
+    def m_levels(self) -> list[int]:
+        """Those that the M step takes the prior's estimates at."""
+        return self.levels[-1 - self.kernel_levels:-1]
 
     def __post_init__(self) -> None:
         for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):

@@ -17,12 +17,13 @@ from .em_config import FINAL_PRIORS, EmConfig
 from .joint import solve_joint
 from .joint_ablations import solve_ablation
 from .kernel_models import Siren
-from .kernel_search import check_rim, scaled
 from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig
+from .piece import check_rim
 from .regional_degradation import RegionalDegradation
 from .regions import solve_regions
 from .solver import Factory, Problem, Solver, inference_memory
+from .stages import scaled
 from .state import Phase2State
 from .tiles import SIDES
 

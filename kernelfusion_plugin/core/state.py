@@ -88,9 +88,9 @@ class EmPlace:
     before: Tensor | float = 0.0
     kernels: Tensor | None = None
 
-    def end_pass(self, done: int) -> None:
-        """``done`` passes are over; the next begins with its first step."""
-        self.passes, self.steps = done, 0
+    def end_pass(self) -> None:
+        """The next pass begins with its first step."""
+        self.passes, self.steps = self.passes + 1, 0
 
     def end_trial(self, nll: float, uncertainty: float | None) -> bool:
         """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
@@ -98,7 +98,7 @@ class EmPlace:
         if better:
             self.uncertainty, self.nll, self.likeliest = uncertainty, nll, self.kernel
         self.trial += 1
-        self.end_pass(0)
+        self.passes = self.steps = 0
         self.x = self.x_t = None
         self.remembered = 0.0, 0.0
         return better
@@ -127,7 +127,7 @@ class EmPlace:
     def end_sample(self) -> None:
         """The next final sample begins with its first step and no picture."""
         self.before = self.before + self.x
-        self.end_pass(self.passes + 1)
+        self.end_pass()
         self.x = self.x_t = None
 
     def snapshot(self) -> dict[str, Any]:
