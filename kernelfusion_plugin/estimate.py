@@ -23,7 +23,8 @@ from .core.degradation import Degradation
 from .core.diffusion import Schedule
 from .core.em import assumed_noise
 from .core.em_config import EmConfig
-from .core.em_steps import EmProblem, em_passes
+from .core.em_state import EmPlace, EmProblem
+from .core.em_steps import em_passes
 from .core.inputs import forward_model
 from .core.kernels import gaussian
 from .core.patch_prior import PatchPrior, fit_patch_prior
@@ -33,7 +34,6 @@ from .core.regional_degradation import OVERLAP, choose_grid
 from .core.solver import Problem
 from .core.solvers import SOLVERS, kernel_prior
 from .core.stages import Stage, kernel_stages, most_passes
-from .core.state import EmPlace
 from .core.texture_prior import load_texture_prior
 
 SIDE = 64  # of the cut, LR pixels

@@ -13,14 +13,14 @@ from .degradation import Degradation
 from .diffusion import Prior
 from .em import assumed_noise
 from .em_config import EmConfig
-from .em_steps import EmProblem, above_floor, em_passes
+from .em_state import EmPlace, EmProblem
+from .em_steps import above_floor, em_passes
 from .frame import Frame
 from .kernel_search import adapted
 from .kernels import gaussian
 from .noise import white_noise
 from .piece import cut_piece, unsure_rims
 from .stages import kernel_stages
-from .state import EmPlace
 
 LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
 LEAST_AREA = 80 * 80

@@ -34,11 +34,12 @@ from torch import Generator, Tensor
 from .degradation import Degradation
 from .diffusion import Prior, timesteps
 from .em_config import EmConfig
-from .em_steps import EmProblem, EmStep, first_estimate, lr_mse, reverse_pass
+from .em_state import EmPlace, EmProblem, EmStep
+from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
 from .restarts import search, search_steps, surprise
-from .state import EmPlace, Phase2State
+from .state import Phase2State
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,

@@ -5,70 +5,28 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .colour import to_rgb, to_ycbcr
 from .degradation import Degradation, to_canvas
-from .diffusion import Prior, noise_like
+from .diffusion import noise_like
 from .em_config import EmConfig
+from .em_state import EmPlace, EmProblem
 from .frame import Frame
 from .kernel_align import centre_of_mass, normalise, shift
-from .noise import CLEAN, Noise, Sigma
+from .noise import Sigma
 from .orientations import predict_turned
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .stages import Stage
-from .state import EmPlace
 
 FRAMED_POWER = 0.9  # takes the place of centre_power where y's frame is used, which weighs faint parts anew
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which y leaves as much open as the prior does
 OPEN_POWER = 1.5  # how that grows with the area
 MOST_OPEN = 3.0
-
-
-@dataclass(frozen=True, eq=False)
-class EmProblem:
-    """What x and k are estimated from. It stays the same while :class:`~.state.EmPlace` moves on.
-
-    A search replaces y by a piece of it, a stage the degradation by that of its own scale.
-
-    Attributes:
-        y: LR image (B, 3, h, w) in [-1, 1].
-        prior: of the picture.
-        degradation: the forward model, y = (x * k)↓s + n.
-        config: see :class:`~.em_config.EmConfig`.
-        generator: of all noise; on y's device.
-        noise: n, as assumed.
-        frame: of black around y; None where there is none.
-    """
-
-    y: Tensor
-    prior: Prior
-    degradation: Degradation
-    config: EmConfig
-    generator: Generator
-    noise: Noise = CLEAN
-    frame: Frame | None = None
-
-
-class EmStep(NamedTuple):
-    """The estimate after a step, at the full scale: what a search and the final passes yield.
-
-    Attributes:
-        t: diffusion time that the step worked at.
-        x0_hat: on the degradation's canvas, (1, 3, H, W).
-        kernel: (K, K), or as the degradation takes several.
-        residual: :func:`lr_mse` of picture and kernel at the scale that the step worked at.
-    """
-
-    t: int
-    x0_hat: Tensor
-    kernel: Tensor
-    residual: float
 
 
 @torch.no_grad()

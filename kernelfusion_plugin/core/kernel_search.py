@@ -13,14 +13,14 @@ from torch import Tensor
 
 from .degradation import Degradation, resample_kernel, to_canvas
 from .em_config import EmConfig
-from .em_steps import EmProblem, EmStep, area, em_passes, find_place, lr_mse
+from .em_state import EmPlace, EmProblem, EmStep
+from .em_steps import area, em_passes, find_place, lr_mse
 from .frame import Frame
 from .kernel_align import normalise, shift
 from .kernels import gaussian
 from .likelihood import nll
 from .piece import cut_piece, paste, unsure_rims
 from .stages import Stage, attempts, kernel_stages, scaled
-from .state import EmPlace
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
 CLEARLY = 0.1  # by so much likelier must y be for that one to be taken; under three shakes it gained at most 0.005

@@ -26,13 +26,13 @@ from .degradation import to_canvas
 from .diffusion import Prior
 from .em import assumed_noise, check_levels, counted, final_passes, final_steps
 from .em_config import EmConfig
-from .em_steps import EmProblem, EmStep
+from .em_state import EmPlace, EmProblem, EmStep
 from .frame import Frame
 from .metrics import kernel_ncc
 from .piece import cut_piece, paste, unsure_rims
 from .regional_degradation import RegionalDegradation
 from .restarts import mean_nll, search, search_steps
-from .state import EmPlace, Phase2State
+from .state import Phase2State
 
 SAME = 0.9  # correlation above which two kernels count as one
 

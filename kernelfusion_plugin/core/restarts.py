@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .diffusion import timesteps
 from .em_config import EmConfig
-from .em_steps import EmProblem, EmStep, area, first_estimate, reverse_pass
+from .em_state import EmPlace, EmProblem, EmStep
+from .em_steps import area, first_estimate, reverse_pass
 from .kernel_search import find_kernel
 from .likelihood import nll
 from .noise import CLEAN
 from .piece import cut_piece, unsure_rims
 from .stages import most_passes
-from .state import EmPlace
 
 JUDGED = 128  # LR pixels: side of the piece that kernels are judged on
 AREA_WEIGHT = 0.7  # of ln(area): on ten pieces of which three searches each were at hand 0.6 to 4 ranked 10 or 11 of 12

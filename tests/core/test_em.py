@@ -19,7 +19,8 @@ from kernelfusion_plugin.core.degradation import (
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
-from kernelfusion_plugin.core.em_steps import EmProblem, reverse_pass
+from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
+from kernelfusion_plugin.core.em_steps import reverse_pass
 from kernelfusion_plugin.core.frame import Frame
 from kernelfusion_plugin.core.kernel_search import find_kernel
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
@@ -28,7 +29,6 @@ from kernelfusion_plugin.core.noise import Noise, Sigma
 from kernelfusion_plugin.core.piece import informative_piece
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
 from kernelfusion_plugin.core.stages import kernel_stages, scaled
-from kernelfusion_plugin.core.state import EmPlace
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,

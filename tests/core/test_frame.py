@@ -12,13 +12,13 @@ from kernelfusion_plugin.core import em_steps, kernel_search
 from kernelfusion_plugin.core import frame as frame_module
 from kernelfusion_plugin.core.degradation import Degradation, resample_kernel, synthesise
 from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
 from kernelfusion_plugin.core.frame import Frame, within
 from kernelfusion_plugin.core.kernel_search import carry_over
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.piece import unsure_rims
 from kernelfusion_plugin.core.stages import kernel_stages, scaled
-from kernelfusion_plugin.core.state import EmPlace
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 FULL = Degradation(4, 24)
@@ -366,7 +366,7 @@ def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
     find_place, seen = em_steps.find_place, []
     monkeypatch.setattr(em_steps, 'find_place', lambda *args: seen.append((args, find_place(*args))) or seen[-1][1])
     start = gaussian(stage.degradation.kernel_size, sigmas=1.25)
-    problem = em_steps.EmProblem(y, load_texture_prior(), FULL, config, torch.Generator().manual_seed(0), frame=frame)
+    problem = EmProblem(y, load_texture_prior(), FULL, config, torch.Generator().manual_seed(0), frame=frame)
     walk = list(em_steps.em_passes(problem, stage, EmPlace(kernel=start)))
     assert [args[3] for args, _ in seen] == [frame] * 2
     for number, ((before, *_), (weighed, way)) in enumerate(seen):
@@ -386,7 +386,7 @@ def test_each_stage_of_a_search_goes_by_the_frame(monkeypatch):
     for module in (em_steps, kernel_search):
         monkeypatch.setattr(module, 'find_place', lambda kernel, grid, config, frame: asked.append((grid, frame)) or (
             kernel, (0.0, 0.0)))
-    problem = em_steps.EmProblem(y, load_texture_prior(), full, config, torch.Generator().manual_seed(0), frame=frame)
+    problem = EmProblem(y, load_texture_prior(), full, config, torch.Generator().manual_seed(0), frame=frame)
     assert len(list(kernel_search.find_kernel(problem, EmPlace()))) == 4
     assert {(grid.scale, grid.kernel_size) for grid, _ in asked} == {(1, 9), (2, 16)}
     assert len(asked) > 4 and all(told is frame for _, told in asked)
