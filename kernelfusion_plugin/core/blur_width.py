@@ -1,4 +1,4 @@
-"""How wide a picture's blur is, found in seconds and before the search: whether it fits into the kernel's grid."""
+"""How wide a picture's blur is, and whether it fits into the kernel's grid; found in seconds, before the search."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .stages import kernel_stages
 LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
 LEAST_AREA = 80 * 80
 LEAST_TEXTURE = 0.02  # range [-1, 1], see texture()
-GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
-LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as there some pictures' kernels are as wide too
+GRID_SHARE = 0.45  # of the grid's side: a blur of a larger spread seems wider than the grid (docs/tried.md)
+LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as some pictures' kernels there are as wide too
 
 
 def spread(kernel: Tensor) -> float:
@@ -45,9 +45,9 @@ def spread(kernel: Tensor) -> float:
 def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | None:
     """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
 
-    Measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches twice as
-    far, with em's default settings whatever the run's are: the limits here were found with those. It takes about a
-    hundredth of the search's time. None: y is too small, or has too little texture, to tell.
+    It is measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches
+    twice as far, with em's default settings whatever the run's are: the limits here were found with those. It takes
+    about a hundredth of the search's time. None: y is too small, or has too little texture, to tell.
     """
     degradation, em = Degradation(config.scale, config.kernel_size, config.border), EmConfig()
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
@@ -67,7 +67,7 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
 
 
 def texture(y: Tensor) -> float:
-    """Root mean square of the differences between neighbours in y (1, C, h, w), less twice what white noise adds."""
+    """Root mean square of the differences between neighbours in y (1, C, h, w), minus twice what white noise adds."""
     mean = float(y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()) / 2
     return math.sqrt(max(0.0, mean - 4 * white_noise(y) ** 2))
 

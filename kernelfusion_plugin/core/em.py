@@ -2,25 +2,30 @@
 
 Model: p(x) from a diffusion prior, y = (x * k)↓s + n with n ~ N(0, sigma²). Given k, an E step walks the reverse
 diffusion with a data step at every level (Zhu et al. 2023, DiffPIR); given x, an M step fits k (Laroche et al. 2024,
-fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless:
+fast diffusion EM). Blind deconvolution's old rule, coarse to fine, makes what the kernel starts from harmless:
 
-1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6.
-2. The coarse stage at scale 2, and the fine one at the full scale, each from the kernel before.
+1. The sketch, at scale 1: y is deblurred on its own grid; the kernel asked for covers about 6 x 6 of its pixels.
+2. The coarse stage at scale 2 and the fine one at the full scale, each starting from the kernel of the stage before.
 3. The final pass with the kernel fixed: plug-and-play, half-quadratic splitting without noise (Zhang et al. 2021,
-   DPIR), which comes near the mean of many samples of p(x | y, k) at the price of one; or that mean itself. The prior
+   DPIR), which comes near the mean of many samples of p(x | y, k) at the cost of one; or that mean itself. The prior
    sees another orientation of the picture at each step.
 
-EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
-Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
-et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
-those of fine texture. If an M step counts too little of the windows' covariance, wide kernels break up into dots on
-some pictures; if too much, kernels of fine parts grow too wide on others. So the coarse stage tries several amounts and
-keeps the one under which y is likeliest (``likelihood``). Under wide kernels that does not tell; for those the search
-is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What lies beyond the
-kernel's grid is taken off it, as haze. A black frame around y tells where the kernel lies (``frame``).
+EM is slow where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
+Salakhutdinov & Roweis 2003). At the full scale it remembers the previous passes (stochastic approximation EM, Delyon
+et al. 1999) and trusts those LR pixels less that the prior's estimate does not explain (weights of Student's t), such
+as those of fine texture. If an M step includes too little of the windows' covariance, wide kernels break up into dots
+on some pictures; if too much, kernels with fine parts grow too wide on others. So the coarse stage tries several
+amounts and keeps the one under which y is likeliest (``likelihood``). For wide kernels the likelihood does not decide;
+there the search is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What
+there is of a kernel outside the grid asked for is haze, and subtracted everywhere. A black frame around y tells where
+the kernel lies (``frame``).
 
-Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
-much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
+A run is a ladder of loops: searches (``restarts``); attempts, stages, trials (``kernel_search``); passes, each of which
+is an E step and an M step (``em_steps``); then the final passes, here. All take an ``EmProblem``, which stays the same,
+and an ``EmPlace``, which they move on, so that a run can be resumed after any step (``em_state``).
+
+Success depends on the prior that finds the kernel. EM moves away even from the true kernel if the prior likes blurred
+patches as much as sharp ones, and PD, fitted to y, does: y is blurred. ``texture_prior`` has one that does not.
 """
 
 from __future__ import annotations

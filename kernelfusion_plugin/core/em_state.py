@@ -18,18 +18,18 @@ from .noise import CLEAN, Noise
 
 @dataclass(frozen=True, eq=False)
 class EmProblem:
-    """What x and k are estimated from. It stays the same while :class:`~.state.EmPlace` moves on.
+    """What x and k are estimated from, and how: what stays the same while :class:`EmPlace` moves on.
 
-    A search replaces y by a piece of it, a stage the degradation by that of its own scale.
+    A search works on a piece of y, a stage at its own scale: they replace ``y`` and ``degradation``.
 
     Attributes:
         y: LR image (B, 3, h, w) in [-1, 1].
-        prior: of the picture.
+        prior: the diffusion prior p(x).
         degradation: the forward model, y = (x * k)↓s + n.
         config: see :class:`~.em_config.EmConfig`.
         generator: of all noise; on y's device.
-        noise: n, as assumed.
-        frame: of black around y; None where there is none.
+        noise: standard deviations of n, as assumed.
+        frame: black around y; None where there is none, or where it is not to be used.
     """
 
     y: Tensor
@@ -47,8 +47,8 @@ class EmStep(NamedTuple):
     Attributes:
         t: diffusion time that the step worked at.
         x0_hat: on the degradation's canvas, (1, 3, H, W).
-        kernel: (K, K), or as the degradation takes several.
-        residual: :func:`lr_mse` of picture and kernel at the scale that the step worked at.
+        kernel: (K, K), sums to 1; in the final passes as the degradation takes it.
+        residual: :func:`~.em_steps.lr_mse` of picture and kernel at the scale that the step worked at.
     """
 
     t: int
@@ -59,43 +59,46 @@ class EmStep(NamedTuple):
 
 @dataclass
 class EmPlace:
-    """Where diffusion EM stands between two steps: what the next one depends on besides arguments and generator.
+    """Where diffusion EM stands between two steps: what the next one depends on besides problem and generator.
 
-    em's loops begin where it says and keep it up to date, so any step can be the last of one process and the next
-    the first of another.
+    em's loops begin where it says and keep it up to date, so one process can stop after any step and another continue.
+    The loops, from the outside in: regions, searches, attempts, stages, trials, passes, steps; then the final samples,
+    whose only loop inside is that of steps.
 
     Attributes:
         step: steps done in the whole run.
-        searches: searches for this kernel that are done.
-        attempt: attempts of this search that are done.
-        stage: stages of this attempt that are done.
-        passes: passes of this stage that are done, or final samples.
-        steps: steps of this pass that are done.
-        x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
-        kernel: on this stage's grid.
+        searches: completed searches for this kernel.
+        attempt: completed attempts of this search.
+        stage: completed stages of this attempt.
+        trial: completed trials of this stage.
+        passes: completed passes of this trial, or final samples.
+        steps: completed steps of this pass.
+        x, x_t: the estimate of the current pass, and its noisy version if the next step continues from that; None: none
+            yet.
+        kernel: the latest, on this stage's grid.
         start: the kernel that each trial of this stage begins with; None: not yet made.
-        trial: trials of this stage that are done.
-        uncertainty, nll, likeliest: of the best trial so far, and the kernel that it found.
-        remembered: normal equations of the passes before, (G, b).
+        uncertainty, nll, likeliest: of the best trial so far: its uncertainty, how unlikely y is under its kernel, and
+            that kernel.
+        remembered: normal equations (G, b) of the previous passes.
         found, found_nll: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
             stage's ``nll``.
-        best: that of the best search so far.
-        surprise: how unlikely that one makes y (:func:`~.restarts.surprise`); None: not judged.
-        before: sum of the final samples that are done.
-        kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
+        best: the kernel of the best search so far.
+        surprise: how unlikely y is under that kernel (:func:`~.restarts.surprise`); None: not judged.
+        before: sum of the completed final samples.
+        kernels: (n, K, K), where regions have their own: the whole picture's, then those of the completed regions.
     """
 
     step: int = 0
     searches: int = 0
     attempt: int = 0
     stage: int = 0
+    trial: int = 0
     passes: int = 0
     steps: int = 0
     x: Tensor | None = None
     x_t: Tensor | None = None
     kernel: Tensor | None = None
     start: Tensor | None = None
-    trial: int = 0
     uncertainty: float | None = None
     nll: float | None = None
     likeliest: Tensor | None = None
@@ -112,7 +115,7 @@ class EmPlace:
         self.passes, self.steps = self.passes + 1, 0
 
     def end_trial(self, nll: float, uncertainty: float | None) -> bool:
-        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
+        """The next trial, or stage, begins with its first pass and no picture. True if this was the best so far."""
         better = self.trial == 0 or nll < self.nll
         if better:
             self.uncertainty, self.nll, self.likeliest = uncertainty, nll, self.kernel
@@ -123,23 +126,23 @@ class EmPlace:
         return better
 
     def end_stage(self) -> None:
-        """The next stage, or the final passes, begin from nothing but the kernel, and what its trials have told."""
+        """The next stage begins from nothing but the best trial's kernel and its uncertainty."""
         self.stage, self.trial, self.start, self.kernel = self.stage + 1, 0, None, self.likeliest
 
     def end_attempt(self, kernel: Tensor, margin: float) -> None:
-        """The next begins with its first stage. ``kernel`` is taken if it is the first, or likelier by ``margin``."""
+        """The next attempt begins with its first stage. ``kernel`` is kept if the first, or likelier by ``margin``."""
         if self.attempt == 0 or self.nll < self.found_nll - margin:
             self.found, self.found_nll = kernel, self.nll
         self.attempt, self.stage = self.attempt + 1, 0
 
     def end_search(self, surprise: float | None) -> None:
-        """The next begins with its first attempt. What was found is taken if it is the first, or y likelier by it."""
+        """The next search begins with its first attempt. ``found`` is kept if the first, or the likeliest so far."""
         if self.searches == 0 or surprise < self.surprise:
             self.best, self.surprise = self.found, surprise
         self.searches, self.attempt = self.searches + 1, 0
 
     def end_region(self, kernel: Tensor) -> None:
-        """``kernel`` is one of ``kernels``; the next region begins with its first search."""
+        """``kernel`` joins ``kernels``; the next region begins with its first search."""
         self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
         self.searches = 0
 

@@ -144,8 +144,8 @@ def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor
 def left_open(kernel: Tensor, scale: int) -> Tensor:
     """How much y leaves open of the picture, in units of what the prior does: (A / 8)^1.5, but 3 at most.
 
-    A is the kernel's :func:`area`: the larger, the less of the picture gets through. The numbers are empirical
-    (docs/tried.md). 0-dimensional, on the kernel's device.
+    A is the kernel's :func:`area`: the larger it is, the less of the picture gets through. The numbers are empirical
+    (docs/tried.md). The result is 0-dimensional, on the kernel's device.
     """
     return ((area(kernel, scale) / OPEN_AREA) ** OPEN_POWER).clamp_max(MOST_OPEN)
 
@@ -153,7 +153,7 @@ def left_open(kernel: Tensor, scale: int) -> Tensor:
 def area(kernel: Tensor, scale: int) -> Tensor:
     """Effective area 1 / (s² Σk²) in LR pixels, n for a uniform kernel that covers n of them.
 
-    By Parseval its inverse is the mean of |K|² over y's frequencies.
+    By Parseval's theorem its inverse is the mean of |K|² over y's frequencies.
 
     Args:
         kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
@@ -162,18 +162,18 @@ def area(kernel: Tensor, scale: int) -> Tensor:
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
-    """Student's t (one degree of freedom): 1 / (1 + r² / scale²) of (B, C, h, w), r² the mean over C, as (B, 1, h, w).
+    """Weights of Student's t (one degree of freedom), 1 / (1 + r² / scale²), (B, 1, h, w).
 
-    None at scale 0: all pixels count alike.
+    r² is the mean of the squared residual (B, C, h, w) over C. None at scale 0: all pixels count alike.
     """
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
 
 
 def without_haze(kernel: Tensor, extra: int) -> Tensor:
-    """The kernel less its mean on the ``extra`` outermost pixels of its grid, where it should be zero; sum 1.
+    """The kernel minus its mean on the ``extra`` outermost pixels of its grid, where it should be zero; sums to 1.
 
-    A prior that expects more contrast than there is makes up for it in the kernel: k_true and a haze over all of the
-    grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and the sum of 1.
+    A prior that expects more contrast than there is makes up for it in the kernel: k_true with a haze over the whole
+    grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and still sums to 1.
     """
     if not extra:
         return kernel
@@ -183,7 +183,7 @@ def without_haze(kernel: Tensor, extra: int) -> Tensor:
 
 
 def above_floor(kernel: Tensor, floor: float) -> Tensor:
-    """The kernel with what is below ``floor`` times its maximum set to zero; sum 1."""
+    """The kernel with all values up to ``floor`` times its maximum set to zero; sums to 1."""
     return normalise(_strong(kernel, floor)) if floor else kernel
 
 
@@ -196,10 +196,10 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
                frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
     """The kernel on ``grid``, and the shift (dy, dx) that will bring it to its place.
 
-    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
-    draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
-    power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
-    the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
+    A shift between x and k cannot be seen in y; by convention k's centre of mass lies in the middle of the grid. EM
+    makes a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. Taking the centre of
+    a power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, it tells the place, and the parts
+    of the kernel are weighed anew (:meth:`~.frame.Frame.fit`).
     """
     told = frame.tells if frame is not None and config.centre_error > 0 else (False, False)
     strong, powers = _strong(kernel, config.kernel_floor), [FRAMED_POWER if t else config.centre_power for t in told]
@@ -209,9 +209,9 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
-    """x moved by (dy, dx). Where the kernel is moved likewise, y stays as it is.
+    """x moved by (dy, dx) pixels. If the kernel is moved by the same, y stays as it is.
 
-    Fractions of a pixel are bilinear, which blurs a little: for passes that others follow.
+    Fractions of a pixel are interpolated bilinearly, which blurs a little: only for passes that others follow.
     """
     for dim, d in zip((-2, -1), way):
         part = d - math.floor(d)

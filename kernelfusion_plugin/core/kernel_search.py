@@ -23,7 +23,7 @@ from .piece import cut_piece, paste, unsure_rims
 from .stages import Stage, attempts, kernel_stages, scaled
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
-CLEARLY = 0.1  # by so much likelier must y be for that one to be taken; under three shakes it gained at most 0.005
+CLEARLY = 0.1  # by how much likelier that must make y to be taken; under three shakes it gained at most 0.005
 MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
 
 
@@ -128,7 +128,7 @@ class _Search:
             found = nll(piece.y[:1], place.x, place.kernel, piece.prior, stage.degradation, config.m_levels[0],
                         piece.generator)
             if not place.end_trial(found, tried[place.trial]):
-                place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # others count as done
+                place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the rest counts as done
                 break
 
     def carried(self, kernel: Tensor, grid: Degradation) -> Tensor:

@@ -1,15 +1,15 @@
 """Phase 2 by diffusion EM where the blur changes over the picture: a kernel for each region of a grid.
 
 1. The whole picture's kernel, as in ``em``.
-2. From that one, on each region and its share of the bands between regions, the coarse and the fine stage. They go far
-   enough to leave a mixture, which is what the first kernel is where the blurs differ much.
-3. A region keeps its own kernel only if that is another one, and makes the region likelier than the whole picture's
-   does (:func:`takes_own`). Where there is little texture, or the same blur as everywhere, it takes the whole
+2. Starting from that kernel, the coarse and the fine stage on each region and its share of the bands between regions.
+   They go far enough to get away from a mixture, which is what the first kernel is where the blurs differ much.
+3. A region keeps its own kernel only if that differs from the whole picture's and makes the region likelier
+   (:func:`takes_own`). Where there is little texture, or the same blur as everywhere, the region takes the whole
    picture's: what is found on a part of the data is less certain.
 4. The final passes under all kernels at once (:class:`~.regional_degradation.RegionalDegradation`): one picture.
 
-A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's. Only the whole picture's goes
-by y's black frame, where there is one: light at a region's part of it has come through several kernels.
+A shift between x and k cannot be seen in y, so all kernels are centred by one rule, em's. A black frame around y is
+used for the whole picture's only: the light at a region's part of the frame has come through several kernels.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
         degradation: the forward model, which says where the regions are.
         kernels: the known kernels (R, C, K, K); only the final passes are done then.
 
-    States have the whole picture's kernel (the mean of known ones) as ``kernel``, those of the regions as ``kernels``
-    once all are found. If no region has its own, the picture is solve_em's, to the bit (with ``final_samples`` 0: the
-    search for them has drawn random numbers).
+    States have the whole picture's kernel (the mean of known ones) as ``kernel``, and those of the regions as
+    ``kernels`` once all are found. If no region has its own, the picture is solve_em's, to the bit (with
+    ``final_samples`` 0: otherwise the final passes draw random numbers, after those that the search has drawn).
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
@@ -78,7 +78,7 @@ def _find_kernels(problem: EmProblem, degradation: RegionalDegradation, place: E
         yield from search(replace(problem, frame=frame), place)
         place.end_region(place.best)
     whole, canvas, rims = place.kernels[0], to_canvas(y, degradation), unsure_rims(y, frame, config)
-    config = replace(config, rim=0)  # they are left out already
+    config = replace(config, rim=0)  # the pieces leave them out already
     for at, piece in _pieces(y, degradation, config.kernel_side, rims)[len(place.kernels) - 1:]:
         region = replace(problem, y=piece, config=config)
         for step in search(region, place, whole):
@@ -89,9 +89,9 @@ def _find_kernels(problem: EmProblem, degradation: RegionalDegradation, place: E
 
 def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
             rims: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], Tensor]]:
-    """What each region's kernel is found on: the LR pixel at its top left, and the most informative piece.
+    """What each region's kernel is found on: its most informative piece, after the LR pixel at that one's top left.
 
-    It keeps ``rims`` pixels away from y's top, bottom, left and right, where the region has so many.
+    Pieces keep ``rims`` pixels away from y's top, bottom, left and right, where the region is large enough.
     """
     above, below, before, after = rims
     pieces = []
@@ -103,13 +103,13 @@ def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
 
 
 def _inside(part: slice, first: int, last: int) -> slice:
-    """What of ``part`` lies in [first, last), or ``part`` itself if that is less than half of it."""
+    """The part of ``part`` that lies in [first, last), or all of it if that is less than half."""
     inside = slice(max(part.start, first), min(part.stop, last))
     return inside if 2 * (inside.stop - inside.start) >= part.stop - part.start else part
 
 
 def takes_own(problem: EmProblem, own: Tensor, whole: Tensor) -> bool:
-    """Whether ``own``, found on the problem's y, is another kernel than the whole picture's, and makes y likelier."""
+    """Whether ``own``, found on the problem's y, differs from the whole picture's kernel, and makes y likelier."""
     if kernel_ncc(own, whole) > SAME:
         return False
     generator = problem.generator

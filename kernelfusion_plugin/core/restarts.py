@@ -1,4 +1,4 @@
-"""Searches for a kernel, each from other noise, and which of the kernels found is the likeliest."""
+"""Several searches for a kernel, each from other noise, of which the likeliest kernel is taken."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .piece import cut_piece, unsure_rims
 from .stages import most_passes
 
 JUDGED = 128  # LR pixels: side of the piece that kernels are judged on
-AREA_WEIGHT = 0.7  # of ln(area): on ten pieces of which three searches each were at hand 0.6 to 4 ranked 10 or 11 of 12
-                   # pairs rightly, on ten others 0.5 to 0.8 all 5 (docs/tried.md)
+AREA_WEIGHT = 0.7  # of ln(area): on ten pieces with three searches each, 0.6 to 4 ranked 10 or 11 of 12 pairs rightly,
+                   # on ten others 0.5 to 0.8 all 5 (docs/tried.md)
 
 
 def search(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> Iterator[EmStep]:
