@@ -23,15 +23,17 @@ from .core.degradation import Degradation
 from .core.diffusion import Schedule
 from .core.em import assumed_noise
 from .core.em_config import EmConfig
-from .core.em_steps import Stage, em_passes
+from .core.em_state import EmPlace, EmProblem
+from .core.em_steps import em_passes
 from .core.inputs import forward_model
-from .core.kernel_search import cut_piece, kernel_stages, most_passes
 from .core.kernels import gaussian
 from .core.patch_prior import PatchPrior, fit_patch_prior
 from .core.phase1 import factory, phase1_images
+from .core.piece import cut_piece
 from .core.regional_degradation import OVERLAP, choose_grid
 from .core.solver import Problem
 from .core.solvers import SOLVERS, kernel_prior
+from .core.stages import Stage, kernel_stages, most_passes
 from .core.texture_prior import load_texture_prior
 
 SIDE = 64  # of the timed crop, LR pixels
@@ -131,8 +133,8 @@ def _stage_seconds(cut: Tensor, prior: PatchPrior, stage: Stage, em: EmConfig) -
     """Seconds of one step of the stage, and of the M step that ends a pass."""
     uncertainty = 1.0 if em.uncertainty is None else em.uncertainty
     two = dataclasses.replace(stage, sigmas=stage.sigmas[:2], uncertainty=uncertainty)
-    kernel = _wide(em.start_width, stage.degradation).to(cut)
-    steps = em_passes(cut, kernel, prior, two, em, torch.Generator(cut.device))
+    place = EmPlace(kernel=_wide(em.start_width, stage.degradation).to(cut))
+    steps = em_passes(EmProblem(cut, prior, stage.degradation, em, torch.Generator(cut.device)), two, place)
     times = [seconds for seconds, _ in _timed(steps, cut.device)]
     step = median([seconds for number, seconds in enumerate(times, 1) if number % em.steps][1:] or times)
     return step, max(0.0, times[-1] - step)

@@ -1,4 +1,4 @@
-"""How wide a picture's blur is, found in seconds and before the search: whether it fits into the kernel's grid."""
+"""How wide a picture's blur is, and whether it fits into the kernel's grid; found in seconds, before the search."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from .degradation import Degradation
 from .diffusion import Prior
 from .em import assumed_noise
 from .em_config import EmConfig
+from .em_state import EmPlace, EmProblem
 from .em_steps import above_floor, em_passes
 from .frame import Frame
-from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
+from .kernel_search import adapted
 from .kernels import gaussian
 from .noise import white_noise
+from .piece import cut_piece, unsure_rims
+from .stages import kernel_stages
 
 LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
 LEAST_AREA = 80 * 80
 LEAST_TEXTURE = 0.02  # range [-1, 1], see texture()
-GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
-LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as there some pictures' kernels are as wide too
+GRID_SHARE = 0.45  # of the grid's side: a blur of a larger spread seems wider than the grid (docs/tried.md)
+LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as some pictures' kernels there are as wide too
 
 
 def spread(kernel: Tensor) -> float:
@@ -42,9 +45,9 @@ def spread(kernel: Tensor) -> float:
 def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | None:
     """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
 
-    Measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches twice as
-    far, with em's default settings whatever the run's are: the limits here were found with those. It takes about a
-    hundredth of the search's time. None: y is too small, or has too little texture, to tell.
+    It is measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches
+    twice as far, with em's default settings whatever the run's are: the limits here were found with those. It takes
+    about a hundredth of the search's time. None: y is too small, or has too little texture, to tell.
     """
     degradation, em = Degradation(config.scale, config.kernel_size, config.border), EmConfig()
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
@@ -54,16 +57,17 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
         return None
     half = F.avg_pool2d(y, 2)
     piece, _ = cut_piece(half, em.kernel_side // 2)
-    em, noise = adapted(em, assumed_noise(half, em))
-    stage = kernel_stages(degradation, em, noise)[0]
-    kernel = gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece)
-    for _, _, found in em_passes(piece, kernel, prior, stage, em, torch.Generator(y.device).manual_seed(0)):
-        kernel = found
-    return 2 * spread(above_floor(kernel, em.kernel_floor))
+    generator = torch.Generator(y.device).manual_seed(0)
+    problem = adapted(EmProblem(piece, prior, degradation, em, generator, assumed_noise(half, em)))
+    stage = kernel_stages(degradation, problem.config, problem.noise)[0]
+    place = EmPlace(kernel=gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece))
+    for _ in em_passes(problem, stage, place):
+        pass
+    return 2 * spread(above_floor(place.kernel, em.kernel_floor))
 
 
 def texture(y: Tensor) -> float:
-    """Root mean square of the differences between neighbours in y (1, C, h, w), less twice what white noise adds."""
+    """Root mean square of the differences between neighbours in y (1, C, h, w), minus twice what white noise adds."""
     mean = float(y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()) / 2
     return math.sqrt(max(0.0, mean - 4 * white_noise(y) ** 2))
 

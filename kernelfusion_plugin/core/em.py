@@ -2,30 +2,36 @@
 
 Model: p(x) from a diffusion prior, y = (x * k)↓s + n with n ~ N(0, sigma²). Given k, an E step walks the reverse
 diffusion with a data step at every level (Zhu et al. 2023, DiffPIR); given x, an M step fits k (Laroche et al. 2024,
-fast diffusion EM). Blind deconvolution's old rule, coarse to fine, keeps the start of the kernel harmless:
+fast diffusion EM). Blind deconvolution's old rule, coarse to fine, makes what the kernel starts from harmless:
 
-1. The sketch, at scale 1: y is deblurred on its own grid, K is about 6 x 6.
-2. The coarse stage at scale 2, and the fine one at the full scale, each from the kernel before.
+1. The sketch, at scale 1: y is deblurred on its own grid; the kernel asked for covers about 6 x 6 of its pixels.
+2. The coarse stage at scale 2 and the fine one at the full scale, each starting from the kernel of the stage before.
 3. The final pass with the kernel fixed: plug-and-play, half-quadratic splitting without noise (Zhang et al. 2021,
-   DPIR), which comes near the mean of many samples of p(x | y, k) at the price of one; or that mean itself. The prior
+   DPIR), which comes near the mean of many samples of p(x | y, k) at the cost of one; or that mean itself. The prior
    sees another orientation of the picture at each step.
 
-EM creeps where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
-Salakhutdinov & Roweis 2003). At the full scale it remembers the passes before (stochastic approximation EM, Delyon
-et al. 1999) and trusts LR pixels less that the prior's estimate does not explain (weights of Student's t), such as
-those of fine texture. If an M step counts too little of the windows' covariance, wide kernels break up into dots on
-some pictures; if too much, kernels of fine parts grow too wide on others. So the coarse stage tries several amounts and
-keeps the one under which y is likeliest (``likelihood``). Under wide kernels that does not tell; for those the search
-is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What lies beyond the
-kernel's grid is taken off it, as haze. A black frame around y tells where the kernel lies (``frame``).
+EM is slow where a kernel's weak parts have to grow, so each M step goes further than its fit (over-relaxation,
+Salakhutdinov & Roweis 2003). At the full scale it remembers the previous passes (stochastic approximation EM, Delyon
+et al. 1999) and trusts those LR pixels less that the prior's estimate does not explain (weights of Student's t), such
+as those of fine texture. If an M step includes too little of the windows' covariance, wide kernels break up into dots
+on some pictures; if too much, kernels with fine parts grow too wide on others. So the coarse stage tries several
+amounts and keeps the one under which y is likeliest (``likelihood``). For wide kernels the likelihood does not decide;
+there the search is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What
+there is of a kernel outside the grid asked for is haze, and subtracted everywhere. A black frame around y tells where
+the kernel lies (``frame``).
 
-Which prior finds the kernel decides. EM moves away even from the true kernel if the prior likes blurred patches as
-much as sharp ones, and PD's, fitted to y, does: y is blurred. See ``texture_prior`` for the one that does not.
+A run is a ladder of loops: searches (``restarts``); attempts, stages, trials (``kernel_search``); passes, each of which
+is an E step and an M step (``em_steps``); then the final passes, here. All take an ``EmProblem``, which stays the same,
+and an ``EmPlace``, which they move on, so that a run can be resumed after any step (``em_state``).
+
+Success depends on the prior that finds the kernel. EM moves away even from the true kernel if the prior likes blurred
+patches as much as sharp ones, and PD, fitted to y, does: y is blurred. ``texture_prior`` has one that does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Generator, Tensor
@@ -33,11 +39,12 @@ from torch import Generator, Tensor
 from .degradation import Degradation
 from .diffusion import Prior, timesteps
 from .em_config import EmConfig
+from .em_state import EmPlace, EmProblem, EmStep
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
 from .restarts import search, search_steps, surprise
-from .state import EmPlace, Phase2State
+from .state import Phase2State
 
 
 def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator,
@@ -60,16 +67,17 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    noise = assumed_noise(y, config)
-    total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
+    problem = EmProblem(y, kernel_prior, degradation, config, generator, assumed_noise(y, config))
     place = EmPlace.at(resume, y.device)
+    total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     if kernel is None:
-        frame = Frame.of(y, degradation)
-        yield from search(y, kernel_prior, degradation, config, generator, noise, place, total, frame=frame)
+        problem = replace(problem, frame=Frame.of(y, degradation))
+        yield from counted(search(problem, place), place, total)
         kernel = place.best
         if place.surprise is None:
-            place.surprise = surprise(y, kernel, kernel_prior, degradation, config, frame)
-    yield from final_passes(y, prior, degradation, kernel, config, generator, noise, place, total)
+            place.surprise = surprise(problem, kernel)
+    for state in counted(final_passes(replace(problem, prior=prior), kernel, place), place, total):
+        yield replace(state, surprise=place.surprise)
 
 
 def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
@@ -85,25 +93,28 @@ def assumed_noise(y: Tensor, config: EmConfig) -> Noise:
     return estimate_noise(y).times(config.noise_floor, config.noise_floor)
 
 
+def counted(steps: Iterable[EmStep], place: EmPlace, total: int) -> Iterator[Phase2State]:
+    """The steps as states of a run of ``total`` steps; counts them in ``place.step``."""
+    for t, x0_hat, kernel, residual in steps:
+        place.step += 1
+        yield Phase2State(place.step, total, t, x0_hat, kernel, {'residual': residual}, place.snapshot)
+
+
 def final_steps(config: EmConfig) -> int:
     """Steps of the final passes."""
     return max(1, config.final_samples) * config.final_steps
 
 
-def final_passes(y: Tensor, prior: Prior, degradation: Degradation, kernel: Tensor, config: EmConfig,
-                 generator: Generator, noise: Noise, place: EmPlace, total: int) -> Iterator[Phase2State]:
-    """The picture under a fixed kernel (or kernels, as ``degradation`` takes); ends a run of ``total`` steps."""
+def final_passes(problem: EmProblem, kernel: Tensor, place: EmPlace) -> Iterator[EmStep]:
+    """The picture under a fixed kernel (or kernels, as the degradation takes them), from ``place`` on."""
+    config = problem.config
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
-    sigma = noise.times(white, 1.0).added_to(config.final_noise)
+    sigma = problem.noise.times(white, 1.0).added_to(config.final_noise)
     for sample in range(place.passes, max(1, config.final_samples)):
-        x = first_estimate(y, kernel, degradation, config) if place.x is None else place.x
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma,
-                            renoising, place, config.final_turns)
-        for t, x in walk:
-            place.step += 1
+        if place.x is None:
+            place.x = first_estimate(problem, kernel)
+        for t, x in reverse_pass(problem, kernel, sigma, levels, renoising, place, config.final_turns):
             mean = (place.before + x).div_(sample + 1)
-            yield Phase2State(place.step, total, t, mean, kernel,
-                              {'residual': lr_mse(degradation, mean, kernel, y)}, place.snapshot,
-                              surprise=place.surprise)
+            yield EmStep(t, mean, kernel, lr_mse(problem.degradation, mean, kernel, problem.y))
         place.end_sample()

@@ -1,152 +1,142 @@
-"""The two steps of diffusion EM, and the passes that take them in turn: the image given the kernel, and the reverse."""
+"""The two steps of diffusion EM, and the passes that alternate between them: E, x given k; M, k given x."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from .colour import to_rgb, to_ycbcr
 from .degradation import Degradation, to_canvas
-from .diffusion import Prior, noise_like, timesteps
+from .diffusion import noise_like
 from .em_config import EmConfig
+from .em_state import EmPlace, EmProblem
 from .frame import Frame
 from .kernel_align import centre_of_mass, normalise, shift
 from .noise import Sigma
 from .orientations import predict_turned
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
-from .state import EmPlace
+from .stages import Stage
 
-FRAMED_POWER = 0.9  # for centre_power where y's frame is asked, which weighs faint parts anew
+FRAMED_POWER = 0.9  # takes the place of centre_power where y's frame is used, which weighs faint parts anew
 START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which y leaves as much open as the prior does
 OPEN_POWER = 1.5  # how that grows with the area
 MOST_OPEN = 3.0
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One scale of the search for the kernel: an EM pass for each of ``sigmas``."""
+@torch.no_grad()
+def em_passes(problem: EmProblem, stage: Stage, place: EmPlace) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after each step of a pass.
 
-    degradation: Degradation
-    sigmas: list[Sigma]
-    smoothness: float
-    extra: int = 0  # pixels on each side by which the kernel's grid is wider than the one asked for
-    uncertainty: float | None = 0.0  # None: by the kernel's area
-    uncertainties: tuple[float | None, ...] = (0.0,)  # that are to be tried; none: the one found by the stage before
-    outlier: float = 0.0
-    memory: float = 0.0
-    kernel_floor: float = 0.0  # of the kernel that the stage ends with
-    frame: Frame | None = None  # of y, where it fades to black
-    whole_shifts: bool = False  # between passes the kernel is centred by whole pixels, or to a fraction of one
+    All E steps of a pass use the kernel that it began with; the M step ends the pass. ``place.kernel`` is the kernel
+    that the passes begin with, on the stage's grid, and then the one found.
+    """
+    problem = replace(problem, degradation=stage.degradation)
+    if place.x is None:
+        place.x = first_estimate(problem, place.kernel)
+    for sigma in stage.sigmas[place.passes:]:
+        for t, _ in reverse_pass(problem, place.kernel, sigma, problem.config.levels, 'fresh', place):
+            if place.steps == problem.config.steps:
+                m_step(problem, stage, place)
+                place.end_pass()
+            yield t, place.x, place.kernel
 
 
 @torch.no_grad()
-def em_passes(y: Tensor, kernel: Tensor, prior: Prior, stage: Stage, config: EmConfig, generator: Generator,
-              place: EmPlace | None = None) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """One EM pass for each assumed noise of a stage, from ``place`` on; yields (t, x0, k) after every step of them.
+def reverse_pass(problem: EmProblem, kernel: Tensor, sigma: Sigma, levels: list[int], renoising: str, place: EmPlace,
+                 turns: bool = False) -> Iterator[tuple[int, Tensor]]:
+    """E step: from ``place.x``, noised to the first of ``levels``, down to an estimate of x given y and k.
 
-    All E steps of a pass use the kernel that it began with. The M step fits the next one to what the prior makes of the
-    pass's result, not to the result itself: that explains y under the old kernel, and would only confirm it.
+    At each level the data step pulls the prior's estimate x0_hat towards y. Yields (t, x0), x0 after the data step.
+
+    Args:
+        problem: at the scale of the kernel.
+        kernel: k, as the degradation takes it.
+        sigma: noise assumed in y.
+        levels: diffusion times, down to the final -1; those of the ``place.steps`` first steps are done.
+        renoising: how the next level's x_t is made from x0: ``ancestral`` draws a sample of p(x | y, k), ``fresh`` adds
+            entirely new noise, ``none`` adds none: what the prior then takes for noise is the estimate's own error.
+        place: has the estimate to begin with; keeps the latest, and counts the steps.
+        turns: the prior sees the picture in another orientation at each step.
     """
-    degradation = stage.degradation
-    levels = timesteps(config.t_start, config.steps, config.t_power)
-    place = EmPlace() if place is None else place
-    x = place.x
-    if x is None:
-        x = first_estimate(y, kernel, degradation, config)
-    remembered = place.remembered  # of the passes before, as long as the picture has not been moved since
-    for number, sigma in enumerate(stage.sigmas[place.passes:], place.passes + 1):
-        walk = reverse_pass(x, kernel, y, prior, degradation, config, generator, levels[place.steps:], sigma, 'fresh',
-                            place)
-        for t, x in walk:
-            if place.steps == config.steps:
-                earlier = tuple(stage.memory * part for part in remembered)
-                remembered = _equations(x, kernel, y, prior, stage, levels[-1 - config.kernel_levels:-1], generator,
-                                        earlier)
-                fitted = without_haze(fit_kernel(*remembered, kernel, config.ridge, stage.smoothness), stage.extra)
-                if number == len(stage.sigmas):  # a stage ends with the fit itself
-                    kernel = above_floor(fitted, stage.kernel_floor)
-                else:
-                    further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
-                    kernel, way = find_place(without_haze(normalise(further), stage.extra), degradation, config,
-                                             stage.frame)
-                    if stage.whole_shifts:
-                        way = round(way[0]), round(way[1])
-                    if any(way):
-                        kernel, x = shift(kernel, way), moved(x, way)
-                        remembered = 0.0, 0.0
-                place.end_pass(number)
-            place.x, place.kernel, place.remembered = x, kernel, remembered
-            yield t, x, kernel
-
-
-@torch.no_grad()
-def reverse_pass(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-                 generator: Generator, levels: list[int], sigma: Sigma, renoising: str = 'ancestral',
-                 place: EmPlace | None = None, turns: bool = False) -> Iterator[tuple[int, Tensor]]:
-    """E step: from x noised to the first of ``levels`` down to an estimate of x given y and k.
-
-    At each level the data step pulls the prior's estimate x0_hat towards y. ``renoising`` says how the next level's x_t
-    is made of the result: ``ancestral`` draws a sample of p(x | y, k), ``fresh`` adds wholly new noise, ``none`` adds
-    none, and what the prior then takes for noise is the estimate's own error. With ``turns`` the prior sees the picture
-    in another orientation at each step. Yields (t, x0), x0 after the data step. To resume a pass, give its ``place``,
-    its last x and the levels that are left.
-    """
-    place = EmPlace() if place is None else place
-    x_t = place.x_t
-    for t, t_next in itertools.pairwise(levels):
+    schedule, x, x_t = problem.prior.schedule, place.x, place.x_t
+    for t, t_next in itertools.pairwise(levels[place.steps:]):
         if x_t is None or renoising != 'ancestral':
-            x_t = prior.schedule.q_sample(x, t, 0.0 if renoising == 'none' else noise_like(x, generator))
-        a = float(prior.schedule.alphas_cumprod[t])
-        x0_hat = predict_turned(prior, x_t, t, place.steps if turns else 0)
-        x = _towards(y, x0_hat, kernel, degradation, sigma, a, config)
+            x_t = schedule.q_sample(x, t, 0.0 if renoising == 'none' else noise_like(x, problem.generator))
+        x0_hat = predict_turned(problem.prior, x_t, t, place.steps if turns else 0)
+        x = _towards(problem, x0_hat, kernel, sigma, float(schedule.alphas_cumprod[t]))
         if renoising == 'ancestral':
-            x_t = prior.schedule.ddim_step(x_t, x, t, t_next, noise_like(x, generator), eta=1.0)
+            x_t = schedule.ddim_step(x_t, x, t, t_next, noise_like(x, problem.generator), eta=1.0)
             place.x_t = x_t
         place.x, place.steps = x, place.steps + 1
         yield t, x
 
 
-def _towards(y: Tensor, x0_hat: Tensor, kernel: Tensor, degradation: Degradation, sigma: Sigma, a: float,
-             config: EmConfig) -> Tensor:
-    """The data step at the level ᾱ_t = ``a``; by luma and colour apart, where they differ in sigma."""
+def _towards(problem: EmProblem, x0_hat: Tensor, kernel: Tensor, sigma: Sigma, a: float) -> Tensor:
+    """The data step at the level ᾱ_t = ``a``; for luma and colour separately, where they differ in sigma."""
+    config = problem.config
+
     def solve(y: Tensor, x0_hat: Tensor, sigma: float) -> Tensor:
         rho = config.prior_weight * sigma ** 2 * a / (1 - a)
-        return data_step(degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+        return data_step(problem.degradation, kernel, y, x0_hat, rho, config.cg_iterations)
 
     if sigma.colour is None:
-        return solve(y, x0_hat, sigma.luma)
-    y, x0_hat = to_ycbcr(y), to_ycbcr(x0_hat)
+        return solve(problem.y, x0_hat, sigma.luma)
+    y, x0_hat = to_ycbcr(problem.y), to_ycbcr(x0_hat)
     return to_rgb(torch.cat([solve(y[:, :1], x0_hat[:, :1], sigma.luma),
                              solve(y[:, 1:], x0_hat[:, 1:], sigma.colour)], 1))
 
 
-def first_estimate(y: Tensor, kernel: Tensor, degradation: Degradation, config: EmConfig) -> Tensor:
+def first_estimate(problem: EmProblem, kernel: Tensor) -> Tensor:
     """The bicubic picture after a first data step."""
-    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, config.cg_iterations)
+    y, degradation = problem.y, problem.degradation
+    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, problem.config.cg_iterations)
 
 
-def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage, levels: list[int],
-               generator: Generator, earlier: tuple) -> tuple[Tensor, Tensor]:
-    """``earlier`` (G, b) plus the normal equations of what the prior makes of x, noised anew to each of ``levels``.
+def m_step(problem: EmProblem, stage: Stage, place: EmPlace) -> None:
+    """M step: ``place.kernel`` becomes the kernel for the next pass.
+
+    It is fitted to what the prior makes of the pass's result, not to the result itself: that explains y under the old
+    kernel, and would only confirm it. Between passes the kernel goes further than the fit and is centred, and the
+    picture moves with it; a stage ends with the fit itself.
+    """
+    config, kernel = problem.config, place.kernel
+    place.remembered = _equations(problem, stage, place)
+    fitted = without_haze(fit_kernel(*place.remembered, kernel, config.ridge, stage.smoothness), stage.extra)
+    if place.passes + 1 == len(stage.sigmas):
+        place.kernel = above_floor(fitted, stage.kernel_floor)
+        return
+    further = (kernel + config.over_relaxation * (fitted - kernel)).clamp_min(0)
+    place.kernel, way = find_place(without_haze(normalise(further), stage.extra), stage.degradation, config,
+                                   problem.frame)
+    if stage.whole_shifts:
+        way = round(way[0]), round(way[1])
+    if any(way):
+        place.kernel, place.x = shift(place.kernel, way), moved(place.x, way)
+        place.remembered = 0.0, 0.0  # they belong to the picture where it was
+
+
+def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor, Tensor]:
+    """(G, b) of the M step: those remembered, and those of what the prior makes of x, noised anew to some levels.
 
     To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), times the stage's uncertainty.
     """
-    G, b = earlier
-    share = left_open(kernel, stage.degradation.scale) if stage.uncertainty is None else stage.uncertainty
-    for t in levels:
-        noise = noise_like(x, generator)
+    x, kernel, y, grid, prior = place.x, place.kernel, problem.y, stage.degradation, problem.prior
+    G, b = (stage.memory * part for part in place.remembered)
+    share = left_open(kernel, grid.scale) if stage.uncertainty is None else stage.uncertainty
+    for t in problem.config.m_levels:
+        noise = noise_like(x, problem.generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
-        weights = robust_weights(stage.degradation.forward(x0_hat, kernel) - y, stage.outlier)
-        more_G, more_b = normal_equations(stage.degradation, x0_hat, y, weights)
+        weights = robust_weights(grid.forward(x0_hat, kernel) - y, stage.outlier)
+        more_G, more_b = normal_equations(grid, x0_hat, y, weights)
         if stage.uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
-            more_G = more_G + share * window_covariance(lags, stage.degradation.kernel_size)
+            more_G = more_G + share * window_covariance(lags, grid.kernel_size)
         G, b = G + more_G, b + more_b
     return G, b
 
@@ -154,8 +144,8 @@ def _equations(x: Tensor, kernel: Tensor, y: Tensor, prior: Prior, stage: Stage,
 def left_open(kernel: Tensor, scale: int) -> Tensor:
     """How much y leaves open of the picture, in units of what the prior does: (A / 8)^1.5, but 3 at most.
 
-    A is the kernel's :func:`area`: the larger, the less of the picture gets through. The numbers are empirical
-    (docs/tried.md). 0-dimensional, on the kernel's device.
+    A is the kernel's :func:`area`: the larger it is, the less of the picture gets through. The numbers are empirical
+    (docs/tried.md). The result is 0-dimensional, on the kernel's device.
     """
     return ((area(kernel, scale) / OPEN_AREA) ** OPEN_POWER).clamp_max(MOST_OPEN)
 
@@ -163,7 +153,7 @@ def left_open(kernel: Tensor, scale: int) -> Tensor:
 def area(kernel: Tensor, scale: int) -> Tensor:
     """Effective area 1 / (s² Σk²) in LR pixels, n for a uniform kernel that covers n of them.
 
-    By Parseval its inverse is the mean of |K|² over y's frequencies.
+    By Parseval's theorem its inverse is the mean of |K|² over y's frequencies.
 
     Args:
         kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
@@ -172,18 +162,18 @@ def area(kernel: Tensor, scale: int) -> Tensor:
 
 
 def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
-    """Student's t (one degree of freedom): 1 / (1 + r² / scale²) of (B, C, h, w), r² the mean over C, as (B, 1, h, w).
+    """Weights of Student's t (one degree of freedom), 1 / (1 + r² / scale²), (B, 1, h, w).
 
-    None at scale 0: all pixels count alike.
+    r² is the mean of the squared residual (B, C, h, w) over C. None at scale 0: all pixels count alike.
     """
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
 
 
 def without_haze(kernel: Tensor, extra: int) -> Tensor:
-    """The kernel less its mean on the ``extra`` outermost pixels of its grid, where it should be zero; sum 1.
+    """The kernel minus its mean on the ``extra`` outermost pixels of its grid, where it should be zero; sums to 1.
 
-    A prior that expects more contrast than there is makes up for it in the kernel: k_true and a haze over all of the
-    grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and the sum of 1.
+    A prior that expects more contrast than there is makes up for it in the kernel: k_true with a haze over the whole
+    grid, (1 - p) k_true + p / K², keeps 1 - p of y's contrast at all frequencies but the lowest, and still sums to 1.
     """
     if not extra:
         return kernel
@@ -193,7 +183,7 @@ def without_haze(kernel: Tensor, extra: int) -> Tensor:
 
 
 def above_floor(kernel: Tensor, floor: float) -> Tensor:
-    """The kernel with what is below ``floor`` times its maximum set to zero; sum 1."""
+    """The kernel with all values up to ``floor`` times its maximum set to zero; sums to 1."""
     return normalise(_strong(kernel, floor)) if floor else kernel
 
 
@@ -206,10 +196,10 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
                frame: Frame | None = None) -> tuple[Tensor, tuple[float, float]]:
     """The kernel on ``grid``, and the shift (dy, dx) that will bring it to its place.
 
-    The shift between x and k cannot be seen in y; the convention is that k's centre of mass lies in the middle. EM
-    draws a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. The centre of a
-    power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, that tells the place, and weighs
-    the parts of the kernel anew (:meth:`~.frame.Frame.fit`).
+    A shift between x and k cannot be seen in y; by convention k's centre of mass lies in the middle of the grid. EM
+    makes a kernel's weak parts too faint, which pulls the centre of mass towards the strong ones. Taking the centre of
+    a power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, it tells the place, and the parts
+    of the kernel are weighed anew (:meth:`~.frame.Frame.fit`).
     """
     told = frame.tells if frame is not None and config.centre_error > 0 else (False, False)
     strong, powers = _strong(kernel, config.kernel_floor), [FRAMED_POWER if t else config.centre_power for t in told]
@@ -219,9 +209,9 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
-    """x moved by (dy, dx). Where the kernel is moved likewise, y stays as it is.
+    """x moved by (dy, dx) pixels. If the kernel is moved by the same, y stays as it is.
 
-    Fractions of a pixel are bilinear, which blurs a little: for passes that others follow.
+    Fractions of a pixel are interpolated bilinearly, which blurs a little: only for passes that others follow.
     """
     for dim, d in zip((-2, -1), way):
         part = d - math.floor(d)

@@ -1,10 +1,10 @@
-"""What black beyond y's frame tells of the kernel.
+"""What black beyond y's frame tells about the kernel.
 
 A shift between x and k cannot be seen inside y. But where the picture was continued with black, as ``F.conv2d``'s
-padding does, the LR pixels of y's rim have lost as much of their light as of the kernel's weight falls beyond the
-frame. So their light tells where the kernel lies, and how much of it there is at each side: the frame is an edge in all
+padding does, each LR pixel of y's rim has lost as large a share of its light as of the kernel's weight falls beyond the
+frame. So the light tells where the kernel lies, and how much of it there is on each side: the frame is an edge in all
 four directions, of which the picture itself may have none. Photographs have no such frame, and their kernels no true
-place; but a side that is dark by itself may pass for black, most often in small pieces.
+place; but a side that happens to be dark may pass for black, most often in small pieces.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 from .degradation import Degradation
 
 FADED = 0.85  # of the light; photographs keep more, on average of their sides
-BLACK = 0.8  # of the light: one side alone that has kept less is taken for black
-DARK = 0.004  # half a level of 8 bits, of a range of 2, lest black have no logarithm
-ALIKE = 12  # pixels beside each other that tell no more than one
+BLACK = 0.8  # of the light: a single side that has kept less is taken for black
+DARK = 0.004  # half a level of 8 bits, in a range of 2; added, as black would have no logarithm
+ALIKE = 12  # neighbouring pixels that tell no more than one
 SHAPE_ERROR = 0.03  # of the light kept, as the kernel is not as sharp as the true one
-COUNTS = 300  # the kernel is taken for a histogram of so many photons
-LEAST = 0.3  # of the light is left at a frame, under a kernel that is centred: what is darker is a picture's own border
-MOST = 0.93  # of the light, where the other two sides have lost much: what is brighter may have no black beyond
-BLUR = 0.5  # LR pixels over which light begins at the frame, lest that cut edges into the kernel
-REACH = 1.5  # LR pixels that the kernel may be farther from its place than the guess
+COUNTS = 300  # the kernel is treated as a histogram of this many photons
+LEAST = 0.3  # of the light is left at a frame under a centred kernel: a darker side is the picture's own border
+MOST = 0.93  # of the light, where the other two sides have lost much: a brighter side may have no black beyond it
+BLUR = 0.5  # LR pixels over which light sets in at the frame; a sharp onset would cut edges into the kernel
+REACH = 1.5  # LR pixels by which the kernel may be further from its place than the guess
 ROUNDS = 12  # of Newton's method
 SWEEPS = 2  # over both axes
 
@@ -36,13 +36,13 @@ class Frame:
     """The light that y's rim has kept, float64 on the CPU.
 
     Attributes:
-        kept: (2, 2·r), part of the light, for the r outermost rows at the first side, from without inwards, and at the
-            last; then for columns.
+        kept: (2, 2·r), share of the light, for rows then columns: the r outermost ones of the first side, from outside
+            inwards, then of the last.
         precision: (2, 2·r, 2·r), for rows and columns, the inverse covariance of the relative errors.
-        rims: LR pixels that the black reaches into at the top, the bottom, the left and the right: at all sides where
-            there is a frame that tells of one axis at least, else at those that are black.
-        tells: whether the rows' light can be taken for what a kernel has left, and whether the columns' can. Where a
-            picture was cut out of one with a frame it mostly cannot: one of the two sides has lost nothing.
+        rims: LR pixels that the black reaches into at the top, the bottom, the left and the right: at all sides if
+            the frame tells about at least one axis, else only at those that are black.
+        tells: whether the rows' light can be what a kernel has left, and whether the columns' can. In a picture cropped
+            from one with a frame it mostly cannot: one of the two sides has lost nothing.
     """
 
     kept: Tensor
@@ -52,15 +52,15 @@ class Frame:
 
     @property
     def rim(self) -> int:
-        """LR pixels at each side that were measured."""
+        """LR pixels measured at each side."""
         return self.kept.shape[-1] // 2
 
     @classmethod
     def of(cls, y: Tensor, degradation: Degradation) -> Frame | None:
         """Measured on y (1, 3, h, w) in [-1, 1]; None where no side fades to black, or ``degradation`` knows why.
 
-        What the light would be without the frame is taken from the row next to the rim; the farther from it, the less
-        certain that is, as in a random walk.
+        What the light would be without the frame is taken from the row next to the rim; the further away a row is, the
+        less certain that is, as in a random walk.
         """
         reach = math.ceil(degradation.margin[1] / degradation.scale)
         rim = min(reach, min(y.shape[-2:]) // 8)
@@ -86,14 +86,14 @@ class Frame:
             error: float) -> tuple[Tensor, tuple[float, float]]:
         """The kernel with its parts weighed anew, and the shift (dy, dx) that will bring it to its place.
 
-        In turn for each axis that it can tell of it takes the move d and the weights λ that minimise
+        For each axis in turn that the frame tells about, it takes the move d and the weights λ that minimise
 
             eᵀPe + 2 N Σ p log(p / m) + 2 log(1 + (d - guess + Σ (p - m) u)² / error²),
             p(u) = m(u) exp(Σ λ_i φ_i(u)) / Σ …,  e_i = Σ p(u) φ_i(u + d) / kept_i - 1.
 
-        m is the kernel's marginal under the other axis' weights, P the precision, N = :data:`COUNTS`. Parts of the
-        kernel that are there get brighter or fainter, none is made up. The guess, a centre of mass, moves with the
-        weights of both axes, and is left for good reasons only (Cauchy's distribution).
+        m is the kernel's marginal under the other axis' weights, P the precision, N = :data:`COUNTS`. Existing parts of
+        the kernel get brighter or fainter; no new ones appear. The guess, a centre of mass, moves with the weights of
+        both axes, and is given up only for good reasons (Cauchy's distribution).
 
         Args:
             kernel: (K, K) on ``grid``, of sum 1.
@@ -128,9 +128,9 @@ class Frame:
         return move, p[best]
 
     def _weigh(self, axis: int, m: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """p (N, K) and the least of eᵀPe + 2 N Σ p log(p / m) for each of ``seen`` (N, 2·r, K).
+        """p (N, K) and the minimum of eᵀPe + 2 N Σ p log(p / m) for each of ``seen`` (N, 2·r, K).
 
-        By Gauss and Newton's method; no λ goes beyond 4.
+        By the Gauss-Newton method; no |λ| exceeds 4.
         """
         kept, P = self.kept[axis], self.precision[axis]
         weights = seen.new_zeros(seen.shape[:2])
@@ -153,21 +153,21 @@ class Frame:
 
 
 def plausible(kept: Tensor, most: float, slack: float) -> bool:
-    """Whether a centred kernel, and not the picture, has left so much of the light (2) at two opposite sides.
+    """Whether a centred kernel, and not the picture itself, can have left this much light (2) at two opposite sides.
 
-    :data:`LEAST` at least, on average less than ``most``; and one side loses about as much as the other, 0.3 times as
-    much at least, with ``slack`` for what the picture itself does there. Black bars, and corners of pictures that have
-    a frame, are told so.
+    At least :data:`LEAST`, on average less than ``most``; and one side has lost about as much as the other, at least
+    0.3 times as much, with ``slack`` for what the picture itself does there. This is how black bars, and corners of
+    pictures that have a frame, are recognised.
     """
     lost = 1 - kept
     return bool(kept.min() > LEAST and kept.mean() < most and lost.min() > 0.3 * lost.max() - slack)
 
 
 def brightness(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """How many times as bright ``rows`` (n, w) are as ``others`` (w) beside them, and the relative error of that: (n).
+    """Brightness of ``rows`` (n, w) relative to ``others`` (w) beside them, and the relative error of that: (n), (n).
 
-    The median over the pixels, each weighed by its light (the geometric mean of the two): a wire or a window that ends
-    between the two rows counts little, and what is dark can tell nothing. The error is a median's, from the quartiles.
+    The median over the pixels, each weighted by its light (the geometric mean of the two): a wire or a window that ends
+    between the two rows counts little, and dark pixels tell nothing. The error is that of a median, from the quartiles.
     """
     ratio, order = (rows / others).log().sort(-1)
     weight = (rows * others).sqrt().gather(-1, order).cumsum(-1)
@@ -178,10 +178,11 @@ def brightness(rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def within(grid: Degradation, moves: Tensor, rim: int) -> Tensor:
-    """φ (N, 2·rim, K): what part of each pixel's light reaches the ``rim`` outermost LR rows of either side.
+    """φ (N, 2·rim, K): the share of each pixel's light that reaches the ``rim`` outermost LR rows of either side.
 
-    Window pixel u of LR row i lies at u - margin + s·i, counted from the frame, and d farther where the kernel is moved
-    by d. There light begins, over :data:`BLUR` LR pixels, one pixel of the grid at least, as for bilinear moves.
+    Window pixel u of LR row i lies at u - margin + s·i, counted from the frame, and d further if the kernel is moved
+    by d. At the frame light sets in over :data:`BLUR` LR pixels, but at least one pixel of the grid, as for bilinear
+    moves.
     """
     u = torch.arange(grid.kernel_size, dtype=torch.float64) + 0.5
     inwards = grid.scale * torch.arange(rim)[:, None]

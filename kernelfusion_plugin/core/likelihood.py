@@ -1,4 +1,4 @@
-"""How likely y is, given a picture and a kernel: what they are judged by where there is no ground truth."""
+"""How likely y is, given a picture and a kernel: a measure of both that needs no ground truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .degradation import Degradation
 from .diffusion import Prior, noise_like
 from .quadratic import covariance_lags
 
-REACH = 24  # LR pixels that autocorrelations are followed to
+REACH = 24  # LR pixels up to which autocorrelations are followed
 FLOOR = 1e-5  # variance that the prior does not answer for, such as rounding to 8 bits (range [-1, 1])
 
 
@@ -19,12 +19,13 @@ def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degrada
     """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
 
     p is the power spectrum of r = y - (x0_hat * k)↓s, where x0_hat = E[x | x_t] has not seen y. What r should be like
-    is known: q is the spectrum of (e * k)↓s, e being what the prior leaves open, Cov(x | x_t), and :data:`FLOOR`. Noise
-    in y is left out, as fine texture passes for it: where there is much, kernels that let much pass are preferred.
+    is known: q is the spectrum of (e * k)↓s plus :data:`FLOOR`; e is what the prior leaves open, of covariance
+    Cov(x | x_t). Noise in y is left out, as fine texture would pass for it: where there is much, kernels that let much
+    through are preferred.
 
-    Under any kernel a picture can be made that explains y, but what the prior makes of that picture may not. The
-    residual alone is less, the more of the picture a kernel hides, and its ratio to q is less, the less it hides; the
-    likelihood weighs the two, frequency by frequency.
+    Under any kernel a picture can be made that explains y, but what the prior makes of that picture may not. The more
+    of the picture a kernel hides, the smaller is the residual itself; the less it hides, the smaller is its ratio to q;
+    the likelihood weighs the two, frequency by frequency.
 
     Args:
         y: (1, C, h, w) in [-1, 1].
@@ -32,7 +33,7 @@ def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degrada
         kernel: (K, K).
 
     Returns:
-        what compares estimates of one y at one scale and one level; the less, the likelier.
+        A number that is comparable between estimates of one y at one scale and one level; the lower, the likelier.
     """
     eps = noise_like(x, generator)
     x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, eps), t)
@@ -44,14 +45,14 @@ def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degrada
 
 
 def _own_lags(r: Tensor) -> Tensor:
-    """Autocorrelation (h, w) of r (1, C, h, w) on a torus; faded out at the borders, a jump has a spectrum too."""
+    """Autocorrelation (h, w) of r (1, C, h, w) on a torus; faded out at the borders, as a jump has a spectrum too."""
     fade = _taper(r.shape[-2]).to(r)[:, None] * _taper(r.shape[-1]).to(r)
     power = torch.fft.rfft2(r * fade).abs().square().mean((0, 1))
     return torch.fft.irfft2(power, s=r.shape[-2:]) / fade.square().sum()
 
 
 def _taper(length: int) -> Tensor:
-    """1, but half a cosine's rise over the first eighth, and its fall over the last (Tukey 1967)."""
+    """1, with the rise of half a cosine over the first eighth, and its fall over the last (Tukey 1967)."""
     rise = torch.hann_window(2 * (length // 8) + 2)[1:length // 8 + 1]
     return torch.cat([rise, torch.ones(length - 2 * len(rise)), rise.flip(0)])
 
@@ -63,7 +64,7 @@ def _degraded_lags(lags: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _spectrum(lags: Tensor, reach: int, step: int = 1) -> Tensor:
-    """Power spectrum (2·reach, 2·reach) of the process of autocorrelation ``lags``, its every ``step``-th pixel taken.
+    """Power spectrum (2·reach, 2·reach) of a process of autocorrelation ``lags``, decimated by ``step``.
 
     Blackman & Tukey (1958): the transform of the lags up to ``reach``, under Hann's window.
     """

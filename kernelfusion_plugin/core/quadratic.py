@@ -24,7 +24,7 @@ def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: f
         y: (B, C, h, w).
         x0: (B, C, H, W) on the degradation's canvas.
         rho: weight of the prior's estimate, > 0.
-        iterations: at most this many; ends early once the residual is ``tolerance`` times the first.
+        iterations: at most this many; it stops once the residual is ``tolerance`` times the first.
     """
     normal = degradation.normal_operator(k)
     r = y - degradation.forward(x0, k)
@@ -80,8 +80,8 @@ def covariance_lags(noise: Tensor, change: Tensor, sigma: float) -> Tensor:
     """Cov(x | x + sigma·n) by distance: what a denoiser D leaves open, as if it were the same at all places.
 
     By Tweedie's formula (Robbins 1956) it is sigma² ∂D/∂x. The derivative's mean over the picture is the correlation
-    of the noise that went in with what came out, E[D(p) n(p + d)] = sigma E[∂D(p)/∂x(p + d)] (Stein 1981), and what
-    does not depend on the noise may be taken off D first. So the noise that the picture was given anyway is enough.
+    of the noise that went in with what came out, E[D(p) n(p + d)] = sigma E[∂D(p)/∂x(p + d)] (Stein 1981); what does
+    not depend on the noise can be subtracted from D first. So the noise that was added to the picture anyway is enough.
 
     Args:
         noise: n, white, of variance 1, (B, C, H, W).
@@ -89,7 +89,7 @@ def covariance_lags(noise: Tensor, change: Tensor, sigma: float) -> Tensor:
         sigma: the noise's standard deviation.
 
     Returns:
-        (H, W), the covariance of pixels so far apart on a torus, mean over channels; at [0, 0] the variance.
+        (H, W), the covariance of two pixels by their distance on a torus, mean over channels; at [0, 0] the variance.
     """
     spectrum = (torch.fft.rfft2(noise).conj() * torch.fft.rfft2(change)).real.mean((0, 1))
     return torch.fft.irfft2(spectrum, s=noise.shape[-2:]) * (sigma / noise[0, 0].numel())
@@ -98,7 +98,7 @@ def covariance_lags(noise: Tensor, change: Tensor, sigma: float) -> Tensor:
 def window_covariance(lags: Tensor, size: int) -> Tensor:
     """(K², K²) covariances between the pixels of a K x K window, K = ``size``, from those by distance.
 
-    In the units of :func:`normal_equations`, whose UᵀU / n it is added to where an expectation is wanted:
+    In the units of :func:`normal_equations`, to whose UᵀU / n it is added where an expectation is wanted:
     E[UᵀU] = E[U]ᵀE[U] + Cov.
     """
     apart = torch.arange(1 - size, size, device=lags.device)
@@ -111,8 +111,8 @@ def fit_kernel(G: Tensor, b: Tensor, start: Tensor, ridge: float, smoothness: fl
                iterations: int = 300) -> Tensor:
     """argmin kᵀGk - 2bᵀk + mean(diag G) · (ridge · ||k||² + smoothness · J(k)) over k >= 0, then scaled to sum 1.
 
-    J is :func:`roughness`, with weights from the kernel before: two rounds, each by FISTA (Beck & Teboulle 2009),
-    the first from ``start`` (K, K).
+    J is :func:`roughness`, with weights from the previous kernel: two rounds, each by FISTA (Beck & Teboulle 2009), the
+    first from ``start`` (K, K). If the kernel vanishes, ``start`` is returned.
     """
     unit = G.diagonal().mean()
     k = start
@@ -155,9 +155,9 @@ def spectral_bound(H: Tensor) -> Tensor:
 def roughness(k: Tensor, floor: float = 0.3) -> Tensor:
     """The matrix R (K², K²) of J(k') = k'ᵀRk' = Σ (k'_i - k'_j)² / (K² (k_i + k_j) / 2 + floor) over neighbours i, j.
 
-    At k' = k, J is, but for ``floor``, the Fisher information 4 Σ (√k_i - √k_j)² of the kernel as a density, over
-    K²: differences count relative to what is there. A lattice on a plateau and specks on the ground cost much, a
-    bright dot or a thin line little. Beyond the grid k is zero.
+    At k' = k, J is, except for ``floor``, the Fisher information 4 Σ (√k_i - √k_j)² of the kernel as a density, divided
+    by K²: differences count relative to the values themselves. A lattice on a plateau and specks on the ground cost
+    much, a bright dot or a thin line little. Outside the grid k is zero.
 
     Args:
         k: (K, K), sums to 1.

@@ -1,42 +1,38 @@
-"""Searches for a kernel, each from other noise, and which of the kernels that they find is the likeliest."""
+"""Several searches for a kernel, each from other noise, of which the likeliest kernel is taken."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from .degradation import Degradation
-from .diffusion import Prior, timesteps
+from .diffusion import timesteps
 from .em_config import EmConfig
+from .em_state import EmPlace, EmProblem, EmStep
 from .em_steps import area, first_estimate, reverse_pass
-from .frame import Frame
-from .kernel_search import cut_piece, find_kernel, most_passes, unsure_rims
+from .kernel_search import find_kernel
 from .likelihood import nll
-from .noise import CLEAN, Noise
-from .state import EmPlace, Phase2State
+from .noise import CLEAN
+from .piece import cut_piece, unsure_rims
+from .stages import most_passes
 
 JUDGED = 128  # LR pixels: side of the piece that kernels are judged on
-AREA_WEIGHT = 0.7  # of ln(area): on ten pieces of which three searches each were at hand 0.6 to 4 ranked 10 or 11 of 12
-                   # pairs rightly, on ten others 0.5 to 0.8 all 5 (docs/tried.md)
+AREA_WEIGHT = 0.7  # of ln(area): on ten pieces with three searches each, 0.6 to 4 ranked 10 or 11 of 12 pairs rightly,
+                   # on ten others 0.5 to 0.8 all 5 (docs/tried.md)
 
 
-def search(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator, noise: Noise,
-           place: EmPlace, total: int, start: Tensor | None = None,
-           frame: Frame | None = None) -> Iterator[Phase2State]:
-    """``em.searches`` times :func:`~.kernel_search.find_kernel`, in a run of ``total`` steps, whose place it keeps.
+def search(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> Iterator[EmStep]:
+    """``em.searches`` times :func:`~.kernel_search.find_kernel`, from ``place`` on.
 
-    ``place.best`` is then the kernel that was found; of several the one that :func:`surprise` finds the likeliest.
+    ``place.best`` is then the kernel found; of several the one that :func:`surprise` finds the likeliest.
     """
-    for _ in range(place.searches, config.searches):
-        for t, picture, found, residual in find_kernel(y, prior, degradation, config, generator, noise, place, start,
-                                                       frame):
-            place.step += 1
-            yield Phase2State(place.step, total, t, picture, found, {'residual': residual}, place.snapshot)
-        several = config.searches > 1
-        place.end_search(surprise(y, place.found, prior, degradation, config, frame) if several else None)
+    searches = problem.config.searches
+    for _ in range(place.searches, searches):
+        yield from find_kernel(problem, place, start)
+        place.end_search(surprise(problem, place.found) if searches > 1 else None)
 
 
 def search_steps(config: EmConfig, sketch: bool = True) -> int:
@@ -44,29 +40,31 @@ def search_steps(config: EmConfig, sketch: bool = True) -> int:
     return config.searches * config.steps * sum(most_passes(config, sketch).values())
 
 
-def surprise(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig,
-             frame: Frame | None = None) -> float:
+def surprise(problem: EmProblem, kernel: Tensor) -> float:
     """How unlikely y is under ``kernel``: :func:`mean_nll` of y's most informative piece plus 0.7 ln A.
 
-    The noise is the same for all kernels, so they differ by themselves only. A is the kernel's :func:`~.em_steps.area`.
+    The noise is the same for all kernels, so only they make the difference. A is the kernel's :func:`~.em_steps.area`.
     The prior takes photographs for sharper than they are, so under a kernel that is too wide y is likelier than under
-    the true one; that much more likely it has to be.
+    the true one; a wider kernel has to be that much likelier.
     """
-    piece, _ = cut_piece(y, JUDGED, unsure_rims(y, frame, config))
-    return (mean_nll(piece, kernel, prior, degradation, config, 0)
-            + AREA_WEIGHT * math.log(area(kernel, degradation.scale)))
+    y, config = problem.y, problem.config
+    piece, _ = cut_piece(y, JUDGED, unsure_rims(y, problem.frame, config))
+    return (mean_nll(replace(problem, y=piece, noise=CLEAN), kernel, 0)
+            + AREA_WEIGHT * math.log(area(kernel, problem.degradation.scale)))
 
 
-def mean_nll(y: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, seed: int,
-             noise: Noise = CLEAN) -> float:
+def mean_nll(problem: EmProblem, kernel: Tensor, seed: int) -> float:
     """The mean of :func:`~.likelihood.nll` over the levels of a pass, at the picture that the pass makes of y.
 
-    ``seed`` is of the noise: with the same one, kernels differ by themselves only.
+    Args:
+        problem: at the full scale; draws no noise from its generator.
+        kernel: (K, K).
+        seed: of the noise: with the same one, only the kernels make the difference.
     """
+    y, config = problem.y, problem.config
     levels = timesteps(config.final_t_start, config.steps, config.t_power)
-    start = first_estimate(y, kernel, degradation, config)
-    *_, (_, x) = reverse_pass(start, kernel, y, prior, degradation, config, None, levels,
-                              noise.added_to(config.final_noise), 'none')
+    place = EmPlace(x=first_estimate(problem, kernel))
+    *_, (_, x) = reverse_pass(problem, kernel, problem.noise.added_to(config.final_noise), levels, 'none', place)
     generator = torch.Generator(y.device).manual_seed(seed)
     between = levels[1:-1] or levels[:1]
-    return sum(nll(y, x, kernel, prior, degradation, t, generator) for t in between) / len(between)
+    return sum(nll(y, x, kernel, problem.prior, problem.degradation, t, generator) for t in between) / len(between)

@@ -1,4 +1,4 @@
-"""What a way to do Phase 2 is: a :class:`Solver`, which is given a :class:`Problem`; those at hand: ``solvers``."""
+"""What a solver of Phase 2 is: a :class:`Solver`, which is given a :class:`Problem`. ``solvers`` lists them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem:
         factories: of networks to use in place of the solver's own, by name; None: its own.
         kernel: the known kernel (K, K), or one for each region (R, C, K, K).
         resume: a state's ``snapshot()``, to continue after that step.
-        recompute: whether what a gradient needs is computed twice instead of being kept.
+        recompute: whether what a gradient needs is computed twice instead of being stored.
     """
 
     y: Tensor
@@ -53,7 +53,7 @@ class Problem:
 
 
 class Solver(ABC):
-    """What a run asks of a way to do Phase 2; answers that few need have a default."""
+    """What a run asks of a solver; what few solvers need has a default."""
 
     takes_kernels = False  # known ones
     takes_regions = False  # each of which has a kernel of its own
@@ -62,7 +62,7 @@ class Solver(ABC):
     def training(self, config: KernelFusionConfig, kernel_known: bool = False) -> dict[str, PriorConfig]:
         """The networks that Phase 1 fits to y and how, by phase, in order.
 
-        ``prior`` is PD, ``half`` PD of y at half size, ``tuned`` the texture prior, trained on.
+        ``prior`` is PD, ``half`` PD of y at half size, ``tuned`` the texture prior, trained further on y.
         """
 
     @abstractmethod
@@ -74,7 +74,7 @@ class Solver(ABC):
         return False
 
     def check(self, size: tuple[int, int], config: KernelFusionConfig, kernel_known: bool) -> None:  # noqa: B027
-        """Refuse, by a ValueError of one line, settings that do not go with a y of ``size`` (h, w)."""
+        """Raise a ValueError of one line for settings that do not suit a y of ``size`` (h, w)."""
 
     def starts(self, config: KernelFusionConfig) -> dict[str, list[str]]:
         """The solver's settings that are levels, and the priors that must have been trained on each: ``prior``,
@@ -97,7 +97,7 @@ class Solver(ABC):
 
 
 def check_found(state: Phase2State | None, problem: Problem) -> None:
-    """Refuse a last state that is no result: not a finite picture of the right size with a kernel that sums to 1.
+    """Refuse a last state that is not a finite picture of the right size with a kernel that sums to 1.
 
     Raises:
         ValueError: naming the solver; in one line.

@@ -1,7 +1,7 @@
-"""The ways to do Phase 2, and what a run has to know of each.
+"""The solvers of Phase 2, and what a run has to know about each.
 
-Another one is a :class:`~.solver.Solver`, in a module of its own, a line in :data:`SOLVERS`, and for its settings, a
-frozen dataclass, a field of :class:`~.config.KernelFusionConfig` of the solver's name.
+To add one, write a :class:`~.solver.Solver` in a module of its own and a line in :data:`SOLVERS`; its settings are a
+frozen dataclass, in a field of :class:`~.config.KernelFusionConfig` of the solver's name.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from .em_config import FINAL_PRIORS, EmConfig
 from .joint import solve_joint
 from .joint_ablations import solve_ablation
 from .kernel_models import Siren
-from .kernel_search import check_rim, scaled
 from .nets.refine_unet import RefineUNet
 from .patch_prior import MeanPrior, PatchPrior, PriorConfig
+from .piece import check_rim
 from .regional_degradation import RegionalDegradation
 from .regions import solve_regions
 from .solver import Factory, Problem, Solver, inference_memory
+from .stages import scaled
 from .state import Phase2State
 from .tiles import SIDES
 
@@ -67,7 +68,7 @@ class DiffusionEM(Solver):
 
     def memory(self, canvas: tuple[int, int], config: KernelFusionConfig, cost: Cost,
                kernel_known: bool) -> Iterator[tuple[int, bool, float]]:
-        """Of the final passes, or the search: its ``draws`` pictures of a piece, and the M step's matrices."""
+        """Of the final passes or the search of ``draws`` pictures, whichever is more, plus the M step's matrices."""
         final = super().memory(canvas, config, cost, kernel_known)
         if kernel_known:
             yield from final

@@ -1,12 +1,11 @@
-"""What both solvers of Phase 2 yield after every step, and where em's loops stand between two steps."""
+"""What a solver of Phase 2 yields after every step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 
@@ -22,7 +21,7 @@ class Phase2State:
         kernel: (K, K), sums to 1, as drawn (``degradation.forward`` correlates with it).
         losses: parts of the loss by name, all >= 0.
         kernels: (R, C, K, K), where each region of the picture has its own; else None.
-        surprise: of the kernel, where it has been found: how unlikely it makes y (:func:`~.restarts.surprise`).
+        surprise: of the kernel, once it has been found: how unlikely y is under it (:func:`~.restarts.surprise`).
         snapshot: returns what the solver's ``resume`` takes, to continue after this step as if it had never stopped;
             the generator's state must be kept with it. Call it before the next step: the tensors are the solver's own.
     """
@@ -36,110 +35,3 @@ class Phase2State:
     snapshot: Callable[[], dict[str, Any]] = dict
     kernels: Tensor | None = None
     surprise: float | None = None
-
-
-@dataclass
-class EmPlace:
-    """Where diffusion EM stands between two steps: what the next one depends on besides arguments and generator.
-
-    em's loops begin where it says and keep it up to date, so any step can be the last of one process and the next
-    the first of another.
-
-    Attributes:
-        step: steps done in the whole run.
-        searches: searches for this kernel that are done.
-        attempt: attempts of this search that are done.
-        stage: stages of this attempt that are done.
-        passes: passes of this stage that are done, or final samples.
-        steps: steps of this pass that are done.
-        x, x_t: the estimate of the pass under way, and its noisy version where it is carried on; None: none yet.
-        kernel: on this stage's grid.
-        start: the kernel that each trial of this stage begins with; None: not yet made.
-        trial: trials of this stage that are done.
-        uncertainty, nll, likeliest: of the best trial so far, and the kernel that it found.
-        remembered: normal equations of the passes before, (G, b).
-        found, found_nll: the kernel at the full scale, (K, K), of this search's best attempt so far, and its last
-            stage's ``nll``.
-        best: that of the best search so far.
-        surprise: how unlikely that one makes y (:func:`~.restarts.surprise`); None: not judged.
-        before: sum of the final samples that are done.
-        kernels: where regions have their own: the whole picture's, then those of the regions that are done, (n, K, K).
-    """
-
-    step: int = 0
-    searches: int = 0
-    attempt: int = 0
-    stage: int = 0
-    passes: int = 0
-    steps: int = 0
-    x: Tensor | None = None
-    x_t: Tensor | None = None
-    kernel: Tensor | None = None
-    start: Tensor | None = None
-    trial: int = 0
-    uncertainty: float | None = None
-    nll: float | None = None
-    likeliest: Tensor | None = None
-    remembered: tuple[Tensor | float, Tensor | float] = (0.0, 0.0)
-    found: Tensor | None = None
-    found_nll: float | None = None
-    best: Tensor | None = None
-    surprise: float | None = None
-    before: Tensor | float = 0.0
-    kernels: Tensor | None = None
-
-    def end_pass(self, done: int) -> None:
-        """``done`` passes are over; the next begins with its first step."""
-        self.passes, self.steps = done, 0
-
-    def end_trial(self, nll: float, uncertainty: float | None) -> bool:
-        """The next trial, or stage, begins with its first pass and no picture. Whether this one was the best so far."""
-        better = self.trial == 0 or nll < self.nll
-        if better:
-            self.uncertainty, self.nll, self.likeliest = uncertainty, nll, self.kernel
-        self.trial += 1
-        self.end_pass(0)
-        self.x = self.x_t = None
-        self.remembered = 0.0, 0.0
-        return better
-
-    def end_stage(self) -> None:
-        """The next stage, or the final passes, begin from nothing but the kernel, and what its trials have told."""
-        self.stage, self.trial, self.start, self.kernel = self.stage + 1, 0, None, self.likeliest
-
-    def end_attempt(self, kernel: Tensor, margin: float) -> None:
-        """The next begins with its first stage. ``kernel`` is taken if it is the first, or likelier by ``margin``."""
-        if self.attempt == 0 or self.nll < self.found_nll - margin:
-            self.found, self.found_nll = kernel, self.nll
-        self.attempt, self.stage = self.attempt + 1, 0
-
-    def end_search(self, surprise: float | None) -> None:
-        """The next begins with its first attempt. What was found is taken if it is the first, or y likelier by it."""
-        if self.searches == 0 or surprise < self.surprise:
-            self.best, self.surprise = self.found, surprise
-        self.searches, self.attempt = self.searches + 1, 0
-
-    def end_region(self, kernel: Tensor) -> None:
-        """``kernel`` is one of ``kernels``; the next region begins with its first search."""
-        self.kernels = kernel[None] if self.kernels is None else torch.cat([self.kernels, kernel[None]])
-        self.searches = 0
-
-    def end_sample(self) -> None:
-        """The next final sample begins with its first step and no picture."""
-        self.before = self.before + self.x
-        self.end_pass(self.passes + 1)
-        self.x = self.x_t = None
-
-    def snapshot(self) -> dict[str, Any]:
-        """Fields by name, for :meth:`at`."""
-        return dict(vars(self))
-
-    @classmethod
-    def at(cls, snapshot: Mapping[str, Any] | None, device: torch.device) -> EmPlace:
-        """Where a snapshot was taken, tensors on ``device``; the beginning without one."""
-        place = cls(**snapshot or {})
-        for name, value in vars(place).items():
-            if isinstance(value, Tensor):
-                setattr(place, name, value.to(device))
-        place.remembered = tuple(part.to(device) if isinstance(part, Tensor) else part for part in place.remembered)
-        return place

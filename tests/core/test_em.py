@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernelfusion_plugin.core import em, em_steps, kernel_search, restarts
+from kernelfusion_plugin.core import em, em_steps, kernel_search, restarts, stages
 from kernelfusion_plugin.core.colour import to_ycbcr
 from kernelfusion_plugin.core.degradation import (
     BORDERS,
@@ -19,18 +19,16 @@ from kernelfusion_plugin.core.degradation import (
 from kernelfusion_plugin.core.diffusion import Schedule, timesteps
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
 from kernelfusion_plugin.core.em_steps import reverse_pass
 from kernelfusion_plugin.core.frame import Frame
-from kernelfusion_plugin.core.kernel_search import (
-    find_kernel,
-    informative_piece,
-    kernel_stages,
-    scaled,
-)
+from kernelfusion_plugin.core.kernel_search import find_kernel
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.noise import Noise, Sigma
+from kernelfusion_plugin.core.piece import informative_piece
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
+from kernelfusion_plugin.core.stages import kernel_stages, scaled
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
@@ -89,6 +87,16 @@ def problem(scale, k, border='valid', n=20, share=0.7, config=SMALL):
     prior = OraclePrior([full, *grids(full, config)], n, share)
     x = prior.truths[full.hr_size((n, n))[0]]
     return full.forward(x, k), x, prior, full
+
+
+def given(y, prior, degradation, config=SMALL, **others):
+    """The same as EM takes it, with noise from seed 0."""
+    return EmProblem(y, prior, degradation, config, torch.Generator().manual_seed(0), **others)
+
+
+def passes_from(start, stage, *problem):
+    """(t, x0, k) of each step of a stage that begins with the kernel ``start``."""
+    return list(em_steps.em_passes(given(*problem), stage, EmPlace(kernel=start)))
 
 
 def solve(y, prior, degradation, config=SMALL, seed=0, kernel=None):
@@ -292,7 +300,7 @@ def test_the_kernel_goes_further_than_the_fit(monkeypatch):
     y, _, prior, degradation = problem(2, l_shape(12, 8, 2), config=config)
     (stage,) = kernel_stages(degradation, config)
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
-    walk = list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    walk = passes_from(start, stage, y, prior, degradation, config)
     (before, fitted), *_, (_, last) = seen
     fitted, last = (em_steps.without_haze(k, stage.extra) for k in (fitted, last))
     expected = (before + 2 * (fitted - before)).clamp_min(0)
@@ -309,9 +317,9 @@ def test_between_passes_picture_and_kernel_are_moved_alike(monkeypatch):
     (stage,) = kernel_stages(degradation, config)
     passes, reverse = [], em_steps.reverse_pass
 
-    def noted(x, kernel, *args):
-        passes.append([(x, kernel)])
-        for t, estimate in reverse(x, kernel, *args):
+    def noted(problem, kernel, sigma, levels, renoising, place):
+        passes.append([(place.x, kernel)])
+        for t, estimate in reverse(problem, kernel, sigma, levels, renoising, place):
             passes[-1].append((estimate, kernel))
             yield t, estimate
 
@@ -319,7 +327,7 @@ def test_between_passes_picture_and_kernel_are_moved_alike(monkeypatch):
     monkeypatch.setattr(em_steps, 'reverse_pass', noted)
     monkeypatch.setattr(em_steps, 'find_place', lambda kernel, *args: asked.append(kernel) or (kernel, (2.0, -1.0)))
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
-    list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    passes_from(start, stage, y, prior, degradation, config)
     (*_, (left, _)), ((taken, kernel), *_) = passes
     torch.testing.assert_close(taken, left.roll((2, -1), (-2, -1)))
     torch.testing.assert_close(kernel[2:, :-1], asked[0][:-2, 1:])
@@ -341,7 +349,7 @@ def test_draws_are_pictures_from_other_noise_that_one_m_step_sums_over(draws, mo
         return G, b
 
     monkeypatch.setattr(em_steps, 'normal_equations', watched)
-    states = list(find_kernel(y, prior, degradation, config, torch.Generator().manual_seed(0)))
+    states = list(find_kernel(given(y, prior, degradation, config), EmPlace()))
     assert {len(x) for x in seen} == {draws} and {len(picture) for _, picture, *_ in states} == {1}
     assert all(not torch.equal(x[0], other) for x in seen for other in x[1:])
 
@@ -375,7 +383,7 @@ def test_each_m_step_clears_the_haze(monkeypatch):
     found = []
     for haze in (0.0, 0.4):
         monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args, haze=haze: (1 - haze) * clear + haze / clear.numel())
-        walk = list(em_steps.em_passes(y, clear, prior, stage, config, torch.Generator().manual_seed(0)))
+        walk = passes_from(clear, stage, y, prior, degradation, config)
         found.append([kernel for *_, kernel in walk])
     for without, cleared in zip(*found):
         torch.testing.assert_close(cleared, without, atol=1e-4, rtol=1e-3)
@@ -403,7 +411,7 @@ def test_wings_are_cut_at_the_very_end_only(stage, monkeypatch):
     winged = F.pad(gaussian(size - 2, sigmas=1.3), (1,) * 4)
     monkeypatch.setattr(em_steps, 'fit_kernel', lambda *args: winged)
     grid = dataclasses.replace(stages[stage], extra=0)
-    walk = list(em_steps.em_passes(y, winged, prior, grid, config, torch.Generator().manual_seed(0)))
+    walk = passes_from(winged, grid, y, prior, degradation, config)
     cut = em_steps.above_floor(winged, 0.1)
     torch.testing.assert_close(walk[1][2], winged)  # symmetric: nothing has to be centred
     torch.testing.assert_close(walk[-1][2], cut if stage else winged)
@@ -440,14 +448,14 @@ def test_the_full_scale_remembers_and_weighs_its_pixels(way, share, monkeypatch)
 
 def test_a_pass_without_noise_draws_none():
     y, _, prior, degradation = problem(4, l_shape())
-    generator = torch.Generator().manual_seed(0)
-    before = generator.get_state()
     config = dataclasses.replace(SMALL, final_samples=0)
+    one = given(y, prior, degradation, config)
+    before = one.generator.get_state()
     first, second = (solve(y, prior, degradation, config, kernel=l_shape())[-1].x0_hat for _ in range(2))
     start = data_step(degradation, l_shape(), y, to_canvas(y, degradation), em_steps.START_RHO, config.cg_iterations)
-    walk = list(em_steps.reverse_pass(start, l_shape(), y, prior, degradation, config, generator,
-                                      timesteps(200, 3, config.t_power), Sigma(config.final_noise), 'none'))
-    assert torch.equal(generator.get_state(), before)
+    walk = list(em_steps.reverse_pass(one, l_shape(), Sigma(config.final_noise), timesteps(200, 3, config.t_power),
+                                      'none', EmPlace(x=start)))
+    assert torch.equal(one.generator.get_state(), before)
     assert torch.equal(first, second) and torch.equal(walk[-1][1], first) and len(walk) == 3
 
 
@@ -486,9 +494,9 @@ def test_the_sampler_has_the_posteriors_mean_and_spread(t_start, border, spread)
     mean = (covariance @ (A.T @ y.flatten() / sigma ** 2 + m.flatten() / deviation ** 2)).reshape(m.shape)
 
     config = EmConfig(prior_weight=1.0, cg_iterations=20)
-    *_, (_, samples) = reverse_pass(m.expand(count, -1, -1, -1), k, y.expand(count, -1, -1, -1),
-                                       GaussianPrior(m, deviation), degradation, config,
-                                       torch.Generator().manual_seed(0), timesteps(t_start, 100), Sigma(sigma))
+    several = given(y.expand(count, -1, -1, -1), GaussianPrior(m, deviation), degradation, config)
+    *_, (_, samples) = reverse_pass(several, k, Sigma(sigma), timesteps(t_start, 100), 'ancestral',
+                                    EmPlace(x=m.expand(count, -1, -1, -1)))
     error, way = samples.mean(0, keepdim=True) - mean, mean - m
     chance = float((covariance.trace() / count).sqrt() / way.norm())
     assert chance < 0.12
@@ -533,7 +541,7 @@ def test_kernel_side_takes_a_piece_and_leaves_the_rest_bicubic():
     top, left, height, width = informative_piece(y, side)
     assert (height, width) == (side, side) and top != left
     prior = OraclePrior(grids(full), side, 0.7, whole=n, at=(top, left))
-    states = list(find_kernel(y, prior, full, config, torch.Generator().manual_seed(0)))
+    states = list(find_kernel(given(y, prior, full, config), EmPlace()))
     assert len(states) == SEARCH
     assert [size for _, size in prior.calls[::5]] == [d.hr_size((side,) * 2)[0] for d in
                                                       (grids(full)[i] for i in (0, 1, 1, 2))]
@@ -564,8 +572,8 @@ def test_the_pixels_of_a_black_frame_have_no_say_in_the_kernel():
 
     def found(y, **changes):
         one = dataclasses.replace(config, **changes)
-        walk = find_kernel(y, prior, degradation, one, torch.Generator().manual_seed(0), frame=Frame.of(y, degradation))
-        return [state[1:3] for state in walk]
+        framed_one = given(y, prior, degradation, one, frame=Frame.of(y, degradation))
+        return [step[1:3] for step in find_kernel(framed_one, EmPlace())]
 
     black_one, grey_one = found(black), found(grey, rim=1)
     assert all(torch.equal(one[1], two[1]) for one, two in zip(black_one, grey_one))
@@ -620,7 +628,7 @@ def test_the_noise_found_in_y_is_added_to_every_sigma(monkeypatch, found, sample
     monkeypatch.setattr(em, 'estimate_noise', lambda picture: found if picture is y else pytest.fail('of all of y'))
     for module in (em, em_steps):
         monkeypatch.setattr(module, 'reverse_pass',
-                            lambda *args, **named: sigmas.append(args[8]) or walk(*args, **named))
+                            lambda *args, **named: sigmas.append(args[2]) or walk(*args, **named))
     solve(y, prior, degradation, config)
     expected = [(sigma, searched) for sigma in (0.4, 0.1, 0.025, 0.05)] + [(0.01, last)]
     assert [sigma.luma for sigma in sigmas] == pytest.approx([math.hypot(base, of[0]) for base, of in expected])
@@ -637,7 +645,7 @@ def test_under_jpeg_weak_parts_count_more_for_the_centre(monkeypatch, jpeg, powe
     for module in (kernel_search, em_steps):
         monkeypatch.setattr(module, 'find_place', lambda k, grid, config, *frame: (
             powers.append(config.centre_power) or place(k, grid, config, *frame)))
-    list(find_kernel(y, prior, degradation, config, torch.Generator().manual_seed(0), Noise(0.02, jpeg)))
+    list(find_kernel(given(y, prior, degradation, config, noise=Noise(0.02, jpeg)), EmPlace()))
     assert len(powers) > 4 and powers == pytest.approx([power] * len(powers))
 
 
@@ -649,10 +657,9 @@ def test_luma_and_colour_are_drawn_to_y_each_by_its_noise(border):
     config, a = dataclasses.replace(SMALL, cg_iterations=60, prior_weight=0.7), 0.8
     expected = [data_step(degradation, k, to_ycbcr(y)[:, [channel]], to_ycbcr(x0_hat)[:, [channel]],
                           0.7 * sigma ** 2 * a / (1 - a), 60) for channel, sigma in enumerate((0.1, 0.3, 0.3))]
-    found = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1, 0.3), a, config)
+    found, plain, same = (em_steps._towards(given(y, prior, degradation, config), x0_hat, k, sigma, a)
+                          for sigma in (Sigma(0.1, 0.3), Sigma(0.1), Sigma(0.1, 0.1)))
     torch.testing.assert_close(to_ycbcr(found), torch.cat(expected, 1), atol=1e-3, rtol=0)
-    plain = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1), a, config)
-    same = em_steps._towards(y, x0_hat, k, degradation, Sigma(0.1, 0.1), a, config)
     torch.testing.assert_close(same, plain, atol=1e-3, rtol=0)
     assert (found - plain).abs().max() > 0.05
 
@@ -680,12 +687,13 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     runs, passes, judged = [], em_steps.em_passes, []
-    monkeypatch.setattr(kernel_search, 'UNCERTAINTIES', (0.5, 1.0, 2.0))
+    monkeypatch.setattr(stages, 'UNCERTAINTIES', (0.5, 1.0, 2.0))
     monkeypatch.setattr(kernel_search, 'WIDE', math.inf)
 
-    def noted(piece, kernel, prior, stage, config, generator, place):
-        yield from passes(piece, kernel, prior, stage, config, generator, place)
-        runs.append((stage, kernel, place.kernel))
+    def noted(piece, stage, place):
+        start = place.kernel
+        yield from passes(piece, stage, place)
+        runs.append((stage, start, place.kernel))
 
     monkeypatch.setattr(kernel_search, 'em_passes', noted)
     said = [9.0, *scores, 5.0]  # sketch and fine stage are judged too, but there is nothing to choose
@@ -696,7 +704,7 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
     assert all(torch.equal(run[1], trials[0][1]) for run in trials) and not torch.equal(trials[0][2], trials[1][2])
     assert len(judged) == len(runs) and all(torch.equal(args[2], run[2]) for args, run in zip(judged, runs))
     assert {args[5] for args in judged} == {177}  # of the levels 300, 177 and 72 the M step's first
-    told = restarts.surprise(y, states[-1].kernel, prior, degradation, config)  # with noise of its own
+    told = restarts.surprise(given(y, prior, degradation, config), states[-1].kernel)  # with noise of its own
     assert [state.surprise for state in states] == [None] * (len(states) - 3) + [told] * 3
     assert fine[0].uncertainty == (0.5, 1, 2)[best]
     carried = resample_kernel(trials[best][2], trials[best][0].degradation, fine[0].degradation)
@@ -725,9 +733,9 @@ def test_the_kernel_is_judged_on_the_most_informative_piece(monkeypatch):
     monkeypatch.setattr(restarts, 'JUDGED', 12)
     states = solve(y, prior, degradation)
     top, left, *_ = informative_piece(y, 12)
-    (piece, kernel, *_, seed), = judged
+    (judging, kernel, seed), = judged
     assert seed == 0  # whatever the run's is
-    assert torch.equal(piece, y[..., top:top + 12, left:left + 12]) and torch.equal(kernel, states[-1].kernel)
+    assert torch.equal(judging.y, y[..., top:top + 12, left:left + 12]) and torch.equal(kernel, states[-1].kernel)
     assert solve(y, prior, degradation, kernel=k)[-1].surprise is None and len(judged) == 1
 
 
@@ -749,12 +757,12 @@ def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, m
     config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     monkeypatch.setattr(kernel_search, 'WIDE', wide)
-    monkeypatch.setattr(kernel_search, 'UNCERTAINTIES', (0.5, 1.0))
+    monkeypatch.setattr(stages, 'UNCERTAINTIES', (0.5, 1.0))
     seen, passes = [], em_steps.em_passes
 
-    def noted(piece, kernel, prior, stage, config, generator, place):
-        seen.append((stage, kernel))
-        yield from passes(piece, kernel, prior, stage, config, generator, place)
+    def noted(piece, stage, place):
+        seen.append((stage, place.kernel))
+        yield from passes(piece, stage, place)
         seen[-1] += (place.kernel,)
 
     monkeypatch.setattr(kernel_search, 'em_passes', noted)
@@ -765,7 +773,7 @@ def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, m
     first, last = seen[3], seen[-1]
     best = last if likelier > kernel_search.CLEARLY else first
     assert torch.equal(states[-1].kernel, kernel_search.carry_over(best[2], best[0].degradation, degradation, config))
-    assert states[-1].surprise == restarts.surprise(y, states[-1].kernel, prior, degradation, config)
+    assert states[-1].surprise == restarts.surprise(given(y, prior, degradation, config), states[-1].kernel)
     if len(runs) > 4:
         assert torch.equal(seen[4][1], seen[0][1]) and not torch.equal(first[2], last[2])
     assert len(states) == 3 + 6 * 2 + 3 + 12 * (len(runs) > 4) + 3 and states[-1].step == states[-1].total == 33
@@ -787,7 +795,7 @@ def test_what_is_left_open_goes_by_the_kernel_that_the_pass_began_with(monkeypat
     for name in seen:
         noted(name, getattr(em_steps, name))
     start = gaussian(stage.degradation.kernel_size, sigmas=1.5)
-    list(em_steps.em_passes(y, start, prior, stage, config, torch.Generator().manual_seed(0)))
+    passes_from(start, stage, y, prior, degradation, config)
     shares = [em_steps.left_open(args[1], 1) for args, _ in seen['reverse_pass']]
     assert len(shares) == 2 and shares[0] != shares[1]
     for ((G, *_), _), (_, open_), (_, (plain, _)), share in zip(
@@ -798,10 +806,10 @@ def test_what_is_left_open_goes_by_the_kernel_that_the_pass_began_with(monkeypat
 def test_an_uncertainty_that_is_given_is_taken(monkeypatch):
     config = dataclasses.replace(SMALL, uncertainty=0.7)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
-    stages, passes = [], em_steps.em_passes
-    monkeypatch.setattr(kernel_search, 'em_passes', lambda *args: stages.append(args[3]) or passes(*args))
+    done, passes = [], em_steps.em_passes
+    monkeypatch.setattr(kernel_search, 'em_passes', lambda *args: done.append(args[1]) or passes(*args))
     solve(y, prior, degradation, config)
-    assert [stage.uncertainty for stage in stages] == [0, 0.7, 0.7]
+    assert [stage.uncertainty for stage in done] == [0, 0.7, 0.7]
 
 
 @pytest.mark.usefixtures('unjudged')

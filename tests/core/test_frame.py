@@ -8,14 +8,17 @@ import skimage.data
 import torch
 import torch.nn.functional as F
 
-from kernelfusion_plugin.core import em_steps
+from kernelfusion_plugin.core import em_steps, kernel_search
 from kernelfusion_plugin.core import frame as frame_module
 from kernelfusion_plugin.core.degradation import Degradation, resample_kernel, synthesise
 from kernelfusion_plugin.core.em_config import EmConfig
+from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
 from kernelfusion_plugin.core.frame import Frame, within
-from kernelfusion_plugin.core.kernel_search import carry_over, kernel_stages, scaled, unsure_rims
+from kernelfusion_plugin.core.kernel_search import carry_over
 from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, motion, shift
 from kernelfusion_plugin.core.metrics import kernel_ncc
+from kernelfusion_plugin.core.piece import unsure_rims
+from kernelfusion_plugin.core.stages import kernel_stages, scaled
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
 
 FULL = Degradation(4, 24)
@@ -121,7 +124,7 @@ def test_a_photograph_in_a_frame_tells_where_the_kernel_lies(name):
     """To half a pixel, on the grid of each stage; the guess is wrong."""
     k = motion(24, seed=3)
     frame = Frame.of(photograph(name, k), FULL)
-    for stage in kernel_stages(FULL, EmConfig(), frame=frame):
+    for stage in kernel_stages(FULL, EmConfig()):
         grid = stage.degradation
         there = resample_kernel(k, FULL, grid)
         for moved in ((0, 0), (0.5 * grid.scale, -0.4 * grid.scale)):
@@ -129,7 +132,7 @@ def test_a_photograph_in_a_frame_tells_where_the_kernel_lies(name):
             far = [abs(d + m) * 4 / grid.scale for d, m in zip(way, moved)]
             assert max(far) < (0.5 if grid.scale > 1 else 1.4)  # a kernel of 6 x 6 is coarse
             assert kernel_ncc(weighed, shift(there, moved)) > (0.99 if grid.scale > 1 else 0.96)
-            assert weighed.sum() == pytest.approx(1) and stage.frame is frame
+            assert weighed.sum() == pytest.approx(1)
 
 
 def test_parts_of_a_kernel_that_are_too_faint_are_weighed_anew():
@@ -359,15 +362,34 @@ def test_passes_go_on_from_what_the_frame_has_made_of_the_kernel(monkeypatch):
     k = motion(24, seed=3)
     y = photograph('chelsea', k)
     frame = Frame.of(y, FULL)
-    (stage,) = kernel_stages(FULL, config, frame=frame)
+    (stage,) = kernel_stages(FULL, config)
     find_place, seen = em_steps.find_place, []
     monkeypatch.setattr(em_steps, 'find_place', lambda *args: seen.append((args, find_place(*args))) or seen[-1][1])
     start = gaussian(stage.degradation.kernel_size, sigmas=1.25)
-    walk = list(em_steps.em_passes(y, start, load_texture_prior(), stage, config, torch.Generator().manual_seed(0)))
+    problem = EmProblem(y, load_texture_prior(), FULL, config, torch.Generator().manual_seed(0), frame=frame)
+    walk = list(em_steps.em_passes(problem, stage, EmPlace(kernel=start)))
     assert [args[3] for args, _ in seen] == [frame] * 2
     for number, ((before, *_), (weighed, way)) in enumerate(seen):
         assert not torch.equal(weighed, before)
         assert torch.equal(walk[3 * number + 2][2], shift(weighed, way))
+
+
+def test_each_stage_of_a_search_goes_by_the_frame(monkeypatch):
+    """Between passes, at the start of the next stage, and on the way to the full scale."""
+    k = gaussian(12, sigmas=1.5)
+    y = framed(photograph('coffee', k)[..., :24, :24], 1)
+    full = Degradation(2, 12)
+    frame = dataclasses.replace(Frame.of(photograph('coffee', motion(24, seed=3)), FULL), rims=(1,) * 4)
+    config = EmConfig(sketch_passes=2, coarse_passes=2, fine_passes=0, steps=1, kernel_levels=1, uncertainty=0,
+                      cg_iterations=2)
+    asked = []
+    for module in (em_steps, kernel_search):
+        monkeypatch.setattr(module, 'find_place', lambda kernel, grid, config, frame: asked.append((grid, frame)) or (
+            kernel, (0.0, 0.0)))
+    problem = EmProblem(y, load_texture_prior(), full, config, torch.Generator().manual_seed(0), frame=frame)
+    assert len(list(kernel_search.find_kernel(problem, EmPlace()))) == 4
+    assert {(grid.scale, grid.kernel_size) for grid, _ in asked} == {(1, 9), (2, 16)}
+    assert len(asked) > 4 and all(told is frame for _, told in asked)
 
 
 @pytest.mark.parametrize('value', [-1.0, -0.9])

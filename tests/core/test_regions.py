@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_em import SMALL, blocks, gain, grids
+from test_em import SMALL, blocks, gain, given, grids
 
 from kernelfusion_plugin import KernelFusionConfig, restore
 from kernelfusion_plugin.core import regions
@@ -85,8 +85,8 @@ def test_the_right_kernel_makes_y_likelier_and_flat_ground_knows_none():
     rows, cols, _ = next(blur.regions())
 
     def gap(y, prior):
-        right, wrong = (surprise(y, k, prior, FULL, CONFIG) for k in (L, L.T.flip(0)))
-        assert right == surprise(y, L, prior, FULL, CONFIG)
+        right, wrong = (surprise(given(y, prior, FULL, CONFIG), k) for k in (L, L.T.flip(0)))
+        assert right == surprise(given(y, prior, FULL, CONFIG), L)
         return wrong - right
 
     assert gap(y[..., rows, cols], oracle) > 0.1
@@ -99,17 +99,17 @@ def test_the_right_kernel_makes_y_likelier_and_flat_ground_knows_none():
 def test_a_region_takes_another_and_better_kernel_only(own, whole, taken):
     y, _, oracle, blur = problem(pair(L, L))
     rows, cols, _ = next(blur.regions())
-    assert takes_own(y[..., rows, cols], own, whole, oracle, FULL, CONFIG, torch.Generator().manual_seed(0)) == taken
+    assert takes_own(given(y[..., rows, cols], oracle, FULL, CONFIG), own, whole) == taken
 
 
 def test_both_kernels_of_a_region_are_judged_by_one_noise(monkeypatch):
     """That which is assumed in y, and that which the picture is given."""
     judged, noise = [], Noise(0.1, 0.02)
     monkeypatch.setattr(regions, 'mean_nll', lambda *args: judged.append(args) or 0.0)
-    takes_own(torch.zeros(1, 3, 24, 24), L, L.T.flip(0), None, FULL, CONFIG, torch.Generator(), noise)
-    (*_, seed, assumed), (*_, same_seed, also_assumed) = judged
-    assert assumed == also_assumed == noise and seed == same_seed
-    assert torch.equal(judged[0][1], L) and torch.equal(judged[1][1], L.T.flip(0))
+    takes_own(given(torch.zeros(1, 3, 24, 24), None, FULL, CONFIG, noise=noise), L, L.T.flip(0))
+    (one, own, seed), (other, whole, same_seed) = judged
+    assert one.noise == other.noise == noise and seed == same_seed
+    assert torch.equal(own, L) and torch.equal(whole, L.T.flip(0))
 
 
 def test_without_a_better_kernel_the_picture_is_that_of_one_to_the_bit(monkeypatch):
@@ -127,9 +127,9 @@ def test_a_black_frame_is_told_once_and_left_out_of_every_region(monkeypatch):
     y = torch.nn.functional.pad(y[..., 3:-3, 3:-3], (3,) * 4, value=-1)
     calls = []
 
-    def noted(y, prior, degradation, config, generator, noise, place, total, start=None, frame=None):
-        calls.append((y, config, frame))
-        return search(y, prior, degradation, config, generator, noise, place, total, start, frame)
+    def noted(problem, place, start=None):
+        calls.append((problem.y, problem.config, problem.frame))
+        return search(problem, place, start)
 
     monkeypatch.setattr(regions, 'search', noted)
     prior = load_texture_prior()

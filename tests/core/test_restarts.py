@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from test_em import SMALL, problem, solve
+from test_em import SMALL, given, problem, solve
 
 from kernelfusion_plugin.core import restarts
 from kernelfusion_plugin.core.em_steps import lr_mse
@@ -65,7 +65,7 @@ def test_several_searches_where_wide_kernels_get_a_second_attempt(told):
 def test_the_true_kernel_is_likelier_than_a_wrong_one():
     k = l_shape()
     y, _, prior, degradation = problem(4, k)
-    right, wrong = (restarts.surprise(y, kernel, prior, degradation, SMALL) for kernel in (k, k.T.flip(0)))
+    right, wrong = (restarts.surprise(given(y, prior, degradation), kernel) for kernel in (k, k.T.flip(0)))
     assert right < wrong
 
 
@@ -80,7 +80,7 @@ def test_a_kernel_is_judged_at_all_levels_of_a_pass_but_its_first(monkeypatch):
 
     monkeypatch.setattr(restarts, 'nll', nll)
     kernels = l_shape(), l_shape().T
-    assert [restarts.mean_nll(y, k, prior, degradation, SMALL, 5) for k in kernels] == [(118 + 48) / 2] * 2
+    assert [restarts.mean_nll(given(y, prior, degradation), k, 5) for k in kernels] == [(118 + 48) / 2] * 2
     assert [t for t, _ in said] == [118, 48] * 2 and said[:2] == said[2:] and said[0][1] != said[1][1]
 
 
@@ -89,7 +89,7 @@ def test_the_picture_that_a_kernel_is_judged_by_does_not_follow_the_noise_in_y(m
     pictures = []
     monkeypatch.setattr(restarts, 'nll', lambda y, x, *args: pictures.append(x) or 0.0)
     for noise in (Noise(), Noise(white=0.3)):
-        restarts.mean_nll(y, l_shape(), prior, degradation, SMALL, 0, noise)
+        restarts.mean_nll(given(y, prior, degradation, noise=noise), l_shape(), 0)
     clean, noisy = (lr_mse(degradation, x, l_shape(), y) for x in (pictures[0], pictures[-1]))
     assert noisy > 100 * clean
 
@@ -100,5 +100,5 @@ def test_a_wider_kernel_has_to_be_so_much_likelier(monkeypatch):
     monkeypatch.setattr(restarts, 'mean_nll', lambda *args: -7.0)
     dot, square = torch.zeros(2, 12, 12)
     dot[5, 5], square[4:8, 4:8] = 1, 1 / 16
-    assert restarts.surprise(y, square, prior, degradation, SMALL) == pytest.approx(-7)
-    assert restarts.surprise(y, dot, prior, degradation, SMALL) == pytest.approx(-7 - 0.7 * math.log(16))
+    assert restarts.surprise(given(y, prior, degradation), square) == pytest.approx(-7)
+    assert restarts.surprise(given(y, prior, degradation), dot) == pytest.approx(-7 - 0.7 * math.log(16))
