@@ -1,4 +1,4 @@
-"""The configuration of a whole run: one frozen dataclass, its presets, and how option files map onto it."""
+"""The configuration of a run: a frozen dataclass, its presets, and how to read it from an option file."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from .sections import must_be, nearest
 from .solvers import SOLVERS
 from .texture_prior import T_MAX, TRAINING, TuningConfig
 
-# R learns faster than the paper's 1e-4 where Phase 2 has a few hundred gradient steps: at 1e-4 the kernel of an L stays
-# a blob (correlation 0.66 after 360 steps on a 64 x 64 cut), at 5e-4 it becomes one (0.80).
+# With only a few hundred gradient steps in Phase 2, R needs a higher rate than the paper's 1e-4: at 1e-4 an L-shaped
+# kernel is still a blob (correlation 0.66 after 360 steps on a 64 x 64 crop), at 5e-4 it looks like an L (0.80).
 _SHORT_JOINT = JointConfig(lr=5e-4, lr_final=5e-5)
 
-MAX_KERNEL = 64  # K at most: em's normal equations grow with its fourth power
+MAX_KERNEL = 64  # largest K: the size of em's normal equations grows as K⁴
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # What a processor without GPU does in a few minutes on an LR image of 128 x 128.
+    # A few minutes on a CPU for a 128 x 128 LR image.
     'quick': {
         'prior': PriorConfig(channels=64, steps=700, batch=4, lr=1e-3, lr_end=1e-5, t_max=400, ema=0.995),
         'em': EmConfig(),
         'joint': _SHORT_JOINT,
     },
-    # The paper's network, trained for less long on more at a time.
+    # The paper's network, trained for fewer steps with larger batches.
     'balanced': {
         'prior': PriorConfig(steps=10_000, batch=4, lr=5e-4, lr_end=1e-6, t_max=400, ema=0.999),
         'em': EmConfig(),
@@ -46,25 +46,26 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class KernelFusionConfig:
-    """Everything that decides the result, besides the image and its name.
+    """Everything that determines the result, apart from the image and its name.
 
     Attributes:
-        scale: s, 2 to 8; the paper has 4.
-        kernel_size: K of the K x K kernel on the HR grid; None: 6·s, the paper's 24 at x4.
-        solver: Phase 2: ``em`` (diffusion EM, fast) or ``joint`` (the paper's Algorithm 1).
-        preset: ``quick``, ``balanced``, ``paper-100k`` or ``paper``: what ``prior``, ``em`` and ``joint``
-            are where they are not given.
-        border: what the scene is beyond the frame, see :class:`~.degradation.Degradation`. ``valid``
-            assumes nothing.
-        regions: ``RxC``: a kernel for each of R rows of C regions, where the blur changes over the picture; ``auto``:
-            as many as the picture has room for, up to 3 x 3; ``1x1``: one kernel. See :mod:`.regions`; ``em`` only.
-        seed: of all randomness, together with the image's name.
-        memory_limit: GB (10^9 bytes) that a run may take on its device; None: nine tenths of what that has. It decides
-            the size of tiles, which makes no difference to a result but by rounding.
-        prior: settings of Phase 1 where PD is fitted to y.
-        texture_weights: file of the texture prior's, as ``kernelfusion fit-textures`` writes it; None: those that ship.
-        tuning: of Phase 1 where the texture prior is tuned to y (``em.final_prior: tuned``).
-        em, joint: of the two solvers of Phase 2.
+        scale: s, 2 to 8; the paper uses 4.
+        kernel_size: K of the K x K kernel on the HR grid; None: 6·s, i.e. the paper's 24 at x4.
+        solver: of Phase 2: ``em`` (diffusion EM, fast) or ``joint`` (the paper's Algorithm 1).
+        preset: ``quick``, ``balanced``, ``paper-100k`` or ``paper``; sets the defaults of ``prior``, ``em`` and
+            ``joint``.
+        border: model of the scene beyond the frame, see :class:`~.degradation.Degradation`. ``valid`` assumes nothing.
+        regions: ``RxC``: one kernel for each of R x C regions, for blur that varies across the picture; ``auto``: as
+            many regions as the picture has room for, up to 3 x 3; ``1x1``: one kernel. See :mod:`.regions`; needs
+            ``em``.
+        seed: seeds all randomness, together with the image's name.
+        memory_limit: GB (10^9 bytes) that a run may use on its device; None: nine tenths of the device's memory. It
+            determines the tile size, which affects results by rounding only.
+        prior: Phase 1 settings for fitting PD to y.
+        texture_weights: weights file of the texture prior, written by ``kernelfusion fit-textures``; None: the shipped
+            weights.
+        tuning: Phase 1 settings for tuning the texture prior to y (``em.final_prior: tuned``).
+        em, joint: settings of the two Phase 2 solvers.
 
     Raises:
         ValueError: a value is out of range; the message names the option.
@@ -77,7 +78,7 @@ class KernelFusionConfig:
     border: str = 'valid'
     regions: str = '1x1'
     seed: int = 0
-    prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's; a mapping: over the preset's
+    prior: PriorConfig = None  # type: ignore[assignment]  # None: the preset's; a mapping: changes to the preset's
     em: EmConfig = None  # type: ignore[assignment]
     joint: JointConfig = None  # type: ignore[assignment]
     tuning: TuningConfig = TuningConfig()
@@ -89,7 +90,7 @@ class KernelFusionConfig:
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
-            raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for all of the picture')
+            raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for the whole picture')
         if self.border not in BORDERS:
             raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {self.border!r}')
         if not 2 <= self.scale <= 8:
@@ -109,12 +110,12 @@ class KernelFusionConfig:
 
     @property
     def uses_textures(self) -> bool:
-        """Whether the texture prior takes part, as it is or tuned to y."""
+        """Whether the texture prior is used, as shipped or tuned to y."""
         return SOLVERS[self.solver].uses_textures(self)
 
     def _read_types(self) -> None:
-        """Every value as its field's type; a section that is a mapping goes over the preset's."""
-        if self.preset not in tuple(PRESETS):  # a tuple takes unhashable values too
+        """Convert every value to its field's type; a section given as a mapping overrides values of the preset's."""
+        if self.preset not in tuple(PRESETS):  # a tuple, since the value may be unhashable
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
         hints = typing.get_type_hints(type(self))
         sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
@@ -127,7 +128,7 @@ class KernelFusionConfig:
                 object.__setattr__(self, name, default if given is None else _replace(default, given, f'{name}.'))
 
     def _check_levels(self) -> None:
-        """The solver must start at a level that its prior is trained on; found here, not after hours of Phase 1."""
+        """Check that the solver starts at a level its prior is trained on, before spending hours on Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
         limits = {'prior': (f'prior.{limit}', getattr(self.prior, limit)),
                   'textures': ("the texture prior's levels", T_MAX)}
@@ -143,12 +144,12 @@ class KernelFusionConfig:
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> KernelFusionConfig:
-        """The config of an option file's section: the preset first, then every key given over it.
+        """The config described by a section of an option file: the preset, overridden by the keys given.
 
-        Numbers may come as strings, since YAML reads ``1e-4`` as one.
+        Numbers may be given as strings, since YAML reads ``1e-4`` as a string.
 
         Raises:
-            ValueError: unknown key (the nearest known one is named), wrong type, value out of range.
+            ValueError: unknown key (the message suggests the closest known one), wrong type, or value out of range.
         """
         if not isinstance(options, Mapping):
             raise ValueError(f'the settings must be a section of options, got {options!r}')
@@ -156,12 +157,12 @@ class KernelFusionConfig:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and YAML; ``from_dict`` takes them back."""
+        """Plain values for JSON or YAML; the inverse of ``from_dict``."""
         return dataclasses.asdict(self)
 
 
 def _replace(config: Any, options: Any, prefix: str) -> Any:
-    """``dataclasses.replace`` with names checked and values read as the field's type."""
+    """``dataclasses.replace`` that checks names and converts values to the fields' types."""
     if not isinstance(options, Mapping):
         raise ValueError(f'option {prefix[:-1]!r} must be a section of options, got {options!r}')
     hints = typing.get_type_hints(type(config))
@@ -177,7 +178,7 @@ def _check_names(options: Mapping[str, Any], known: Mapping[str, Any], prefix: s
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:
-    """``value`` as the annotated type ``kind``: int, float, str, bool, or one of these or None."""
+    """``value`` converted to the annotated type ``kind``: int, float, str or bool, possibly ``| None``."""
     if isinstance(kind, types.UnionType):
         if value is None or value in ('None', 'null', '~'):
             return None

@@ -1,11 +1,11 @@
-"""The forward model y = (x * k)↓s and its adjoint: the one place for centre, phase and border.
+"""The forward model y = (x * k)↓s and its adjoint. It alone defines centre, phase and border.
 
 Conventions (recovered from the published data of Heinimann et al., KernelFusion, ICLR 2026):
 
-* ``*`` is cross-correlation with the kernel as drawn, as ``F.conv2d`` computes it.
+* ``*`` is cross-correlation, as in ``F.conv2d``; the kernel is not flipped.
 * With padding (K - s) / 2 the kernel's centre (K - 1) / 2 lies on the centre of LR pixel i, which is
   HR coordinate s·i + (s - 1) / 2: the half-pixel grid of PIL's and MATLAB's bicubic resampling.
-  Where K - s is odd the smaller half goes to the top left, so that the centre lies half a pixel
+  If K - s is odd, the smaller half of the padding is at the top left, so the centre lies half a pixel
   further to the lower right (K = 31, s = 4: HR 4i + 2).
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from .kernel_align import normalise, tent
 
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
-BAND_BYTES = 32 * 2 ** 20  # of a picture that the operators work on at a time, so that their own memory stays bounded
+BAND_BYTES = 32 * 2 ** 20  # size of the bands in which the operators process a picture, to bound their workspace
 
 
 class Degradation:
@@ -29,13 +29,13 @@ class Degradation:
 
     Args:
         scale: s, the integer down-scaling factor, at least 1.
-        kernel_size: K, at least s, so that every HR pixel is seen by some LR pixel.
-        border: what x is beyond its frame.
+        kernel_size: K, at least s, so that every HR pixel is covered by the window of some LR pixel.
+        border: model of the scene beyond the frame.
 
-            * ``valid``: nothing is assumed. x is a *canvas* with a margin around the frame, so wide that
-              every LR pixel sees canvas only: an LR image of (h, w) needs a canvas of
+            * ``valid``: nothing is assumed. x is a *canvas*: the frame plus a margin wide enough that the
+              windows of all LR pixels lie inside it. An LR image of (h, w) needs a canvas of
               (s·h + K - s, s·w + K - s). :meth:`crop` cuts the frame (s·h, s·w) out of it.
-            * ``reflect``, ``replicate``, ``zeros``: x is the frame itself, continued in that way.
+            * ``reflect``, ``replicate``, ``zeros``: x is the frame itself, padded accordingly.
 
     Raises:
         ValueError: scale, kernel size or border is out of range.
@@ -46,7 +46,7 @@ class Degradation:
             raise ValueError(f'scale must be a positive integer, got {scale}')
         if kernel_size < scale:
             raise ValueError(f'kernel_size must be at least the scale {scale}, got {kernel_size}: '
-                             'a smaller kernel leaves HR pixels that no LR pixel sees')
+                             'a smaller kernel leaves HR pixels that no LR pixel depends on')
         if border not in BORDERS:
             raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {border!r}')
         self.scale = scale
@@ -60,7 +60,7 @@ class Degradation:
         return lr_size[0] * self.scale + extra, lr_size[1] * self.scale + extra
 
     def lr_size(self, hr_size: tuple[int, int]) -> tuple[int, int]:
-        """Size (h, w) of the LR image that :meth:`forward` makes of an x of ``hr_size``."""
+        """Size (h, w) of the LR image that :meth:`forward` computes from an x of ``hr_size``."""
         extra = sum(self.margin) if self.border == 'valid' else 0
         sizes = hr_size[0] - extra, hr_size[1] - extra
         if any(size <= 0 or size % self.scale for size in sizes):
@@ -79,7 +79,7 @@ class Degradation:
     def adjoint(self, y: Tensor, k: Tensor) -> Tensor:
         """The transpose of :meth:`forward` at fixed k: (B, C, h, w) to (B, C, H, W)."""
         h, w = y.shape[-2:]
-        s, reach = self.scale, (self.kernel_size - 1) // self.scale  # windows of so many rows above cover a row too
+        s, reach = self.scale, (self.kernel_size - 1) // self.scale  # windows of this many rows above overlap a row too
         bands = []
         for top, bottom in self._bands(y, h, s * s):
             first = max(0, top - reach)
@@ -89,7 +89,10 @@ class Degradation:
 
     @staticmethod
     def _bands(x: Tensor, rows: int, times: int = 1) -> Iterator[tuple[int, int]]:
-        """(top, bottom) of bands of ``rows`` LR rows, each :data:`BAND_BYTES` of a picture ``times`` as large as x."""
+        """(top, bottom) of bands of the ``rows`` LR rows.
+
+        Each covers about :data:`BAND_BYTES` of a picture ``times`` as large as x.
+        """
         height = max(1, BAND_BYTES * rows // max(1, times * x.numel() * x.element_size()))
         for top in range(0, rows, height):
             yield top, min(top + height, rows)
@@ -97,7 +100,7 @@ class Degradation:
     def _correlate(self, x: Tensor, k: Tensor, h: int, w: int) -> Tensor:
         """:meth:`forward` on a canvas."""
         batch, channels = x.shape[:2]
-        # Space to depth first: one dense correlation of s² channels is much faster than a strided large one.
+        # Space-to-depth first: a dense correlation with s² channels is much faster than a large strided one.
         s, taps = self.scale, math.ceil(self.kernel_size / self.scale)
         extra = taps * s - self.kernel_size
         k = F.pad(k, (0, extra, 0, extra))
@@ -120,10 +123,9 @@ class Degradation:
     def normal_operator(self, k: Tensor) -> Callable[[Tensor], Tensor]:
         """z ↦ A·Aᵀ·z on LR images (B, C, h, w), A = :meth:`forward` at fixed k.
 
-        On a canvas every LR pixel has its whole window, so A·Aᵀ is Toeplitz: a correlation of z, zero beyond
-        its frame, with the kernel's autocorrelation at multiples of s,
-        r[m] = Σ_u k[u] k[u + s·m]. At K = 24, s = 4 that is 11 x 11 taps of LR pixels instead of two passes
-        over the HR image. Other borders take the two passes.
+        On a canvas the window of every LR pixel is complete, so A·Aᵀ is Toeplitz: the correlation of the zero-padded z
+        with the kernel's autocorrelation at multiples of s, r[m] = Σ_u k[u] k[u + s·m]. At K = 24, s = 4 these are
+        11 x 11 taps on LR pixels instead of two passes over the HR image. Other borders use the two passes.
         """
         if self.border != 'valid':
             return lambda z: self.forward(self.adjoint(z, k), k)
@@ -137,7 +139,7 @@ class Degradation:
         return apply
 
     def windows(self, x: Tensor) -> Tensor:
-        """The matrix U with y = U·vec(k): (B, C, H, W) to (B·C·h·w, K²); one row per LR value."""
+        """The matrix U in y = U·vec(k), from x (B, C, H, W): (B·C·h·w, K²), one row per LR value."""
         self.lr_size(x.shape[-2:])
         x = self.extend(x)
         views = x.reshape(-1, *x.shape[-2:]).unfold(1, self.kernel_size, self.scale)
@@ -145,14 +147,14 @@ class Degradation:
         return views.reshape(-1, self.kernel_size ** 2)
 
     def crop(self, x: Tensor) -> Tensor:
-        """The frame (s·h, s·w) of an x: cuts a canvas's margin off, returns any other x as it is."""
+        """The frame (s·h, s·w) of x: a canvas without its margin; with other borders x itself."""
         if self.border != 'valid':
             return x
         before, after = self.margin
         return x[..., before:x.shape[-2] - after, before:x.shape[-1] - after]
 
     def extend(self, x: Tensor) -> Tensor:
-        """x with the border the kernel needs around it; a canvas has its own and is returned as it is."""
+        """x padded with the border that the kernel needs; a canvas already has it and is returned unchanged."""
         before, after = self.margin
         if self.border == 'valid':
             return x
@@ -175,26 +177,26 @@ class Degradation:
         return x
 
     def _sources(self, size: int) -> Tensor:
-        """Along one axis: the index inside [0, size) that each padded position shows."""
+        """Along one axis: the index in [0, size) from which each padded position is copied."""
         index = torch.arange(-self.margin[0], size + self.margin[1])
         if self.border == 'replicate' or size == 1:
             return index.clamp(0, size - 1)
-        period = 2 * (size - 1)  # reflect without repeating the edge, as often as it takes
+        period = 2 * (size - 1)  # reflect without repeating the edge, repeatedly if necessary
         return (size - 1) - (index.remainder(period) - (size - 1)).abs()
 
 
 def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros', noise: Tensor | None = None) -> Tensor:
-    """LR pictures as the paper's authors make them: round((x * k)↓s) in 8 bits, by one strided ``F.conv2d``.
+    """LR pictures made as the paper's authors do: round((x * k)↓s) in 8 bits, with one strided ``F.conv2d``.
 
-    The same map as :meth:`Degradation.forward`, but on 0 … 255 and in the authors' order of summation: exact
-    ties are common with kernels like a square's 1/256, and another order rounds some of them the other way.
+    The same map as :meth:`Degradation.forward`, but on 0 … 255 and with the authors' order of summation: exact
+    ties are common with kernels such as a square of values 1/256, and another order rounds some of them differently.
 
     Args:
         hr: (B, C, H, W) uint8; H and W multiples of the scale.
         k: (K, K), sums to 1.
-        border: ``reflect``, ``replicate``, or ``zeros``, as by ``F.conv2d``'s padding, which is black here (while in
-            [-1, 1], where :class:`Degradation` works, 0 is a mid grey).
-        noise: (B, C, H / s, W / s) in levels of 255, added before the rounding.
+        border: ``reflect``, ``replicate``, or ``zeros`` (``F.conv2d``'s padding). Zero is black here, but mid-grey in
+            :class:`Degradation`, which works in [-1, 1].
+        noise: (B, C, H / s, W / s) in grey levels (0 … 255), added before rounding.
 
     Returns:
         (B, C, H / s, W / s) uint8.
@@ -203,7 +205,8 @@ def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros', noise: 
         ValueError: not uint8, sizes that do not fit, or the border 'valid'.
     """
     if hr.dtype != torch.uint8 or border == 'valid':
-        raise ValueError(f'synthesise takes uint8 images and a border that continues them, got {hr.dtype}, {border!r}')
+        raise ValueError("synthesise takes uint8 images and a border other than 'valid', got "
+                         f'{hr.dtype}, {border!r}')
     degradation = Degradation(scale, k.shape[-1], border)
     h, w = degradation.lr_size(hr.shape[-2:])
     x = degradation.extend(hr.float().reshape(-1, 1, *hr.shape[-2:]))
@@ -213,10 +216,10 @@ def synthesise(hr: Tensor, k: Tensor, scale: int, border: str = 'zeros', noise: 
 
 
 def upscale_bicubic(y: Tensor, scale: int) -> Tensor:
-    """Bicubic enlargement (a = -0.5, half-pixel grid, edge weights renormalised) as PIL and MATLAB do it.
+    """Bicubic upscaling (a = -0.5, half-pixel grid, weights renormalised at the edges) as in PIL and MATLAB.
 
-    torch's own ``interpolate`` has a = -0.75 without antialiasing; with ``antialias=True`` it has PIL's
-    a = -0.5, and when enlarging the filter's support is the plain one.
+    ``F.interpolate`` uses a = -0.75 by default, but PIL's a = -0.5 with ``antialias=True``, which does not widen the
+    filter when upscaling.
 
     Args:
         y: (B, C, h, w), any range.
@@ -228,10 +231,10 @@ def upscale_bicubic(y: Tensor, scale: int) -> Tensor:
 
 
 def downscale_bicubic(x: Tensor, scale: int) -> Tensor:
-    """Bicubic reduction (a = -0.5, half-pixel grid, the filter as wide as the scale) as PIL and MATLAB do it.
+    """Bicubic downscaling (a = -0.5, half-pixel grid, filter widened by the scale) as in PIL and MATLAB.
 
     Args:
-        x: (B, C, H, W); where H or W is no multiple of s, the filter is stretched a little.
+        x: (B, C, H, W); if H or W is not a multiple of s, the filter is stretched slightly.
 
     Returns:
         (B, C, H // s, W // s), not clamped.
@@ -241,7 +244,7 @@ def downscale_bicubic(x: Tensor, scale: int) -> Tensor:
 
 
 def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
-    """Bicubic enlargement of y to the size of the x that ``degradation`` maps to it; margins continue the edge."""
+    """Bicubic upscaling of y to the size of the x that ``degradation`` maps to it; margins replicate the edge."""
     before, after = (math.ceil(m / degradation.scale) for m in degradation.margin)
     if degradation.border != 'valid':
         return upscale_bicubic(y, degradation.scale)
@@ -252,19 +255,19 @@ def to_canvas(y: Tensor, degradation: Degradation) -> Tensor:
 
 
 def resample_kernel(k: Tensor, source: Degradation, target: Degradation) -> Tensor:
-    """A kernel (K, K) of ``source`` on the grid of ``target``; scaled to sum 1.
+    """Resample a kernel (K, K) from the grid of ``source`` to that of ``target``; normalised to sum 1.
 
-    Both grids are laid over the same scene: what a tap covers relative to the LR pixel's centre stays. On a finer grid
-    it is bilinear; on a coarser one each tap is the mean over its area.
+    Positions relative to the LR pixel's centre are preserved. Interpolation to a finer grid is bilinear; on a coarser
+    grid each tap is the mean over its area.
 
     Raises:
-        ValueError: all of the kernel lies beyond the target's grid.
+        ValueError: the whole kernel lies outside the target's grid.
     """
     # Distance of tap j from the LR pixel's centre, in LR pixels: (j - margin - (s - 1) / 2) / s.
     taps = torch.arange(target.kernel_size, dtype=torch.float64)
     distance = (taps - target.margin[0] - (target.scale - 1) / 2) / target.scale
     position = distance * source.scale + source.margin[0] + (source.scale - 1) / 2
-    half = source.scale / target.scale / 2  # of a target's tap, in the source's
+    half = source.scale / target.scale / 2  # half the width of a target tap, in source taps
     if half <= 0.5:
         weights = tent(position, source.kernel_size, 1.0)
     else:

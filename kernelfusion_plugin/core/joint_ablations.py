@@ -1,17 +1,17 @@
-"""What the paper's Table 3 compares Algorithm 1 with (KernelFusion, Section 5, "Ablations"): one U-Net, applied once.
+"""The ablations of Algorithm 1 in Table 3 (KernelFusion, Section 5, "Ablations"): one U-Net, applied once.
 
-All train the U-Net R and the kernel network by the same loss, MSE(y, (R(u) * k)↓s) + COM(k), with the same optimiser,
-rates and number of gradient steps as Algorithm 1. They differ in R's input u:
+All train the U-Net R and the kernel network with the same loss, MSE(y, (R(u) * k)↓s) + COM(k), and with the optimiser,
+rates and number of gradient steps of Algorithm 1. They differ in R's input u:
 
-* ``dip`` (i): u is white noise, drawn once; there is no diffusion and no level t (deep image prior, Ulyanov et al.
-  2018). The rate is annealed once, over all steps.
-* ``unet`` (ii): u = x_t. The reverse diffusion starts from the noised bicubic guess; R(x_t) is the estimate of x0 that
-  the next x_t is drawn with.
-* ``pd_unet`` (iii): u = PD's estimate of x0 at x_t, as in lines 18 and 19; otherwise as ``unet``.
+* ``dip`` (i): u is white noise, drawn once; no diffusion, no level t (deep image prior, Ulyanov et al. 2018). The rate
+  is annealed once, over all steps.
+* ``unet`` (ii): u = x_t. The reverse diffusion starts from the noised bicubic guess; R(x_t) is the estimate of x0 from
+  which the next x_t is drawn.
+* ``pd_unet`` (iii): u = PD's estimate of x0 at x_t, as in lines 18 and 19; otherwise like ``unet``.
 
-(iv) is Algorithm 1. The paper gives these in a sentence each; where it is silent (the noise's law and channels, which
-levels are visited), what Algorithm 1 has here is kept: N(0, 1) in the image's own three channels, and ``n_steps``
-levels, evenly spaced from T_nd down to 0.
+(iv) is Algorithm 1. The paper describes each in one sentence; where it is silent (distribution and channels of the
+noise, levels visited), we do as in Algorithm 1: N(0, 1) in the image's three channels, and ``n_steps`` levels evenly
+spaced from T_nd down to 0.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from .state import Phase2State
 def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degradation: Degradation,
                    refine_net: nn.Module, kernel_model: nn.Module, config: JointConfig,
                    generator: torch.Generator, resume: Mapping[str, Any] | None = None) -> Iterator[Phase2State]:
-    """Phase 2 by ``config.pipeline``; arguments and states as of :func:`~.joint.solve_joint`.
+    """Phase 2 by the ablation ``config.pipeline``; for other arguments see :func:`~.joint.solve_joint`.
 
     Args:
         prior: PD; needed by ``pd_unet``, None otherwise.
-        schedule: that of PD, or the one to walk down without it.
+        schedule: PD's schedule, or the one to use without PD.
 
     Yields:
-        ``config.total_steps`` states with R(u), the kernel, and the loss parts ``consistency``, ``centre``, ``total``.
+        ``config.total_steps`` states with R(u), the kernel, and the loss terms ``consistency``, ``centre``, ``total``.
 
     Raises:
-        ValueError: the pipeline is Algorithm 1 itself, PD is missing, or T_nd is no level of the schedule.
+        ValueError: the pipeline is Algorithm 1 itself, PD is missing, or T_nd is not a level of the schedule.
     """
     if config.pipeline == 'kernelfusion' or (config.uses_pd and prior is None):
-        raise ValueError(f'the pipeline {config.pipeline} is ' + ('missing PD' if prior is None else 'no ablation'))
+        raise ValueError(f'the pipeline {config.pipeline} ' + ('needs PD' if prior is None else 'is not an ablation'))
     check_start(config, schedule)
     optimiser = make_optimiser([refine_net], kernel_model, config)
     trained = [refine_net, kernel_model, optimiser]
     walk = [(0, -1, config.total_steps)] if config.pipeline == 'dip' else _walk(config)
-    level = done = step = 0  # levels that are done, gradient steps at the next one, and in all
+    level = done = step = 0  # levels completed, gradient steps done at the next one, and in total
 
     def snapshot() -> dict[str, Any]:
         return {'at': (level, done, step), 'x_t': x_t, 'trained': [part.state_dict() for part in trained]}

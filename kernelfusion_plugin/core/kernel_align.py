@@ -1,9 +1,9 @@
-"""Where a kernel sits on its grid: normalise, centre of mass, shift, centre, resize.
+"""Position of a kernel on its grid: normalise, centre of mass, shift, centre, resize.
 
-A kernel is a (K, K) tensor, drawn as it meets the image in cross-correlation: rows go down (y), columns to
-the right (x). Its centre is (K - 1) / 2 on either axis: a pixel for odd K, a corner of four for even K.
-Everything here keeps dtype and device and is differentiable in the kernel (:func:`centre_by_pixels` through
-its values only).
+A kernel is a (K, K) tensor, oriented for cross-correlation with the image: rows go down (y), columns to the right (x).
+Its centre is (K - 1) / 2 on both axes: a pixel for odd K, the corner shared by four pixels for even K. All functions
+preserve dtype and device and are differentiable in the kernel (:func:`centre` and :func:`centre_by_pixels` at a fixed
+shift).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def check_square(k: Tensor) -> int:
-    """K of a (K, K) kernel; ValueError for any other shape."""
+    """K of a (K, K) kernel; raises ValueError for any other shape."""
     if k.ndim != 2 or k.shape[0] != k.shape[1] or k.shape[0] < 1:
-        raise ValueError(f'a kernel must be square, (K, K), got the shape {tuple(k.shape)}')
+        raise ValueError(f'a kernel must be square, (K, K), got shape {tuple(k.shape)}')
     return k.shape[0]
 
 
@@ -33,9 +33,9 @@ def normalise(k: Tensor) -> Tensor:
 
 
 def centre_of_mass(k: Tensor) -> Tensor:
-    """(y, x) of the centre of mass in pixels, a tensor of two: sum of k·(y, x) over sum of k.
+    """Centre of mass (y, x) in pixels, a tensor of shape (2,): Σ k·(y, x) / Σ k. Differentiable.
 
-    The kernel need not be normalised. Differentiable: it is what the centre-of-mass loss of the paper weighs.
+    The kernel need not be normalised.
     """
     size = check_square(k)
     at = torch.arange(size, dtype=k.dtype, device=k.device)
@@ -43,9 +43,10 @@ def centre_of_mass(k: Tensor) -> Tensor:
 
 
 def shift(k: Tensor, by: tuple[float, float]) -> Tensor:
-    """k moved by (dy, dx) pixels, bilinear; what is beyond the grid is zero, what leaves it is lost.
+    """k shifted by (dy, dx) pixels with bilinear interpolation: out[i, j] = k(i - dy, j - dx).
 
-    out[i, j] = k(i - dy, j - dx). The centre of mass moves by exactly (dy, dx) where nothing leaves the grid.
+    k is zero outside its grid, and mass that leaves it is lost. If none does, the centre of mass moves by exactly
+    (dy, dx).
     """
     size = check_square(k)
     at = torch.arange(size, dtype=torch.float64)
@@ -56,8 +57,7 @@ def shift(k: Tensor, by: tuple[float, float]) -> Tensor:
 def centre(k: Tensor) -> Tensor:
     """k shifted (sub-pixel, bilinear) so that its centre of mass is (K - 1) / 2, then normalised.
 
-    Mass that the shift pushes off the grid would leave the centre a little to one side; the shift is found
-    from what stays, in a few rounds.
+    Since mass shifted off the grid moves the centre of mass, the shift is found iteratively from the mass that stays.
     """
     size = check_square(k)
     middle = (size - 1) / 2
@@ -73,29 +73,29 @@ def centre(k: Tensor) -> Tensor:
 
 
 def centre_by_pixels(k: Tensor) -> Tensor:
-    """k moved by whole pixels so that its centre of mass is within half a pixel of (K - 1) / 2.
+    """k shifted by whole pixels so that its centre of mass is within half a pixel of (K - 1) / 2.
 
-    Zero filled, not blurred, not normalised: what leaves the grid is lost. A centre of mass exactly half a
-    pixel off stays where it is.
+    Zeros fill the gap, mass that leaves the grid is lost, and the result is not normalised. A centre of mass exactly
+    half a pixel off is left alone.
     """
     size = check_square(k)
     offset = (size - 1) / 2 - centre_of_mass(k.detach().double()).cpu()
     dy, dx = (int(torch.sign(d) * torch.ceil(d.abs() - 0.5 - 1e-6)) for d in offset)
-    return F.pad(k, (dx, -dx, dy, -dy))  # a negative pad cuts
+    return F.pad(k, (dx, -dx, dy, -dy))  # negative padding crops
 
 
 def resize(k: Tensor, size: int, factor: float | None = None) -> Tensor:
-    """The kernel on a (size, size) grid whose pixels are ``factor`` times finer, normalised.
+    """Resample the kernel on a (size, size) grid whose pixels are ``factor`` times finer; normalised.
 
-    Half-pixel aligned: centre stays on centre, a point p from the old centre lands at factor · p from the new.
-    Enlarging interpolates linearly; shrinking widens the tent by 1 / factor so that no pixel is skipped.
-    Beyond the old grid the kernel is zero.
+    The centre stays at the centre, and a point at p from the old centre moves to factor · p from the new one.
+    Enlarging interpolates linearly; shrinking widens the tent filter by 1 / factor so that no pixel is skipped.
+    The kernel is zero outside the old grid.
 
     Args:
         k: (K, K).
         size: side of the new grid.
-        factor: new pixels per old pixel. Default size / K, that is the same extent on a new grid: what carries a
-            kernel from scale s' (K' taps) to scale s when size / K' = s / s'. ``factor=1`` pads or crops.
+        factor: new pixels per old pixel. Default size / K, which preserves the extent: it converts a kernel from scale
+            s' (K' taps) to scale s if size / K' = s / s'. ``factor=1`` pads or crops.
     """
     old = check_square(k)
     if size < 1:
@@ -109,6 +109,6 @@ def resize(k: Tensor, size: int, factor: float | None = None) -> Tensor:
 
 
 def tent(at: Tensor, size: int, width: float) -> Tensor:
-    """Weights (len(at), size) of the samples 0 … size - 1 at positions ``at``: a tent of half-width ``width``."""
+    """Weights (len(at), size) of samples 0 … size - 1 at positions ``at``: a tent filter of half-width ``width``."""
     distance = at[:, None] - torch.arange(size, dtype=torch.float64)
     return (1 - distance.abs() / width).clamp_min(0) / width

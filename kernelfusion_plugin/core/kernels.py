@@ -1,7 +1,7 @@
-"""Blur kernels: shapes drawn by formula here, alignment in ``kernel_align``, files in ``kernel_files``.
+"""Blur kernels given by formulas; see ``kernel_align`` for alignment and ``kernel_files`` for files.
 
-All are float32 (K, K) tensors on the CPU that sum to 1, drawn as they meet the image in cross-correlation:
-rows go down (y), columns to the right (x), the centre is (K - 1) / 2.
+All are float32 (K, K) tensors on the CPU that sum to 1, oriented for cross-correlation with the image: rows go down
+(y), columns to the right (x), and the centre is (K - 1) / 2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Range = tuple[float, float]
 
 
 def delta(size: int) -> Tensor:
-    """No blur: all mass in the centre; for even K shared by the four pixels around it."""
+    """No blur: all mass in the centre, for even K shared by the four central pixels."""
     k = torch.zeros(_checked(size), size)
     k[(size - 1) // 2:size // 2 + 1, (size - 1) // 2:size // 2 + 1] = 1
     return normalise(k)
@@ -36,15 +36,15 @@ def gaussian(size: int, covariance: list[list[float]] | Tensor | None = None, *,
     Args:
         size: K.
         covariance: C in pixels², [[xx, xy], [xy, yy]] with x to the right and y down.
-        sigmas: instead of C, standard deviations in pixels: one, or the two along the axes that ``theta`` turns.
-        theta: radians, from the x axis towards the y axis (clockwise on the screen).
+        sigmas: standard deviations in pixels, instead of C: one, or one along each of the axes rotated by ``theta``.
+        theta: angle in radians, from the x axis towards the y axis (clockwise on screen).
         centre: (y, x), default (K - 1) / 2 on both axes.
 
     Raises:
         ValueError: not exactly one of covariance and sigmas, or C not symmetric positive definite.
     """
     if (covariance is None) == (sigmas is None):
-        raise ValueError('a Gaussian kernel needs either covariance or sigmas')
+        raise ValueError('a Gaussian kernel needs either covariance or sigmas, and not both')
     if covariance is None:
         sigma_u, sigma_v = (sigmas, sigmas) if isinstance(sigmas, (int, float)) else sigmas
         cos, sin = math.cos(theta), math.sin(theta)
@@ -63,7 +63,7 @@ def gaussian(size: int, covariance: list[list[float]] | Tensor | None = None, *,
 
 
 def edge_share(kernel: Tensor) -> float:
-    """Part of the mass of a kernel (K, K) that lies on the outermost pixels of its grid, in [0, 1]."""
+    """Fraction of a kernel's (K, K) mass that lies on the outermost pixels of its grid, in [0, 1]."""
     return 1 - float(kernel[1:-1, 1:-1].sum() / kernel.sum())
 
 
@@ -86,12 +86,12 @@ def hollow_square(size: int = 24, side: int = 16, hole: int = 8) -> Tensor:
 
 
 def l_shape(size: int = 24, arm: int = 16, width: int = 4) -> Tensor:
-    """An L of two arms, centred on its centre of mass by a bilinear shift (Blind144 k_0).
+    """An L with its centre of mass moved to the grid's centre by a bilinear shift (Blind144 k_0).
 
-    Drawn in the middle ``arm`` x ``arm`` pixels: the left ``width`` columns and the bottom ``width`` rows.
+    Drawn in the central ``arm`` x ``arm`` pixels: the left ``width`` columns and the bottom ``width`` rows.
     """
     if not 0 < width <= arm:
-        raise ValueError(f'the width of the L must be 1 to its arm {arm}, got {width}')
+        raise ValueError(f'the width of the L must be between 1 and its arm {arm}, got {width}')
     k = torch.zeros(_checked(size), size, dtype=torch.float64)
     top = _margin(size, arm)
     k[top:top + arm, top:top + width] = 1
@@ -100,7 +100,7 @@ def l_shape(size: int = 24, arm: int = 16, width: int = 4) -> Tensor:
 
 
 def blind144_synthetic() -> Tensor:
-    """(4, 24, 24): k_0 … k_3 of Blind144, an L, a hollow square, a square and a Gaussian."""
+    """(4, 24, 24): k_0 … k_3 of Blind144: L, hollow square, square and Gaussian."""
     return torch.stack([l_shape(), hollow_square(), square(), gaussian(24, [[5.0, 3.0], [3.0, 5.0]])])
 
 
@@ -109,17 +109,18 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
     """Camera shake: the path of a point of light during the exposure, centred on its centre of mass.
 
     Model (our own): the hand's velocity is an Ornstein-Uhlenbeck process, v' = ρ v + √(1 - ρ²) n with
-    ρ = exp(-1 / (inertia · steps)), so it keeps its direction over a part ``inertia`` of the exposure; tremor is a
-    second such process, ten times shorter and ``jitter`` times as fast. The path, the sum of the two velocities,
-    is scaled to the extent, drawn by bilinear splats of equal time, and softened by a Gaussian: the lens.
+    ρ = exp(-1 / (inertia · steps)), so that it keeps its direction for a fraction ``inertia`` of the exposure. Tremor
+    is a second such process with a tenth of the correlation time and ``jitter`` times the speed. The path, the
+    integral of the summed velocities, is scaled to ``extent``, drawn by bilinear splats at equal time steps, and
+    blurred by a Gaussian (the lens).
 
     Args:
         size: K.
         seed: an integer, or a CPU Generator to draw from.
-        extent: farthest point of the path from the centre of mass, as a part of the room there is, (0, 1].
-        inertia: correlation time of the velocity, as a part of the exposure, > 0.
+        extent: largest distance of the path from its centre of mass, as a fraction of the available room, (0, 1].
+        inertia: correlation time of the velocity, as a fraction of the exposure, > 0.
         jitter: speed of the tremor relative to the hand's, >= 0.
-        blur: sigma of the optical blur in pixels, 0 for none.
+        blur: sigma of the optical blur in pixels; 0: none.
         steps: time steps of the exposure.
     """
     if not 0 < extent <= 1 or inertia <= 0 or jitter < 0 or blur < 0 or steps < 2:
@@ -142,15 +143,15 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
 
 
 def sample_isotropic(size: int, generator: torch.Generator, sigma: Range = (0.2, 4.0)) -> Tensor:
-    """A Gaussian of one width, sigma uniform in its range of pixels (IKC's and DAN's for x4: 0.2 to 4)."""
+    """An isotropic Gaussian, sigma (pixels) uniform in its range (IKC and DAN at x4: 0.2 to 4)."""
     return gaussian(size, sigmas=_uniform(*sigma, generator))
 
 
 def sample_anisotropic(size: int, generator: torch.Generator, sigma: Range = (0.6, 5.0), noise: float = 0.25) -> Tensor:
-    """A turned Gaussian of two widths, whose entries are disturbed (KernelGAN's kind).
+    """A rotated anisotropic Gaussian with multiplicative noise (as in KernelGAN).
 
-    Both sigmas are uniform in their range of pixels, theta in [0, π), and every entry is multiplied by a number
-    that is uniform in [1 - noise, 1 + noise], before the kernel is normalised. It is not centred anew.
+    Both sigmas (pixels) are uniform in their range, theta is uniform in [0, π), and every entry is multiplied by a
+    number uniform in [1 - noise, 1 + noise] before the kernel is normalised. It is not re-centred.
 
     Raises:
         ValueError: noise is not in [0, 1).
@@ -165,7 +166,7 @@ def sample_anisotropic(size: int, generator: torch.Generator, sigma: Range = (0.
 
 def sample_motion(size: int, generator: torch.Generator, extent: Range = (0.3, 0.95),
                   blur: Range = (0.4, 0.8)) -> Tensor:
-    """A camera shake, see :func:`motion`, its extent and optical blur uniform in their ranges."""
+    """A camera-shake kernel, see :func:`motion`, with extent and optical blur uniform in their ranges."""
     return motion(size, generator, extent=_uniform(*extent, generator), blur=_uniform(*blur, generator), steps=500)
 
 
@@ -174,10 +175,10 @@ def _uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def _ornstein_uhlenbeck(steps: int, time: float, generator: torch.Generator) -> Tensor:
-    """(steps, 2) of unit variance whose correlation falls by e over ``time`` · steps."""
+    """(steps, 2) samples of unit variance whose autocorrelation falls to 1/e after ``time`` · steps."""
     rho = math.exp(-1 / (time * steps))
     noise = torch.randn(steps, 2, generator=generator, dtype=torch.float64)
-    noise[1:] *= math.sqrt(1 - rho ** 2)  # the first is drawn from the stationary law
+    noise[1:] *= math.sqrt(1 - rho ** 2)  # the first sample is from the stationary distribution
     values = [noise[0]]
     for n in noise[1:]:
         values.append(rho * values[-1] + n)
@@ -185,7 +186,7 @@ def _ornstein_uhlenbeck(steps: int, time: float, generator: torch.Generator) -> 
 
 
 def _splat(points: Tensor, size: int) -> Tensor:
-    """(N, 2) points (y, x) onto a (size, size) grid, each shared bilinearly by its four pixels."""
+    """Splat (N, 2) points (y, x) onto a (size, size) grid, each bilinearly onto its four neighbours."""
     corner = points.floor()
     part = points - corner
     k = points.new_zeros(size * size)
@@ -193,7 +194,7 @@ def _splat(points: Tensor, size: int) -> Tensor:
         for dx in (0, 1):
             offset = points.new_tensor([dy, dx])
             weight = (1 - (offset - part).abs()).prod(1)
-            at = (corner + offset).long().clamp(0, size - 1)  # beyond the last pixel the weight is 0
+            at = (corner + offset).long().clamp(0, size - 1)  # a neighbour beyond the last pixel has weight 0
             k.index_add_(0, at[:, 0] * size + at[:, 1], weight)
     return k.reshape(size, size)
 
@@ -206,6 +207,6 @@ def _checked(size: int) -> int:
 
 def _margin(size: int, side: int) -> int:
     if not 0 <= side <= size or (size - side) % 2:
-        raise ValueError(f'a square of {side} does not sit in the middle of a grid of {size}: '
-                         'it must be no larger, and both even or both odd')
+        raise ValueError(f'a square of {side} cannot be centred on a grid of {size}: '
+                         'it must be no larger, and both must be even or both odd')
     return (size - side) // 2

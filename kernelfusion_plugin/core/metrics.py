@@ -1,8 +1,8 @@
-"""Scores: PSNR and SSIM on Y with a border as a fraction, kernel correlation and PSNR, consistency with the LR.
+"""Metrics: PSNR and SSIM on Y without a border, kernel correlation and PSNR, consistency with the LR image.
 
-Images are float RGB in [-1, 1], (3, H, W) or (1, 3, H, W), one at a time; they are scored as they are, neither
-clamped nor rounded to 8 bits: convert what comes from a uint8 file by u / 127.5 - 1. Scores are Python floats,
-computed in float64; where a picture is degraded, that is done in the picture's own dtype.
+Images are single float RGB images in [-1, 1], (3, H, W) or (1, 3, H, W). They are neither clamped nor rounded to
+8 bits; convert uint8 values by u / 127.5 - 1. Scores are Python floats computed in float64; degradations are computed
+in the image's own dtype.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PAPER_BORDER = 0.05  # KernelFusion, Table 2: "after excluding an image boundary
 
 
 def rgb_to_y(x: Tensor) -> Tensor:
-    """Luma of ITU-R BT.601 in studio range, as MATLAB's rgb2ycbcr and BasicSR compute it.
+    """ITU-R BT.601 luma in studio range, as in MATLAB's rgb2ycbcr and BasicSR.
 
-    Y = 16 + 219 (0.299 R + 0.587 G + 0.114 B) with R, G, B in [0, 1]: 16 for black to 235 for white, not rounded.
+    Y = 16 + 219 (0.299 R + 0.587 G + 0.114 B) with R, G, B in [0, 1]: from 16 (black) to 235 (white), not rounded.
 
     Args:
         x: (..., 3, H, W), RGB in [-1, 1].
@@ -32,10 +32,10 @@ def rgb_to_y(x: Tensor) -> Tensor:
         (..., 1, H, W) in the dtype of x.
 
     Raises:
-        ValueError: not three channels, or integers.
+        ValueError: not three channels, or not floating point.
     """
     if x.ndim < 3 or x.shape[-3] != 3:
-        raise ValueError(f'Y needs an RGB image (..., 3, H, W), got the shape {tuple(x.shape)}')
+        raise ValueError(f'Y needs an RGB image (..., 3, H, W), got shape {tuple(x.shape)}')
     if not x.is_floating_point():
         raise ValueError(f'Y needs floats in [-1, 1], got {x.dtype}: convert uint8 by x / 127.5 - 1')
     weights = x.new_tensor([219 * share for share in LUMA]).reshape(3, 1, 1)
@@ -46,8 +46,8 @@ def crop_border(x: Tensor, border: float | int) -> Tensor:
     """x (..., H, W) without its border.
 
     Args:
-        border: a float is the part of the height (of the width) that goes on each side, 0 <= border < 0.5,
-            rounded down to whole pixels; an int is pixels on each side.
+        border: a float is the fraction of the height (width) removed on each side, 0 <= border < 0.5, rounded down to
+            whole pixels; an int is the number of pixels removed on each side.
 
     Raises:
         ValueError: nothing would be left.
@@ -57,7 +57,7 @@ def crop_border(x: Tensor, border: float | int) -> Tensor:
 
 
 def border_pixels(size: tuple[int, int], border: float | int) -> tuple[int, int]:
-    """(rows, cols) that :func:`crop_border` takes off each side of an image of ``size`` (H, W)."""
+    """(rows, cols) that :func:`crop_border` removes on each side of an image of ``size`` (H, W)."""
     height, width = size
     if isinstance(border, float):
         rows, cols = math.floor(border * height + 1e-9), math.floor(border * width + 1e-9)
@@ -74,7 +74,7 @@ def psnr_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> flo
 
     Args:
         x, x_true: RGB in [-1, 1], of the same size.
-        border: see :func:`crop_border`; the paper's 5 %.
+        border: see :func:`crop_border`; default: the paper's 5 %.
     """
     a, b = (crop_border(y, border) for y in luma_pair(x, x_true))
     return _psnr(a, b, 255.0)
@@ -83,10 +83,10 @@ def psnr_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> flo
 def ssim_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> float:
     """Mean SSIM on Y (Wang et al. 2004): 11 x 11 Gaussian window of sigma 1.5, K1 = 0.01, K2 = 0.03, L = 255.
 
-    The border goes first; the mean is over the windows that lie wholly inside what is left.
+    The border is removed first; the mean is over the windows that lie entirely inside the rest.
 
     Raises:
-        ValueError: less than 11 pixels are left.
+        ValueError: the rest has fewer than 11 rows or columns.
     """
     a, b = (crop_border(y, border)[None] for y in luma_pair(x, x_true))
     if min(a.shape[-2:]) < 11:
@@ -106,11 +106,11 @@ def ssim_y(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER) -> flo
 
 
 def kernel_ncc(k: Tensor, k_true: Tensor) -> float:
-    """Zero-shift normalised correlation <k, k_true> / (|k| |k_true|), 1 for equal shapes; means stay in.
+    """Zero-shift normalised correlation <k, k_true> / (|k| |k_true|), without subtracting means.
 
-    Scale does not matter. Kernels of different sizes are compared on the larger grid, centre on centre: the
-    smaller is padded with zeros, and where one size is odd and the other even, moved half a pixel (bilinear).
-    A kernel of zeros scores 0.
+    Invariant to scale; 1 for equal shapes; 0 if a kernel is all zeros. Kernels of different sizes are compared on the
+    larger grid, with centres aligned: the smaller one is padded with zeros and, if one size is odd and the other even,
+    shifted by half a pixel (bilinear).
     """
     a, b = _kernel_pair(k, k_true)
     return _ratio(float((a * b).sum()), a, b)
@@ -119,10 +119,10 @@ def kernel_ncc(k: Tensor, k_true: Tensor) -> float:
 def kernel_ncc_best_shift(k: Tensor, k_true: Tensor, max_shift: int = 4) -> tuple[float, tuple[int, int]]:
     """The highest normalised correlation over shifts of k by whole pixels, and that shift (dy, dx).
 
-    Nothing leaves the grid: both are padded with zeros as far as the shift goes. Equal scores: the shorter shift.
+    Zero padding keeps all mass on the grid. Ties go to the shorter shift.
 
     Args:
-        max_shift: shifts of -max_shift … max_shift pixels on either axis are tried.
+        max_shift: shifts of -max_shift … max_shift pixels along each axis are tried.
     """
     if max_shift < 0:
         raise ValueError(f'max_shift must not be negative, got {max_shift}')
@@ -135,36 +135,36 @@ def kernel_ncc_best_shift(k: Tensor, k_true: Tensor, max_shift: int = 4) -> tupl
 
 
 def kernel_psnr(k: Tensor, k_true: Tensor) -> float:
-    """10 log10(max(k_true)² / MSE(k, k_true)) in dB, both normalised to sum 1 first; ``inf`` for equal kernels.
+    """10 log10(max(k_true)² / MSE(k, k_true)) in dB, after normalising both to sum 1; ``inf`` for equal kernels.
 
-    Sizes are matched as in :func:`kernel_ncc`. (The peak is the truth's maximum, as if it were drawn in white.)
+    Sizes are matched as in :func:`kernel_ncc`. (The peak is the maximum of k_true, as if that were drawn in white.)
     """
     a, b = (normalise(z) for z in _kernel_pair(k, k_true))
     return _psnr(a, b, float(b.max()))
 
 
 def lr_consistency(y: Tensor, x: Tensor, k: Tensor, degradation: Degradation, border: float | int = 0) -> float:
-    """PSNR in dB between y and (x * k)↓s over the three RGB channels, peak 2 (the range [-1, 1]).
+    """PSNR in dB between y and (x * k)↓s over the three RGB channels, with peak 2 (the range [-1, 1]).
 
     Args:
         y: LR image (3, h, w) or (1, 3, h, w).
         x: HR image or canvas that ``degradation`` maps to y.
         k: (K, K).
-        border: of the LR image, see :func:`crop_border`; what x is beyond its frame is a guess.
+        border: border of the LR image to exclude, see :func:`crop_border`, since x beyond its frame is a guess.
     """
     y, x = (z.detach().reshape(1, *z.shape[-3:]) for z in (y, x))
     degraded = degradation.forward(x, k.detach().to(x)).double()
     if degraded.shape != y.shape:
-        raise ValueError(f'the degraded x has the shape {tuple(degraded.shape)}, y has {tuple(y.shape)}')
+        raise ValueError(f'the degraded x has shape {tuple(degraded.shape)}, but y has {tuple(y.shape)}')
     return _psnr(crop_border(degraded, border), crop_border(y.to(degraded), border), 2.0)
 
 
 def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> float:
-    """LR-image PSNR of a kernel (BlindDiff, Section 4.4): of (x_true * k)↓s against (x_true * k_true)↓s, in dB.
+    """LR-image PSNR of a kernel (BlindDiff, Section 4.4): (x_true * k)↓s against (x_true * k_true)↓s, in dB.
 
-    It weighs a kernel's errors by what they do to a picture. Over the three RGB channels, without 8-bit rounding,
-    peak 2 (the range [-1, 1]); LR pixels whose window leaves the frame are left out. Kernels of different sizes each
-    lie on their own grid, see :class:`~.degradation.Degradation`.
+    It weights a kernel's errors by their effect on an image. Computed over the three RGB channels, without 8-bit
+    rounding, with peak 2 (the range [-1, 1]); LR pixels whose window leaves the frame are excluded. Kernels of
+    different sizes are each applied on their own grid, see :class:`~.degradation.Degradation`.
 
     Args:
         k, k_true: (K, K) and (K', K').
@@ -182,7 +182,7 @@ def kernel_lr_psnr(k: Tensor, k_true: Tensor, x_true: Tensor, scale: int) -> flo
 
 
 def lr_reach(scale: int, kernel_size: int) -> int:
-    """LR pixels on each side whose K x K window leaves the frame."""
+    """Number of LR pixels on each side whose K x K window leaves the frame."""
     return math.ceil((kernel_size - scale + 1) // 2 / scale) if kernel_size > scale else 0
 
 
@@ -196,10 +196,10 @@ def _psnr(a: Tensor, b: Tensor, peak: float) -> float:
 
 
 def luma_pair(x: Tensor, x_true: Tensor) -> tuple[Tensor, Tensor]:
-    """Y of both, (1, H, W), float64, after a check of their shapes."""
+    """Y of both images, (1, H, W), float64, after checking their shapes."""
     for z in (x, x_true):
         if z.ndim not in (3, 4) or (z.ndim == 4 and z.shape[0] != 1):
-            raise ValueError(f'scores take one image, (3, H, W) or (1, 3, H, W), got the shape {tuple(z.shape)}')
+            raise ValueError(f'metrics take one image, (3, H, W) or (1, 3, H, W), got shape {tuple(z.shape)}')
     if x.shape[-3:] != x_true.shape[-3:]:
         raise ValueError(f'the images differ in size: {tuple(x.shape[-3:])} and {tuple(x_true.shape[-3:])}')
     a, b = (rgb_to_y(z.detach().double() if z.is_floating_point() else z) for z in (x, x_true))
@@ -207,7 +207,7 @@ def luma_pair(x: Tensor, x_true: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _kernel_pair(k: Tensor, k_true: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64 on the CPU, on the larger grid, centre on centre (the padded one normalised)."""
+    """Both kernels in float64 on the CPU, on the larger grid with centres aligned; a padded one is normalised."""
     pair = [z.detach().double().cpu() for z in (k, k_true)]
     size = max(check_square(z) for z in pair)
     a, b = (z if z.shape[0] == size else resize(z, size, factor=1.0) for z in pair)

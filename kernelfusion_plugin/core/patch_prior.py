@@ -1,8 +1,8 @@
-"""Phase 1: fit the patch diffusion net to one image, and the prior that comes of it.
+"""Phase 1: fit the patch diffusion net PD to one image, and use it as a prior.
 
 The loss is the v-prediction MSE of KernelFusion (Sec. 4, Phase 1): E || PD(x_t, t) - v_t ||² over random crops
-of the image, random t and noise. PD is trained on crops as they are: blur has a direction, which flips and rotations
-would erase.
+of the image, random t and noise. By default crops are neither flipped nor rotated: that would erase the direction of
+the blur.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .orientations import COUNT, oriented
 from .tiles import Tiles
 
-READ = 25  # steps between two readings of the loss on a GPU
+READ = 25  # on a GPU, the loss is read every this many steps
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Phase 1. Defaults are the paper's (Sec. 4 and A.2); presets change them, see ``config.PRESETS``.
+    """Settings of Phase 1. Defaults are the paper's (Sec. 4 and A.2); presets change them, see ``config.PRESETS``.
 
     Attributes:
         channels: filters of PD's hidden layers (A.2: 128).
         steps: gradient steps (A.2: 600 000; Table 6: 100 000 lose 0.07 dB).
-        crop: side of the random crops in pixels (A.2: 64); smaller images are taken whole.
-        batch: crops per step (not stated; 1).
-        lr, lr_end: Adam's learning rate and where cosine annealing ends (A.2: 1e-4; end not stated).
+        crop: side of the random crops in pixels (A.2: 64); smaller images are used whole.
+        batch: crops per step (not stated in the paper; 1).
+        lr, lr_end: Adam's learning rate at the start and at the end of cosine annealing (A.2: 1e-4; end not stated).
         timesteps: T (Sec. 4: 1000).
-        t_max: train on t < t_max only; None for all T. A solver that starts below it never asks for more.
-        ema: decay of the weights' moving average, whose result is used; 0 for none (not in the paper).
-        max_grad_norm: gradients of a larger norm are scaled down to it; None for never (not in the paper).
-        turns: whether each crop is turned and mirrored at random (not in the paper).
-        precision: ``fp32`` or ``bf16`` (autocast), or ``auto``: bf16 where the processor computes in it.
+        t_max: train on t < t_max only; None: all T. Sufficient if the solver starts below it.
+        ema: decay of the weights' moving average, which is then the trained net; 0: none (not in the paper).
+        max_grad_norm: clip the gradient to this norm; None: no clipping (not in the paper).
+        turns: whether to rotate and mirror each crop at random (not in the paper).
+        precision: ``fp32``, ``bf16`` (autocast), or ``auto``: bf16 if the device supports it natively.
     """
 
     channels: int = 128
@@ -77,7 +77,7 @@ class PriorConfig:
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether ``device`` has bf16 arithmetic of its own (emulated, it would be slower than float32)."""
+    """Whether ``device`` supports bf16 natively (emulation would be slower than float32)."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     probe = getattr(torch.cpu, '_is_avx512_bf16_supported', None)
@@ -85,14 +85,14 @@ def computes_bf16(device: torch.device) -> bool:
 
 
 class PatchPrior:
-    """A patch diffusion net with its schedule: the prior p(x) that Phase 2 walks on.
+    """A patch diffusion net with its schedule: the prior p(x) of Phase 2.
 
     Args:
-        net: maps (x_t, t) to v; frozen here (gradients flow through it, not into it).
-        schedule: the one it was trained with.
-        precision: as in :class:`PriorConfig`.
-        tiles: how larger pictures are done, so that memory stays bounded. Needs a net that names its ``reach`` (and its
-            ``multiple``, if it has levels).
+        net: maps (x_t, t) to v; frozen here (gradients flow through it, not into its weights).
+        schedule: the schedule it was trained with.
+        precision: see :class:`PriorConfig`.
+        tiles: how to process large pictures in bounded memory. Requires a net with the attribute ``reach`` (and
+            ``multiple``, if it has several levels).
     """
 
     def __init__(self, net: nn.Module, schedule: Schedule, precision: str = 'auto',
@@ -115,16 +115,16 @@ class PatchPrior:
 
 
 class MeanPrior:
-    """Several priors as one: the mean of their estimates x0_hat. They must share a schedule.
+    """The mean of several priors' estimates x0_hat. The priors must have the same schedule.
 
-    Where the estimates err independently of each other, their mean errs less than either.
+    As far as the errors of the estimates are independent, their mean has a smaller error than each.
     """
 
     def __init__(self, priors: Sequence[PatchPrior]) -> None:
         self.priors = list(priors)
         self.schedule = self.priors[0].schedule
         if any(not torch.equal(p.schedule.alphas_cumprod, self.schedule.alphas_cumprod) for p in self.priors):
-            raise ValueError('priors can only be averaged where they have the same schedule')
+            raise ValueError('priors can only be averaged if they have the same schedule')
 
     def predict_x0(self, x_t: Tensor, t: int) -> Tensor:
         """Mean of x0_hat over the priors, (B, C, H, W)."""
@@ -135,17 +135,17 @@ class MeanPrior:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The autocast context of a precision name on a device."""
+    """The autocast context for a ``precision`` setting on a device."""
     bf16 = precision == 'bf16' or (precision == 'auto' and computes_bf16(device))
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 @dataclass(frozen=True)
 class PriorState:
-    """One step of Phase 1: ``step`` of ``total``, the loss at it, and the net to use from here on.
+    """State after ``step`` of ``total`` in Phase 1: the loss, and the net to use if training stopped here.
 
-    On a GPU the loss is read every :data:`READ` steps only, as reading waits for all work in the queue.
-    ``snapshot()`` gives what :func:`fit_prior` takes as ``resume``, see :class:`.state.Phase2State`.
+    On a GPU the loss is updated every :data:`READ` steps only, since reading it waits for all queued work.
+    ``snapshot()`` returns the value for ``resume`` of :func:`fit_prior`, see :class:`.state.Phase2State`.
     """
 
     step: int
@@ -156,9 +156,9 @@ class PriorState:
 
 
 def random_crops(y: Tensor, size: int, count: int, generator: Generator, turns: bool = False) -> Tensor:
-    """``count`` crops of side ``size`` (or the image's own, if smaller) from y (1, C, h, w).
+    """``count`` random crops of side ``size`` (of the image's side, if smaller) from y (1, C, h, w).
 
-    With ``turns`` each has a random one of the orientations that keep its size. On a GPU nothing is waited for.
+    With ``turns``, each gets a random orientation that preserves its size. Does not synchronise a GPU.
     """
     def draw(limit: int) -> Tensor:
         return torch.randint(limit, (count,), generator=generator, device=generator.device).to(y.device)
@@ -172,7 +172,7 @@ def random_crops(y: Tensor, size: int, count: int, generator: Generator, turns: 
 
 
 def _pixels(height: int, width: int, turns: bool, device: torch.device) -> Tensor:
-    """Where the pixels of a crop come from, row by row, in each orientation that keeps its size, (N, height, width)."""
+    """(N, height, width): flat indices of a crop's pixels in each of the N orientations that preserve its size."""
     upright = torch.arange(height * width, device=device).reshape(height, width)
     numbers = range(0, COUNT if turns else 1, 1 if height == width else 2)
     return torch.stack([oriented(upright, number) for number in numbers])
@@ -187,11 +187,11 @@ def fit_patch_prior(net: nn.Module, y: Tensor, schedule: Schedule, config: Prior
 
 def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, config: PriorConfig,
               generator: Generator, resume: Mapping[str, Any] | None = None) -> Iter[PriorState, None, None]:
-    """Train ``net`` in place on the batches (B, C, H, W) in [-1, 1] that ``draw`` gives; yields after every step.
+    """Train ``net`` in place on batches (B, C, H, W) in [-1, 1] from ``draw``; yields after every step.
 
     The net of the last state is the one to use: the moving average if there is one, else ``net`` itself.
-    ``generator``, of levels and noise, must live on the batches' device. With ``resume``, a state's ``snapshot()``,
-    training continues after that step; ``draw`` and ``generator`` must be in the state that they were in then.
+    ``generator``, for levels and noise, must be on the batches' device. With ``resume``, a state's ``snapshot()``,
+    training continues after that step; the random state of ``draw`` and ``generator`` must be what it was then.
     """
     net.train().to(memory_format=torch.channels_last)
     shadow = copy.deepcopy(net).requires_grad_(False) if config.ema else None
@@ -205,7 +205,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
 
     if resume is not None:
         net.load_state_dict(resume['net'])
-        optimizer.load_state_dict(resume['optimizer'])  # with the rate at which it was left
+        optimizer.load_state_dict(resume['optimizer'])  # includes the learning rate
         done = anneal.last_epoch = resume['done']
         if shadow is not None:
             shadow.load_state_dict(resume['shadow'])
@@ -218,7 +218,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
         optimizer.step()
         anneal.step()
         if shadow is not None:
-            decay = min(config.ema, (1 + step) / (10 + step))  # short memory while the weights still travel
+            decay = min(config.ema, (1 + step) / (10 + step))  # a shorter memory while the weights still change fast
             with torch.no_grad():
                 torch._foreach_lerp_(list(shadow.parameters()), list(net.parameters()), 1 - decay)
         if loss.device.type == 'cpu' or step % READ == 0 or step == config.steps or last is None:
@@ -228,7 +228,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
 
 
 def _velocity_loss(net: nn.Module, x0: Tensor, schedule: Schedule, config: PriorConfig, generator: Generator) -> Tensor:
-    """Mean of (PD(x_t, t) - v_t)² over a batch x0 (B, C, H, W), with a random level and new noise for each picture."""
+    """Mean of (PD(x_t, t) - v_t)² over a batch x0 (B, C, H, W), with a random level and fresh noise per picture."""
     t = torch.randint(config.t_max or schedule.steps, (len(x0),), generator=generator, device=x0.device)
     eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
     x_t = schedule.q_sample(x0, t, eps).contiguous(memory_format=torch.channels_last)
@@ -238,7 +238,7 @@ def _velocity_loss(net: nn.Module, x0: Tensor, schedule: Schedule, config: Prior
 
 
 def _annealing(optimizer: torch.optim.Optimizer, config: PriorConfig) -> torch.optim.lr_scheduler.LambdaLR:
-    """The rate on a cosine from ``lr`` at the first step to ``lr_end`` after the last."""
+    """Cosine annealing from ``lr`` at the first step to ``lr_end`` after the last."""
     def rate(i: int) -> float:
         return config.lr_end + (config.lr - config.lr_end) * (1 + math.cos(math.pi * i / config.steps)) / 2
 

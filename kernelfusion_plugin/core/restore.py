@@ -1,4 +1,4 @@
-"""From y to Result: seeds, Phase 1, Phase 2, progress. The one entry for library users."""
+"""Restore one image: seeds, Phase 1, Phase 2, progress. The entry point for library users."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from .texture_prior import load_texture_net, load_texture_prior
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after one step.
+    """The state of a run after one step.
 
     Attributes:
-        phase: ``prior``, ``half``, ``tuned`` (Phase 1: PD; PD of y at half size; the texture prior), ``em`` or
-            ``joint`` (Phase 2).
-        step, total: number of this step, 1 … ``total``, within the phase.
+        phase: ``prior``, ``half`` or ``tuned`` (Phase 1: PD; PD of y at half size; the texture prior tuned to y),
+            ``em`` or ``joint`` (Phase 2).
+        step, total: number of this step within the phase, 1 … ``total``.
         loss: the phase's loss at this step.
-        seconds: since the phase began.
+        seconds: time spent in the phase so far.
         x0_hat: HR estimate (1, 3, s·h, s·w) in about [-1, 1]; None in Phase 1.
         kernel: (K, K), sums to 1; None in Phase 1.
-        kernels: (R, C, K, K) where ``regions`` asks for several, once all are found; else None.
-        losses: the loss's parts by name.
-        snapshot: returns what ``resume`` of :func:`restore_steps` takes, to continue after this step; plain values and
-            tensors on the CPU, for ``torch.save``. Call it before the next step, and not at a phase's last.
+        kernels: (R, C, K, K) with several ``regions``, once all kernels have been found; else None.
+        losses: the terms of the loss by name.
+        snapshot: returns the value for ``resume`` of :func:`restore_steps`, to continue after this step: plain values
+            and CPU tensors, suitable for ``torch.save``. Call it before the next step, and not at a phase's last step.
     """
 
     phase: str
@@ -59,27 +59,27 @@ class Progress:
 
     @property
     def eta(self) -> float:
-        """Seconds left in this phase at its mean pace so far."""
+        """Estimated seconds left in this phase, from its mean pace so far."""
         return self.seconds / self.step * (self.total - self.step)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found.
+    """The result of a run.
 
     Attributes:
         sr: the restored picture (1, 3, s·h, s·w) in [-1, 1], on y's device.
-        kernel: (K, K) float32 on the CPU, sums to 1, as drawn: y = (x * k)↓s with ``*`` as in ``F.conv2d``.
-        seconds: of ``phase1`` (0 with weights at hand) and ``phase2``.
-        prior_state: what Phase 1 found: PD's weights, those of the half-size one (``half.…``) and of the tuned
-            texture prior (``tuned.…``), on the CPU; give them to :func:`restore` again to skip it. Empty where there
-            was none.
+        kernel: (K, K) float32 on the CPU, sums to 1; y = (x * k)↓s, where ``*`` is cross-correlation as in
+            ``F.conv2d``.
+        seconds: duration of ``phase1`` (0 if weights were given) and ``phase2``.
+        prior_state: the weights from Phase 1, on the CPU: PD's, the half-size PD's (``half.…``) and the tuned texture
+            prior's (``tuned.…``). Pass them to :func:`restore` to skip Phase 1. Empty if there was no Phase 1.
         config: the settings used.
-        trace: one row of numbers per step of Phase 2, and every hundredth of Phase 1.
-        kernels: (R, C, K, K) float32 on the CPU, where each region has its own; ``kernel`` is then the whole picture's,
-            which regions without one of their own have too. None with one region.
-        surprise: how unlikely the kernel makes y, see :func:`~.restarts.surprise`: the less, the likelier; it tells
-            gross faults of one seed from another's. None where the kernel was known, with regions and with ``joint``.
+        trace: one row of numbers per step of Phase 2, and per hundredth step of Phase 1.
+        kernels: (R, C, K, K) float32 on the CPU if there are several regions, else None. ``kernel`` is then that of the
+            whole picture, also used for regions that have none of their own.
+        surprise: how unlikely y is under the kernel, see :func:`~.restarts.surprise`; lower is better. It reveals gross
+            failures when seeds are compared. None with a known kernel, with several regions, and with ``joint``.
     """
 
     sr: Tensor
@@ -94,21 +94,21 @@ class Result:
 
 def restore(y: Tensor, config: KernelFusionConfig | None = None, *,
             on_progress: Callable[[Progress], None] | None = None, **options: object) -> Result:
-    """Sharp picture x and kernel k of y = (x * k)↓s, from y alone (KernelFusion, ICLR 2026).
+    """Estimate the sharp picture x and the kernel k in y = (x * k)↓s from y alone (KernelFusion, ICLR 2026).
 
     Args:
-        y: float RGB, (3, h, w) or (1, 3, h, w), in [-1, 1], at least 15 x 15; the result stays on its device.
+        y: float RGB, (3, h, w) or (1, 3, h, w), in [-1, 1], at least 15 x 15; the result is on the same device.
         config: settings; default :class:`KernelFusionConfig`.
         on_progress: called after every step.
-        **options: as of :func:`restore_steps`.
+        **options: passed to :func:`restore_steps`.
 
     Raises:
-        ValueError: y is not such an image, or the weights do not fit; one line that says what was required.
+        ValueError: y is not such an image, or the weights do not fit; a one-line message says what is required.
     """
     if isinstance(y, Tensor) and y.is_floating_point() and y.numel() and 0 <= y.min() < y.max() <= 1:
-        warnings.warn('all of y lies in [0, 1], and is taken to be in [-1, 1]: if it is not, give 2 * y - 1',
-                      stacklevel=2)
-    with torch.inference_mode(False), torch.enable_grad():  # where evaluation has turned gradients off
+        warnings.warn('all values of y are in [0, 1], but its range is taken to be [-1, 1]: if it is [0, 1], pass '
+                      '2 * y - 1', stacklevel=2)
+    with torch.inference_mode(False), torch.enable_grad():  # the caller may have turned gradients off
         steps = restore_steps(y, config, **options)
         while True:
             try:
@@ -124,24 +124,24 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
                   make_patch_net: Factory | None = None, make_refine_net: Factory | None = None,
                   make_kernel_model: Factory | None = None,
                   resume: Mapping[str, Any] | None = None) -> Generator[Progress, None, Result]:
-    """:func:`restore` as a generator: yields after every step, returns the result. Gradients must be enabled.
+    """:func:`restore` as a generator: yields after every step and returns the result. Gradients must be enabled.
 
     Args:
-        y, config: as of :func:`restore`.
-        name: of the image. With ``config.seed`` it seeds all randomness, so that a result does not depend on
-            which other images are restored, or in which order.
-        kernel: the true kernel (K, K), if it is known, or one for each of R x C regions, (R, C, K, K): used as it is,
-            whatever ``regions`` says, and only x is estimated (``em``).
-        prior_state: weights for this image, to skip Phase 1; what is needed and not among them is trained.
-        make_patch_net, make_refine_net, make_kernel_model: give other networks than the config's; each is
+        y, config: see :func:`restore`.
+        name: name of the image. Together with ``config.seed`` it seeds all randomness, so that a result does not
+            depend on which other images are restored, or in which order.
+        kernel: the true kernel (K, K) if known, or one for each of R x C regions, (R, C, K, K). It is used as it is,
+            whatever ``regions`` says, and only x is estimated (``em`` only).
+        prior_state: weights for this image, to skip Phase 1; networks without weights are trained.
+        make_patch_net, make_refine_net, make_kernel_model: factories that replace the config's networks; each is
             called under the image's own seed.
-        resume: a ``Progress.snapshot()`` of a run with the same arguments: continues after that step, to the same bits
-            on the same machine (on a GPU see :func:`repeatable`). That they are the same is for the caller to see to.
+        resume: a ``Progress.snapshot()`` of a run with the same arguments (which is not checked). Continues after that
+            step, with bit-identical results on the same machine (on a GPU see :func:`repeatable`).
     """
     config = KernelFusionConfig() if config is None else config
     if not isinstance(config, KernelFusionConfig):
         raise ValueError(f'the config must be a KernelFusionConfig, got {type(config).__name__}: '
-                         'KernelFusionConfig.from_dict makes one of a dict')
+                         'KernelFusionConfig.from_dict converts a dict')
     y, kernel, degradation = inspected(y, config, kernel)
     schedule = Schedule(config.prior.timesteps)
     seeds = _Seeds(config.seed, name, y.device)
@@ -179,18 +179,18 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
 
 
 def repeatable(device: torch.device) -> AbstractContextManager[None]:
-    """A context in which cuDNN takes the algorithms that give the same bits every time.
+    """A context in which cuDNN uses deterministic algorithms only.
 
-    On a GPU ``em`` with border ``valid`` is meant to give the same bits in it (not tried on one), other borders and
-    ``joint`` the same but for rounding: the adjoint of a continued picture, and the gradients of the U-Net's own
-    continuation and enlargement, are summed there in any order.
+    On a GPU, ``em`` with border ``valid`` should then be bit-reproducible (not tested on one). Other borders and
+    ``joint`` are reproducible up to rounding: the adjoint of padding, and the gradients of the U-Net's padding and
+    upsampling, are summed in no fixed order.
     """
     return _deterministic_cudnn() if device.type == 'cuda' else nullcontext()
 
 
 @contextmanager
 def _deterministic_cudnn() -> Iterator[None]:
-    """Without ``torch.backends.cudnn.flags``, which asks for TF32 too: an error where a user has set it by operator."""
+    """Avoids ``torch.backends.cudnn.flags``: it also sets TF32, an error if the user has set that per operator."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = False, True
@@ -202,10 +202,10 @@ def _deterministic_cudnn() -> Iterator[None]:
 
 def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusionConfig, kernel_known: bool = False,
                 make_patch_net: Factory | None = None, make_refine_net: Factory | None = None) -> Plan:
-    """How :func:`restore_steps` keeps within the memory of a device, for y of ``size`` (h, w).
+    """How :func:`restore_steps` keeps within a device's memory, for y of ``size`` (h, w).
 
     Raises:
-        ValueError: it cannot; in one line.
+        ValueError: it does not fit; a one-line message.
     """
     solver = SOLVERS[config.solver]
     training = solver.training(config, kernel_known)
@@ -221,9 +221,9 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
 def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, PriorConfig]],
                 weights: Mapping[str, Mapping[str, Tensor]], schedule: Schedule, seeds: _Seeds,
                 journal: Journal) -> Generator[Progress, None, None]:
-    """Phase 1: load the nets that have ``weights``, fit the others to their images.
+    """Phase 1: load the nets that have ``weights``, and fit the others to their images.
 
-    ``nets`` then holds the nets to use (the moving average, where there is one); ``journal`` gets the time it took.
+    Afterwards ``nets`` holds the nets to use (the moving averages, if any), and ``journal`` the time taken.
     """
     for phase, (image, config) in images.items():
         if phase in weights:
@@ -245,10 +245,10 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
 
 
 def _check_loss(loss: float, step: int, what: str, rate: str) -> None:
-    """Refuse to go on where a phase has diverged: what comes out would be no picture. ``rate``: the option, if any."""
+    """Raise ValueError if a phase has diverged. ``rate``: name of its learning rate option; '' if it has none."""
     if not math.isfinite(loss):
         hint = f': lower {rate}, if you have set it' if rate else ''
-        raise ValueError(f'{what} has diverged, its loss is {loss} at step {step}{hint}')
+        raise ValueError(f'{what} has diverged: its loss is {loss} at step {step}{hint}')
 
 
 _random_state = threading.RLock()
@@ -256,13 +256,13 @@ _random_state = threading.RLock()
 
 @contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Global random state, which modules draw their first weights from, for this thread alone; left as it was."""
+    """Reserve the global random state, from which modules draw initial weights, for this thread; restore it after."""
     with _random_state, torch.random.fork_rng(devices=[]):
         yield
 
 
 class _Seeds:
-    """Independent random streams of one image, so that skipping one phase leaves the others as they are."""
+    """Independent random streams for one image, so that skipping a phase does not affect the others."""
 
     def __init__(self, seed: int, name: str, device: torch.device) -> None:
         self._root = seed, name
@@ -275,7 +275,7 @@ class _Seeds:
         return torch.Generator(self._device).manual_seed(self._seed(purpose))
 
     def build(self, purpose: str, factory: Factory) -> nn.Module:
-        """The module of ``factory`` with weights drawn under this seed; global random state is left alone."""
+        """The module made by ``factory``, initialised under this seed; leaves the global random state unchanged."""
         with _own_random_state():
             torch.default_generator.manual_seed(self._seed(purpose))
             return factory().to(self._device)

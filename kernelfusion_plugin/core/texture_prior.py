@@ -1,8 +1,8 @@
-"""The texture prior: a diffusion net fitted once, by us, to generated pictures; it ships with the package.
+"""The texture prior: a diffusion net that we trained on generated pictures and ship with the package.
 
-It says what sharp pictures look like, whichever they are. PD, fitted to y, cannot: y is blurred, and so are the
-patches it prefers. Finding the kernel with it is where KernelFusion's claim "no assumption but y's own patches" is
-given up (the authors name such a start as future work, Sec. 6); ``em.kernel_prior: internal`` keeps to the claim.
+It models sharp pictures in general. PD, fitted to y, cannot: y is blurred, and so are the patches it prefers. Finding
+the kernel with the texture prior gives up KernelFusion's premise "no assumption but y's own patches" (the authors
+mention such an initialisation as future work, Sec. 6); ``em.kernel_prior: internal`` adheres to it.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from .tensor_files import load_tensors
 from .tiles import Tiles
 
 WEIGHTS = 'texture_prior.pt'  # in kernelfusion_plugin/weights; float16
-T_MAX = 400  # it was fitted to the levels below this
+T_MAX = 400  # it was trained on levels below this
 
-# The settings of the training command (``kernelfusion fit-textures``).
+# Settings of ``kernelfusion fit-textures``.
 TRAINING = PriorConfig(steps=12_000, crop=96, batch=8, lr=1e-3, lr_end=1e-5, t_max=T_MAX, ema=0.999, max_grad_norm=1.0)
 
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """Phase 1 of ``em`` with ``final_prior: tuned``: the texture prior is trained on, with y's crops.
+    """Settings for fine-tuning the texture prior on crops of y (Phase 1 of ``em`` with ``final_prior: tuned``).
 
     Attributes:
         steps: gradient steps.
-        crop: side of the random crops in pixels; smaller images are taken whole.
+        crop: side of the random crops in pixels; smaller images are used whole.
         batch: crops per step.
-        turns: whether each crop is turned and mirrored at random.
-        lr: Adam's learning rate at the start; it falls to 0 as a cosine.
-        ema: decay of the weights' moving average, whose result is used; 0 for none.
+        turns: whether to rotate and mirror each crop at random.
+        lr: Adam's initial learning rate, cosine-annealed to 0.
+        ema: decay of the weights' moving average, which is then the trained net; 0: none.
     """
 
     steps: int = 300
@@ -64,7 +64,7 @@ class TuningConfig:
             raise ValueError(f'tuning.ema must be in [0, 1), got {self.ema}')
 
     def training(self, t_max: int, precision: str) -> PriorConfig:
-        """These settings as those of any training, on the levels below ``t_max``."""
+        """These settings as a :class:`PriorConfig` for levels below ``t_max``."""
         return PriorConfig(steps=self.steps, crop=self.crop, batch=self.batch, turns=self.turns, lr=self.lr,
                            ema=self.ema, t_max=t_max, timesteps=TRAINING.timesteps,
                            max_grad_norm=TRAINING.max_grad_norm, precision=precision)
@@ -72,22 +72,23 @@ class TuningConfig:
 
 def load_texture_prior(device: torch.device | str = 'cpu', precision: str = 'auto', tiles: Tiles | None = None,
                        weights: str | None = None) -> PatchPrior:
-    """The texture prior on a device; ``precision`` as in :class:`PriorConfig`, ``weights`` as :func:`load_texture_net`.
+    """The texture prior on a device; for ``precision`` see :class:`PriorConfig`, for ``weights``
+    :func:`load_texture_net`.
     """
     return PatchPrior(load_texture_net(weights).to(device, memory_format=torch.channels_last),
                       Schedule(TRAINING.timesteps), precision, tiles)
 
 
 def load_texture_net(weights: str | None = None) -> TextureUNet:
-    """The network on the CPU, ready to be trained on.
+    """The network on the CPU, not frozen.
 
     Args:
-        weights: a file of ``kernelfusion fit-textures``; None: that which ships with the package.
+        weights: a file written by ``kernelfusion fit-textures``; None: the shipped weights.
 
     Raises:
-        ValueError: there is no such file, or it holds something else; in one line.
+        ValueError: there is no such file, or it contains something else; a one-line message.
     """
-    with torch.random.fork_rng(devices=[]):  # the weights it is born with are drawn from the global state
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global random state
         net = TextureUNet()
     if weights is None:
         net.load_state_dict(_shipped())
@@ -99,12 +100,12 @@ def load_texture_net(weights: str | None = None) -> TextureUNet:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f'{weights}: not weights of the texture prior: {reason}') from error
     if not all(value.isfinite().all() for value in net.parameters()):
-        raise ValueError(f'{weights}: weights of the texture prior that are not finite: fit them anew at a lower rate')
+        raise ValueError(f'{weights}: the weights are not finite: train the texture prior again at a lower rate')
     return net
 
 
 def weights_digest(weights: str | None = None) -> str:
-    """sha256 of the file that :func:`load_texture_net` reads."""
+    """SHA-256 of the file that :func:`load_texture_net` reads."""
     shipped = resources.files('kernelfusion_plugin') / 'weights' / WEIGHTS
     return hashlib.sha256((shipped if weights is None else Path(weights)).read_bytes()).hexdigest()
 
@@ -118,7 +119,7 @@ def _shipped() -> dict[str, Tensor]:
 
 def fit_texture_prior(net: TextureUNet, pictures: np.ndarray, config: PriorConfig,
                       generator: Generator) -> Iter[PriorState, None, None]:
-    """Fit ``net`` to uint8 pictures (N, H, W, 3), each crop turned, mirrored and faded at random."""
+    """Train ``net`` on uint8 pictures (N, H, W, 3), each crop rotated, mirrored and desaturated at random."""
     return fit_prior(net, lambda: _draw(pictures, config, generator), Schedule(config.timesteps), config, generator)
 
 

@@ -135,6 +135,6 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_what_is_missing_is_named():
-    with pytest.raises(ValueError, match='missing PD'):
+    with pytest.raises(ValueError, match='needs PD'):
         next(solve_ablation(torch.zeros(1, 3, 16, 16), None, Schedule(), Degradation(2, 12), Watched(), Siren(12),
                             JointConfig(pipeline='pd_unet'), torch.Generator()))

@@ -475,7 +475,7 @@ def test_what_diverges_is_no_result(config, phase, rate, monkeypatch):
     section = rate.partition('.')[0]
     rates = {'lr': 1e30, 'steps': 5} if section == 'prior' else {'lr': 1e30}
     wild = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **rates)})
-    with pytest.raises(ValueError, match=rf'^{phase} has diverged, its loss is \S+ at step \d+: lower {rate}') as error:
+    with pytest.raises(ValueError, match=rf'^{phase} has diverged: its loss is \S+ at step \d+: lower {rate}') as error:
         restore(image(), wild, make_refine_net=tiny_unet)
     assert '\n' not in str(error.value)
 

@@ -54,12 +54,12 @@ def test_a_solver_of_ones_own(config):
 @pytest.mark.parametrize(('change', 'words'), [
     (lambda states: states[:0], 'made no step'),
     (lambda states: [dataclasses.replace(states[-1], kernel=states[-1].kernel[:5, :5])],
-     r'found a kernel of \(5, 5\), not \(8, 8\)'),
+     r'found a kernel of shape \(5, 5\), not \(8, 8\)'),
     (lambda states: [dataclasses.replace(states[-1], kernel=torch.ones(8, 8))], 'kernel whose sum is 64, not 1'),
     (lambda states: [dataclasses.replace(states[-1], kernel=torch.full((8, 8), float('nan')))], 'sum is nan, not 1'),
     (lambda states: [dataclasses.replace(states[-1], x0_hat=states[-1].x0_hat[..., 2:])],
-     r'made a picture of \(1, 3, 32, 34\), not \(1, 3, 32, 36\)'),
-    (lambda states: [dataclasses.replace(states[-1], x0_hat=states[-1].x0_hat / 0)], 'values that are not finite')])
+     r'made a picture of shape \(1, 3, 32, 34\), not \(1, 3, 32, 36\)'),
+    (lambda states: [dataclasses.replace(states[-1], x0_hat=states[-1].x0_hat / 0)], 'non-finite values')])
 def test_what_is_no_result_is_none(change, words, config, monkeypatch):
     class Other(Landweber):
         def solve(self, problem):
