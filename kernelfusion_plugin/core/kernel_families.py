@@ -117,8 +117,8 @@ class Folder(Family):
         first, k = found[0]
         for path, other in found:
             if other.shape != k.shape:
-                raise ValueError(f'all kernels must have the same size: {first} has {k.shape[0]} x {k.shape[0]}, {path} '
-                                 f'{other.shape[0]} x {other.shape[0]}')
+                raise ValueError(f'all kernels must have the same size: {first} has {k.shape[0]} x {k.shape[0]}, '
+                                 f'{path} {other.shape[0]} x {other.shape[0]}')
         object.__setattr__(self, 'members', torch.stack([other for _, other in found]))
 
     @property

@@ -103,7 +103,7 @@ def test_bicubic_reduction_is_pils(scale):
 
 @pytest.mark.parametrize('k', [torch.ones(1, 1, 4, 4), torch.ones(1, 1, 9, 9)])
 def test_kernels_that_have_no_place(k):
-    with pytest.raises(ValueError, match='odd size'):
+    with pytest.raises(ValueError, match='must be odd'):
         constrained_least_squares(torch.zeros(1, 1, 8, 8), k, torch.ones(1, 1, 3, 3))
-    with pytest.raises(ValueError, match='odd size'):
+    with pytest.raises(ValueError, match='must be odd'):
         lr_space_kernel(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), k.shape[-1])
