@@ -1,6 +1,6 @@
-"""BlindDiff (Li et al. 2024), a diffusion model that estimates the kernel with the noise: its settings and its loss.
+"""BlindDiff (Li et al. 2024), a diffusion model that predicts the kernel along with the noise: settings and loss.
 
-Training is Algorithm 1 with the loss of Eq. 13; sampling, Algorithm 2, is in ``blinddiff_sampling``.
+Training is Algorithm 1 with the loss of Eq. 13; for sampling, Algorithm 2, see ``blinddiff_sampling``.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ CHOICES = {'sampler': ('ancestral', 'ddim'), 'guidance': ('kernel', 'bicubic'),
 
 @dataclass(frozen=True)
 class BlindDiffConfig:
-    """Training and sampling. Defaults are the paper's; where it is silent, those of the released code.
+    """Settings of training and sampling. Defaults are the paper's or, where it is silent, the released code's.
 
     Attributes:
         timesteps: T of the linear schedule 1e-4 … 0.02.
-        steps: sampling steps, spread evenly over T. The released code has 500.
+        steps: sampling steps, evenly spaced over T. The released code uses 500.
         sampler: ``ancestral`` (Algorithm 2) or ``ddim``.
-        eta: of ``ddim``: 0 is deterministic, 1 ancestral.
-        guidance: the gradient term (Table 3): ``kernel`` (kernel-aware) or ``bicubic`` (as if y were a bicubic
-            reduction of x).
+        eta: noise of ``ddim``: 0 is deterministic, 1 ancestral.
+        guidance: the gradient term (Table 3): ``kernel`` (kernel-aware) or ``bicubic`` (treats y as bicubically
+            downscaled x).
         guidance_weight: lambda (Table 4); 0: no gradient term.
-        residual: what the gradient is of: ``squared``, ||r||² as in Algorithm 2, or ``norm``, ||r|| (released).
-        shrinkage: weight of ||x0_hat|| besides ||r||, with ``norm`` only. Not in the paper; the released code has 0.1.
-        downsample: of the gradient term: ``direct``, every s-th pixel as in Eq. 1, or ``bicubic``, a bicubic reduction
-            of the blurred image (released).
-        border: of the gradient term, see :class:`~.degradation.Degradation`.
-        image_range: what the network sees: ``signed``, [-1, 1], or ``unit``, [0, 1] (released).
-        clip_x0: keep x0_hat within the range at each step. Paper and released code do not; but at the first steps
-            1 / √ᾱ_t is 157, and with it the squared term of a net that is not trained to the end runs away.
-        tile, overlap: in LR pixels. Larger images are done in tiles whose predictions are blended at every step, so
-            that they share all noise. 0: whole.
+        residual: term whose gradient is taken: ``squared``, ||r||² as in Algorithm 2, or ``norm``, ||r|| (released).
+        shrinkage: weight of an additional term ||x0_hat||, with ``norm`` only. Not in the paper; the released code uses
+            0.1.
+        downsample: downsampling in the gradient term: ``direct``, every s-th pixel as in Eq. 1, or ``bicubic``
+            downscaling of the blurred image (released).
+        border: border in the gradient term, see :class:`~.degradation.Degradation`.
+        image_range: range of the network's images: ``signed``, [-1, 1], or ``unit``, [0, 1] (released).
+        clip_x0: clip x0_hat to the range at each step. Paper and released code do not clip; but 1 / √ᾱ_t is 157 at the
+            first steps, which makes the squared term diverge with an incompletely trained net.
+        tile, overlap: in LR pixels. Larger images are processed in tiles whose predictions are blended at every step,
+            so that all share the same noise. 0: no tiles.
         kernel_weight: weight of the kernel's L1 in Eq. 13; 0: no kernel constraint (Table 3).
-        variance_weight: weight of the variational bound, where the network learns the variance.
-        seed: of all randomness in sampling, with the image's name.
+        variance_weight: weight of the variational bound, if the network learns the variance.
+        seed: seeds all randomness in sampling, together with the image's name.
 
     Raises:
         ValueError: a value is out of range; the message names the option.
@@ -90,10 +91,10 @@ class BlindDiffConfig:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], where: str = 'blinddiff') -> BlindDiffConfig:
-        """The config of an option file's section: what ``preset`` (paper, released) says, and each key over it.
+        """The config described by a section of an option file: ``preset`` (paper, released), overridden by other keys.
 
         Raises:
-            ValueError: unknown key (the nearest known one is named) or preset, or a value out of range.
+            ValueError: unknown key (the message suggests the closest known one) or preset, or a value out of range.
         """
         options = dict(options)
         preset = options.pop('preset', 'paper')
@@ -114,7 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Losses(NamedTuple):
-    """Parts of the training loss, scalars: total = noise + kernel_weight · kernel + variance_weight · variance."""
+    """Terms of the training loss, scalars: total = noise + kernel_weight · kernel + variance_weight · variance."""
 
     total: Tensor
     noise: Tensor
@@ -126,9 +127,9 @@ def training_loss(net: nn.Module, x0: Tensor, y: Tensor, k_true: Tensor, t: Tens
                   config: BlindDiffConfig) -> Losses:
     """Eq. 13: mean squared error of the noise, and L1 of the kernel, Σ |k_true - k| over its entries (0 to 2).
 
-    The paper leaves open whether its norms are sums or means; the mean over pixels and the sum over a kernel, which
-    sums to 1 whatever its size, are both of order 1 at the start. With a learned variance the variational bound is
-    added, its gradient kept from the mean (Nichol & Dhariwal 2021, Section 3.1).
+    The paper does not say whether its norms are sums or means. The mean over pixels and the sum over a kernel (which
+    sums to 1 whatever its size) are both of order 1 at the start. With a learned variance, the variational bound is
+    added, with a stop-gradient on the mean (Nichol & Dhariwal 2021, Section 3.1).
 
     Args:
         x0: (B, 3, H, W) in [-1, 1]; y: (B, 3, h, w) in [-1, 1]; k_true: (B, K, K), sum to 1.
@@ -151,9 +152,9 @@ def training_loss(net: nn.Module, x0: Tensor, y: Tensor, k_true: Tensor, t: Tens
 def variance_bound(eps: Tensor, v: Tensor, x_t: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Mean over pixels, in bits, of KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)); at t = 0 of -log2 p(x0 | x_1).
 
-    p's variance is :meth:`~.diffusion.Schedule.learned_variance`. At t = 0 the density at x0 stands for the
-    probability of its 8-bit bin, of width 2 / 255 in [-1, 1]; in images of ``unit`` range it is half as wide, which
-    makes a constant of it.
+    p's variance is :meth:`~.diffusion.Schedule.learned_variance`. At t = 0 the probability of x0's 8-bit bin is
+    approximated by the density at x0 times the bin width 2 / 255, for [-1, 1]. In ``unit`` range the bin is half as
+    wide, which only adds a constant.
     """
     mean_q, variance_q = schedule.posterior(x_t, x0, t, t - 1)
     mean_p, _ = schedule.posterior(x_t, schedule.x0_from_eps(x_t, eps, t), t, t - 1)

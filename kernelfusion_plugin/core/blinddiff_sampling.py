@@ -1,6 +1,6 @@
-"""Algorithm 2 of BlindDiff (Li et al. 2024): reverse diffusion that is guided by the estimated kernel.
+"""Algorithm 2 of BlindDiff (Li et al. 2024): reverse diffusion guided by the estimated kernel.
 
-Each step goes down the gradient of ||y - (k_t * x0_hat(x_t))↓||², taken through the whole network (Eq. 12).
+Each step descends the gradient of ||y - (k_t * x0_hat(x_t))↓||² with respect to x_t, through the network (Eq. 12).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class SampleState:
 
     Attributes:
         step, total: number of this step, 1 … ``total``.
-        t: diffusion time that the step worked at.
-        x_t: the image after the step, (B, 3, H, W); at the last step the result. In [-1, 1] but for noise, not clamped.
-        x0_hat: the network's estimate of x0 at this step, likewise.
-        kernel: (B, K, K); the mean of the tiles'.
-        residual: root mean square of y - (k * x0_hat)↓ per image (B,), in units of the network's range.
+        t: diffusion time of the step.
+        x_t: the image after the step, (B, 3, H, W), the result after the last. In [-1, 1] plus noise, not clamped.
+        x0_hat: the network's estimate of x0 at this step, of the same shape and range.
+        kernel: (B, K, K), the mean over tiles.
+        residual: RMS of y - (k * x0_hat)↓ per image (B,), in units of the network's range.
     """
 
     step: int
@@ -47,18 +47,18 @@ class SampleState:
 
 def sample(net: nn.Module, y: Tensor, scale: int, config: BlindDiffConfig, generators: Sequence[torch.Generator],
            kernel: Tensor | None = None, schedule: Schedule | None = None) -> Iterator[SampleState]:
-    """Algorithm 2, step by step; memory does not depend on the number of steps.
+    """Algorithm 2, yielding a state per step; memory use does not depend on the number of steps.
 
     Args:
-        net: called with x_t, t (B,) and y, gives a :class:`~.nets.mcformer.Prediction`.
+        net: maps x_t, t (B,) and y to a :class:`~.nets.mcformer.Prediction`.
         y: (B, 3, h, w) in [-1, 1], any size.
         scale: s.
-        generators: one per image: an image's result does not depend on the others in its batch.
-        kernel: the true one (K, K) or (B, K, K) for the gradient term, in place of the estimate (``kernel_oracle``).
-        schedule: other than the config's.
+        generators: one per image, so that an image's result does not depend on the rest of the batch.
+        kernel: true kernel (K, K) or (B, K, K), used in the gradient term instead of the estimate (``kernel_oracle``).
+        schedule: replaces the config's.
     """
     if len(generators) != len(y):
-        raise ValueError(f'sampling needs a generator per image: {len(y)} images, {len(generators)} generators')
+        raise ValueError(f'sampling needs one generator per image: {len(y)} images, {len(generators)} generators')
     schedule = schedule or config.schedule()
     guide = _Guide(net, scale, schedule, config)
     height, width = (scale * n for n in y.shape[-2:])
@@ -86,7 +86,7 @@ def sample(net: nn.Module, y: Tensor, scale: int, config: BlindDiffConfig, gener
 
 
 def data_term(y: Tensor, x0: Tensor, kernel: Tensor, scale: int, config: BlindDiffConfig) -> tuple[Tensor, Tensor]:
-    """What the gradient of line 6 is of, and ||r||², r = y - (k * x0)↓, per image: (B,), (B,)."""
+    """The term whose gradient line 6 takes, and ||r||², r = y - (k * x0)↓, per image: (B,), (B,)."""
     squared = (y - degrade(x0, kernel, scale, config)).square().sum((1, 2, 3))
     if config.residual == 'squared':
         return squared, squared
@@ -110,7 +110,7 @@ def image_generator(seed: int, name: str, device: torch.device | str = 'cpu') ->
 
 
 class _Guided(NamedTuple):
-    """A prediction with the gradient of line 6 (zeros without guidance) and the rms of the residual, detached."""
+    """A prediction with the gradient of line 6 (zeros without guidance) and the RMS residual, detached."""
 
     eps: Tensor
     v: Tensor | None
@@ -121,7 +121,7 @@ class _Guided(NamedTuple):
 
 @dataclass(frozen=True)
 class _Guide:
-    """Network and settings: what lines 5 and 6 need besides the images."""
+    """Network and settings for lines 5 and 6."""
 
     net: nn.Module
     scale: int
@@ -129,9 +129,9 @@ class _Guide:
     config: BlindDiffConfig
 
     def predict(self, x_t: Tensor, t: int, y: Tensor, known: Tensor | None) -> _Guided:
-        """:meth:`piece` on the whole, or on tiles that are blended, each guided by its own estimate of the kernel.
+        """:meth:`piece` on the whole image, or on blended tiles, each guided by its own kernel estimate.
 
-        Kernel and residual are then means over the tiles.
+        With tiles, kernel and residual are means over them.
         """
         tile = self.config.tile or max(y.shape[-2:])
         tile += -tile % _multiple(self.scale)
@@ -153,7 +153,7 @@ class _Guide:
         return _Guided(eps, v, torch.stack(kernels).mean(0), gradient, torch.stack(residuals).mean(0).sqrt())
 
     def piece(self, x_t: Tensor, t: int, y: Tensor, known: Tensor | None) -> _Guided:
-        """What the network says, and the gradient through it."""
+        """The network's prediction, and the gradient through it."""
         guided = self.config.guidance_weight > 0
         with torch.set_grad_enabled(guided):
             x = x_t.detach().requires_grad_(guided)
@@ -173,11 +173,11 @@ class _Guide:
 
 
 def _multiple(scale: int) -> int:
-    """LR sizes must be multiples of this, so that HR sizes are multiples of what the network needs."""
+    """LR sizes must be multiples of this for HR sizes to be multiples of what the network needs."""
     return MULTIPLE // math.gcd(MULTIPLE, scale)
 
 
 def _padded(y: Tensor, scale: int) -> Tensor:
-    """y continued at its lower right edges to sizes that the network takes."""
+    """y padded at the bottom and right (edge values) to a size that the network accepts."""
     height, width = y.shape[-2:]
     return F.pad(y, (0, -width % _multiple(scale), 0, -height % _multiple(scale)), mode='replicate')

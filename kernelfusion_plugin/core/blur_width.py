@@ -1,4 +1,4 @@
-"""How wide a picture's blur is, found in seconds and before the search: whether it fits into the kernel's grid."""
+"""Quick estimate of a picture's blur width before the kernel search: does the blur fit into the kernel's grid?"""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .kernel_search import adapted, cut_piece, kernel_stages, unsure_rims
 from .kernels import gaussian
 from .noise import white_noise
 
-LEAST_SIDE = 64  # LR pixels of y's shorter side; on less, and with less texture, a wide kernel is found in any picture
+LEAST_SIDE = 64  # LR pixels, shorter side of y. On smaller or less textured pictures the kernel always comes out wide
 LEAST_AREA = 80 * 80
 LEAST_TEXTURE = 0.02  # range [-1, 1], see texture()
-GRID_SHARE = 0.45  # of the grid's side: spread from which on a blur seems wider than the grid (docs/tried.md)
-LEAST_GRID = 6.0  # LR pixels: smaller grids are judged like this one, as there some pictures' kernels are as wide too
+GRID_SHARE = 0.45  # a blur seems wider than the grid if its spread exceeds this fraction of its side (docs/tried.md)
+LEAST_GRID = 6.0  # LR pixels: smaller grids are judged by this side, since fitting blurs can come out as wide there
 
 
 def spread(kernel: Tensor) -> float:
-    """Standard deviation of a kernel's (K, K) mass along the direction in which it is largest, in its pixels."""
+    """Standard deviation of a kernel's (K, K) mass along its direction of largest spread, in kernel pixels."""
     mass = kernel.double().cpu() / float(kernel.sum())
     at = torch.arange(len(mass), dtype=torch.float64)
     rows, columns = mass.sum(1), mass.sum(0)
@@ -40,11 +40,11 @@ def spread(kernel: Tensor) -> float:
 
 @torch.no_grad()
 def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | None:
-    """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels, as far as twice the kernel's grid holds it.
+    """:func:`spread` of the blur in y (1, 3, h, w), [-1, 1], in LR pixels; limited to twice the kernel's grid.
 
-    Measured on the kernel that the search's first stage finds for y at half its size, where the grid reaches twice as
-    far, with em's default settings whatever the run's are: the limits here were found with those. It takes about a
-    hundredth of the search's time. None: y is too small, or has too little texture, to tell.
+    Measured on the kernel that the first search stage finds for y at half its size, where the grid extends twice as
+    far. Uses em's default settings, whatever the run's, since the thresholds here were determined with those. Takes
+    about a hundredth of the search's time. None if y is too small or has too little texture to tell.
     """
     degradation, em = Degradation(config.scale, config.kernel_size, config.border), EmConfig()
     top, bottom, left, right = unsure_rims(y, Frame.of(y, degradation), em)
@@ -63,16 +63,15 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
 
 
 def texture(y: Tensor) -> float:
-    """Root mean square of the differences between neighbours in y (1, C, h, w), less twice what white noise adds."""
+    """RMS difference between neighbouring pixels of y (1, C, h, w), less twice the contribution of white noise."""
     mean = float(y.diff(dim=-1).square().mean() + y.diff(dim=-2).square().mean()) / 2
     return math.sqrt(max(0.0, mean - 4 * white_noise(y) ** 2))
 
 
 def seems_wider(y: Tensor, prior: Prior, config: KernelFusionConfig) -> bool:
-    """Whether the blur in y seems not to fit into the grid of ``kernel_size``.
+    """Whether the blur in y seems too wide for the grid of ``kernel_size``.
 
-    Such a kernel does not show by itself: it may come out as a blob that touches no edge, and the picture stays
-    blurred.
+    The found kernel alone does not reveal this: it may be a blob that touches no edge, and the picture stays blurred.
     """
     found = blur_spread(y, prior, config)
     return found is not None and found > GRID_SHARE * max(config.kernel_size / config.scale, LEAST_GRID)

@@ -1,11 +1,11 @@
-"""The colours that JPEG works in (JFIF): luma and two differences of colour, ITU-R BT.601 in full range."""
+"""JPEG's colour space (JFIF): luma and two colour differences, ITU-R BT.601 in full range."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)  # shares of R, G and B
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B
 
 
 def to_ycbcr(x: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ class KernelFusionConfig:
             ``joint``.
         border: model of the scene beyond the frame, see :class:`~.degradation.Degradation`. ``valid`` assumes nothing.
         regions: ``RxC``: one kernel for each of R x C regions, for blur that varies across the picture; ``auto``: as
-            many regions as the picture has room for, up to 3 x 3; ``1x1``: one kernel. ``em`` only, see :mod:`.regions`.
+            many regions as the picture has room for, up to 3 x 3; ``1x1``: one kernel. See :mod:`.regions`; needs
+            ``em``.
         seed: seeds all randomness, together with the image's name.
         memory_limit: GB (10^9 bytes) that a run may use on its device; None: nine tenths of the device's memory. It
             determines the tile size, which affects results by rounding only.

@@ -1,7 +1,7 @@
-"""Constrained least squares in the frequency domain, and a blur moved from the HR to the LR grid.
+"""Constrained least squares in the frequency domain, and the LR-space equivalent of an HR blur.
 
 From DCLS (Luo, Huang, Yu, Li, Fan, Liu, CVPR 2022, "Deep Constrained Least Squares for Blind Image Super-Resolution").
-``⊛`` is circular *convolution*; a kernel as drawn, which correlates, is flipped on both axes before it comes here.
+``⊛`` is circular *convolution*: kernels for cross-correlation must be flipped on both axes first.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of lr_space_kernel, chosen on pieces of two photographs under three blurs:
-RIDGE = 1e-2  # part of the sharp picture's mean power that is added to its power
-NEGLIGIBLE = 0.05  # part of the kernel's maximum below which an entry is noise
+# For lr_space_kernel, chosen on crops of two photographs with three blurs:
+RIDGE = 1e-2  # added to the sharp picture's power spectrum, as a fraction of its mean
+NEGLIGIBLE = 0.05  # kernel entries below this fraction of the maximum are noise
 
 
 def constrained_least_squares(g: Tensor, k: Tensor, p: Tensor) -> Tensor:
@@ -23,47 +23,47 @@ def constrained_least_squares(g: Tensor, k: Tensor, p: Tensor) -> Tensor:
     Args:
         g: blurred features (B, C, H, W).
         k: kernels (B, 1 or C, K, K), odd K, centre (K - 1) / 2.
-        p: smoothness filters (B, 1 or C, P, P), odd P, such as a Laplacian: what it lets through is kept small.
+        p: smoothness filters (B, 1 or C, P, P), odd P, such as a Laplacian, whose response is kept small.
 
     Returns:
         (B, C, H, W), differentiable in all three.
 
     Raises:
-        ValueError: a kernel of even size, or larger than g.
+        ValueError: a kernel's size is even or exceeds that of g.
     """
     size = g.shape[-2:]
-    K, P = transfer_function(k, size), transfer_function(p, size)  # their transforms
+    K, P = transfer_function(k, size), transfer_function(p, size)
     power = K.abs().square() + P.abs().square()
     return torch.fft.irfft2(K.conj() * torch.fft.rfft2(g) / power, s=size)
 
 
 def transfer_function(k: Tensor, size: tuple[int, int]) -> Tensor:
-    """𝓕(k) (…, H, W // 2 + 1): the kernel (…, K, K) on a grid of ``size``, its centre at (0, 0).
+    """𝓕(k) (…, H, W // 2 + 1) of a kernel (…, K, K) placed on a grid of ``size`` with its centre at (0, 0).
 
     Raises:
-        ValueError: a kernel of even size, or larger than the grid.
+        ValueError: the kernel's size is even or exceeds that of the grid.
     """
     side = k.shape[-1]
     if side % 2 == 0 or side > min(size):
-        raise ValueError(f'a kernel needs an odd size of at most that of the picture {tuple(size)}, got {side}')
+        raise ValueError(f'the kernel size must be odd and at most that of the picture {tuple(size)}, got {side}')
     grid = F.pad(k, (0, size[1] - side, 0, size[0] - side))
     return torch.fft.rfft2(grid.roll((-(side // 2), -(side // 2)), dims=(-2, -1)))
 
 
 def lr_space_kernel(x: Tensor, y: Tensor, size: int) -> Tensor:
-    """The kernel k' in LR pixels with y ≈ x ⊛ k', the least squares over all channels c:
+    """The kernel k' in LR pixels such that y ≈ x ⊛ k', by least squares over all channels c:
 
         𝓕(k') = Σ_c conj(𝓕(x_c)) · 𝓕(y_c) / (Σ_c |𝓕(x_c)|² + ridge).
 
-    With x the picture reduced without blur and y the LR image, this is what DCLS's Estimator learns to find (its paper
-    takes each channel for itself, without a ridge). x and y go under a sine window first, since pictures are not
-    periodic, and what is below :data:`NEGLIGIBLE` of k's maximum is set to 0. On pieces of two photographs, 64 x 64
-    in LR at x4 under Gaussians of sigma 2.5 and 4, x ⊛ k' leaves 3 to 19 % of the difference of x and y; without
-    window and cut it leaves half of it or all.
+    If x is the picture downscaled without blur and y the LR image, this is the target of DCLS's Estimator (whose paper
+    treats each channel separately, without a ridge). x and y are first multiplied by a sine window, since pictures are
+    not periodic, and entries below :data:`NEGLIGIBLE` times the maximum are set to 0. On 64 x 64 LR crops of two
+    photographs at x4 with Gaussians of sigma 2.5 and 4, x ⊛ k' leaves 3 to 19 % of the difference between x and y;
+    without window and threshold, half of it or more.
 
     Args:
         x, y: (B, C, h, w).
-        size: K' of the result, odd, at most h and w.
+        size: K', odd, at most h and w.
 
     Returns:
         (B, 1, K', K'), sums to 1.
@@ -73,7 +73,7 @@ def lr_space_kernel(x: Tensor, y: Tensor, size: int) -> Tensor:
     """
     shape = tuple(x.shape[-2:])
     if size % 2 == 0 or size > min(shape):
-        raise ValueError(f'an LR-space kernel needs an odd size of at most that of the picture {shape}, got {size}')
+        raise ValueError(f'the LR-space kernel size must be odd and at most that of the picture {shape}, got {size}')
     at = [torch.arange(0.5, n, dtype=x.dtype, device=x.device) / n for n in shape]
     window = torch.outer(*(torch.sin(torch.pi * each) for each in at))
     mean = (x * window).sum(dim=(-2, -1), keepdim=True) / window.sum()

@@ -1,14 +1,14 @@
-"""What an error says, in one line."""
+"""One-line descriptions of exceptions."""
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """Its text's first line; its type, if it has no text."""
+    """First line of the error's message; its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def named(error: BaseException) -> str:
-    """Its type and its text's first line, if it has one: for faults whose text alone says little, such as a key."""
+    """Type and first line of the message, if any: for errors whose message alone says little, such as a KeyError."""
     kind, text = type(error).__name__, first_line(error)
     return kind if text == kind else f'{kind}: {text}'

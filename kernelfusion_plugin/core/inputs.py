@@ -1,4 +1,4 @@
-"""What a run is given: y and the known kernel, checked; and the forward model that goes with them."""
+"""The inputs of a run: checks of y and the known kernel, and the forward model for them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .solvers import SOLVERS
 
 def inspected(y: Tensor, config: KernelFusionConfig,
               kernel: Tensor | None = None) -> tuple[Tensor, Tensor | None, Degradation]:
-    """What a run begins with: y (1, 3, h, w), the known kernel and the forward model, on y's device.
+    """y (1, 3, h, w), the known kernel and the forward model, all checked and on y's device.
 
     Raises:
-        ValueError: :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the solver refuse it, or PyTorch has
-            been told to compute otherwise, in one line.
+        ValueError: :func:`check_surroundings`, :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the
+            solver rejects the input; a one-line message.
     """
     check_surroundings()
     y, kernel = checked(y), known_kernel(kernel, config)
@@ -32,24 +32,25 @@ def inspected(y: Tensor, config: KernelFusionConfig,
 
 
 def check_surroundings() -> None:
-    """What all of the core counts on: where tensors of no stated type or device are born, and no autocast around it,
-    which would keep weights in low precision beyond the steps that train them, be it turned on or off.
+    """Check PyTorch's global state: default dtype and device are float32 and cpu, and no autocast context is active.
+
+    An outer autocast context, even a disabled one, would cache low-precision weights beyond the step that trains them.
 
     Raises:
-        ValueError: it is otherwise; in one line.
+        ValueError: the state is different; a one-line message.
     """
     born = torch.empty(0)
     if born.dtype != torch.float32 or born.device.type != 'cpu':
-        raise ValueError(f'tensors must be torch.float32 on cpu by default while a picture is restored, and are '
+        raise ValueError(f'restoring a picture needs torch.float32 and cpu as default dtype and device, got '
                          f'{born.dtype} on {born.device}: see torch.set_default_dtype and torch.set_default_device')
     within = torch.autocast_increment_nesting() > 1
     torch.autocast_decrement_nesting()
     if within:
-        raise ValueError('a picture cannot be restored within torch.autocast: call it outside')
+        raise ValueError('a picture cannot be restored within torch.autocast: call restore outside of it')
 
 
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:
-    """How y (1, 3, h, w) came about: with a kernel per region where the config, or a known ``kernel``, has several.
+    """The degradation for y (1, 3, h, w), with one kernel per region if the config or a known ``kernel`` has several.
 
     Raises:
         ValueError: the regions would be too small.
@@ -61,7 +62,7 @@ def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None =
 
 
 def checked(y: Tensor) -> Tensor:
-    """y as (1, 3, h, w) float32, contiguous, as :func:`stored`, or a ValueError that says what is wrong with it."""
+    """y as (1, 3, h, w), contiguous and :func:`stored`; raises a ValueError that says what is wrong with it."""
     if not isinstance(y, Tensor):
         raise ValueError(f'y must be a tensor, got {type(y).__name__}')
     if y.ndim == 3:
@@ -69,7 +70,7 @@ def checked(y: Tensor) -> Tensor:
     if y.ndim != 4 or y.shape[:2] != (1, 3):
         raise ValueError(f'y must be one RGB image, (3, h, w) or (1, 3, h, w), got {tuple(y.shape)}')
     if not y.is_floating_point():
-        raise ValueError(f'y must be floating point in [-1, 1], got {y.dtype}: divide 8-bit values by 127.5, minus 1')
+        raise ValueError(f'y must be floating point in [-1, 1], got {y.dtype}: convert 8-bit values by y / 127.5 - 1')
     if min(y.shape[-2:]) < RECEPTIVE_FIELD:
         raise ValueError(f'the image is {y.shape[-1]} x {y.shape[-2]} pixels (width x height): at least '
                          f'{RECEPTIVE_FIELD} x {RECEPTIVE_FIELD} are needed, the receptive field of the patch prior')
@@ -81,9 +82,9 @@ def checked(y: Tensor) -> Tensor:
 
 
 def stored(y: Tensor) -> Tensor:
-    """y as float32; what lies within rounding of a value 2n / 65535 - 1, as files of 8 and 16 bits hold, becomes that.
+    """y as float32, with values snapped to 2n / 65535 - 1 (those of 8- and 16-bit files) if within rounding error.
 
-    EM makes much of the last bit. So a picture gives the same result in whatever arithmetic it was read.
+    EM amplifies differences in the last bit; this makes results independent of the arithmetic used in reading a file.
     """
     exact = y.cpu().double()
     levels = (exact + 1) * (65535 / 2)
@@ -93,12 +94,12 @@ def stored(y: Tensor) -> Tensor:
 
 
 def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | None:
-    """A kernel (K, K), or one for each of R x C regions, (R, C, K, K), scaled to sum 1; None, if none is known.
+    """A kernel (K, K), or one for each of R x C regions, (R, C, K, K), normalised to sum 1; None if none is known.
 
-    K is the config's ``kernel_size``; a smaller kernel, by an even number, gets zeros around it.
+    K is the config's ``kernel_size``; a kernel that is smaller by an even number is padded with zeros.
 
     Raises:
-        ValueError: the config cannot do with it; in one line.
+        ValueError: the kernel does not suit the config; a one-line message.
     """
     if kernel is None:
         return None
@@ -109,7 +110,7 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
     around, odd = divmod(size - kernel.shape[-1], 2) if square else (-1, 0)
     if around < 0 or odd:
         hint = f': set kernel_size to {grid_for(kernel.shape[-1], config.scale)}' if square else ''
-        raise ValueError(f'the known kernel must be {size} x {size}, or R x C of that size, got '
+        raise ValueError(f'the known kernel must be {size} x {size}, or R x C of that size, got shape '
                          f'{tuple(kernel.shape)}{hint}')
     kernel = F.pad(kernel.detach(), (around,) * 4)
     sums = kernel.sum((-2, -1), keepdim=True)
@@ -120,13 +121,13 @@ def known_kernel(kernel: Tensor | None, config: KernelFusionConfig) -> Tensor | 
 
 
 def check_takes_kernels(config: KernelFusionConfig) -> None:
-    """ValueError, in one line, if the config's solver cannot do with a known kernel."""
+    """Raise ValueError if the config's solver does not accept a known kernel."""
     if not SOLVERS[config.solver].takes_kernels:
-        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates it')
+        raise ValueError(f'solver {config.solver!r} takes no known kernel: it always estimates one')
 
 
 def grid_for(size: int, scale: int) -> int:
-    """The ``kernel_size`` with which a known kernel of ``size`` can be used: its own, or the least larger one that a
-    config takes, an even number more, so that its centre stays.
+    """The ``kernel_size`` for a known kernel of ``size``: its own if the config accepts it, else the smallest larger
+    one that the config accepts and that differs by an even number, so that the centre stays.
     """
     return max(size, 2 * scale + (size - 2 * scale) % 2)

@@ -1,4 +1,4 @@
-"""What a run has to remember so that another process can go on with it: the phase under way and those before."""
+"""The state that lets another process resume a run: the current phase and the results of earlier ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Journal:
-    """Collects what a snapshot of a whole run holds, and hands it out again where ``resume`` is one.
+    """Collects the contents of a run's snapshots, and provides those of ``resume``.
 
     Args:
-        resume: an earlier run's snapshot, a dict of plain values and tensors; None or empty: a run from the start.
+        resume: snapshot of an earlier run, a dict of plain values and tensors; None or empty: start from scratch.
 
     Attributes:
-        weights: by phase, those of the nets that Phase 1 had finished.
-        trace: rows of the steps so far; the run adds to it.
+        weights: weights of the nets that Phase 1 has finished, by phase.
+        trace: rows for the steps so far; the run appends to it.
         phase1: seconds that the finished nets took.
     """
 
@@ -29,9 +29,9 @@ class Journal:
         self.phase1: float = self._resume.get('phase1', 0.0)
 
     def begin(self, phase: str, generator: torch.Generator) -> tuple[dict[str, Any] | None, float]:
-        """What the phase's solver goes on from and the seconds it had used; (None, 0) from the start.
+        """The snapshot from which the phase's solver resumes and the seconds used before; (None, 0) to start afresh.
 
-        ``generator`` is put where it was.
+        Restores the state of ``generator``.
         """
         if self._resume.get('phase') != phase:
             return None, 0.0
@@ -39,19 +39,19 @@ class Journal:
         return self._resume['solver'], self._resume['seconds']
 
     def finish(self, phase: str, net: nn.Module) -> None:
-        """A net of Phase 1 is ready."""
+        """Record that Phase 1 has finished a net."""
         self._nets[phase] = net
 
     def snapshot(self, phase: str, solver: Callable[[], Mapping[str, Any]], generator: torch.Generator,
                  seconds: float) -> dict[str, Any]:
-        """Everything, on the CPU: the tensors are copies, and only as large as what they show."""
+        """The whole state on the CPU; tensors are copied, without the unused rest of a view's storage."""
         return _copy({'phase': phase, 'solver': solver(), 'generator': generator.get_state(), 'seconds': seconds,
                       'phase1': self.phase1, 'trace': list(self.trace),
                       'weights': {name: net.state_dict() for name, net in self._nets.items()}})
 
 
 def _copy(value: Any) -> Any:
-    """Nested dicts, lists and tuples with every tensor copied to the CPU, its strides kept (they decide roundings)."""
+    """Copy nested dicts, lists and tuples, tensors to the CPU with their strides, on which rounding depends."""
     if isinstance(value, Tensor):
         return value.detach().to('cpu', copy=True)
     if isinstance(value, Mapping):

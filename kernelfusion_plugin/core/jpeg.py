@@ -1,8 +1,8 @@
-"""What JPEG has cost a picture, from its pixels: the grid, the quantisation steps, and what they took away.
+"""Estimate the error that JPEG compression left in a picture, from its pixels: block grid, quantisation steps, loss.
 
-JPEG rounds each coefficient of a block's cosine transform to multiples of a step of its frequency, and decoding keeps
-them there but for rounding to 8 bits: the coefficients' histogram is a comb (Fan & de Queiroz 2003). Its teeth tell the
-steps, and the share that was rounded to zero what is lost there.
+JPEG rounds each coefficient of a block's cosine transform to multiples of a step that depends on the frequency. After
+decoding, the coefficients are still there up to rounding to 8 bits, so their histogram is a comb (Fan & de Queiroz
+2003). The spacing of its teeth is the step, and the fraction rounded to zero determines the loss there.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from torch import Tensor
 from .colour import LUMA
 
 BLOCK = 8
-STEPS = torch.arange(2.0, 65.0)  # that are looked for; a comb of step 1 cannot be told from 8-bit values
-FEWEST_BLOCKS, MOST_BLOCKS = 64, 4096  # from how many on something can be said, and how many are looked at
-SURE = 1.5  # what rounding to 8 bits leaves of a coefficient that was zero stays below
-ENOUGH = 16  # coefficients, not rounded to zero, that a step can be told from
-CLEAR = 0.3  # of a comb's contrast, at least, where a step is believed
-FOUND = 0.2, 1.5  # the grid's contrast, at least, and as a multiple of the next best grid's (chance: 1.0 to 1.1)
-LOW = [BLOCK * u + v for u in range(BLOCK) for v in range(BLOCK) if 0 < u + v < 5]  # frequencies that tell the grid
+STEPS = torch.arange(2.0, 65.0)  # candidates; a comb of step 1 is indistinguishable from 8-bit values
+FEWEST_BLOCKS, MOST_BLOCKS = 64, 4096  # minimum required, and maximum examined
+SURE = 1.5  # coefficients quantised to zero stay below this after rounding to 8 bits
+ENOUGH = 16  # coefficients not rounded to zero that are needed to detect a step
+CLEAR = 0.3  # minimum contrast of a comb for its step to be accepted
+FOUND = 0.2, 1.5  # minimum contrast of the grid, and minimum ratio to the second best grid's (by chance: 1.0 to 1.1)
+LOW = [BLOCK * u + v for u in range(BLOCK) for v in range(BLOCK) if 0 < u + v < 5]  # frequencies used to find the grid
 
 
 @torch.no_grad()
 def jpeg_error(y: Tensor) -> float:
-    """Root mean square error of luma that JPEG compression has left in y, 0 where y shows no sign of it.
+    """RMS error of luma that JPEG compression has left in y; 0 if y shows no sign of it.
 
-    It is found wherever the grid of blocks lies, so in crops too, but not once a picture has been resized, nor at
-    qualities of about 97 and above.
+    Works for any position of the block grid, so for crops too, but not after resizing, nor for qualities of about 97
+    and above.
 
     Args:
-        y: (1, 3, h, w) in [-1, 1]; of fewer than 64 blocks of 8 x 8 nothing can be said, and 0 is returned.
+        y: (1, 3, h, w) in [-1, 1]; with fewer than 64 blocks of 8 x 8 the result is 0.
 
     Returns:
-        in units of y. By quantisation alone: noise that the picture had before is not in it.
+        The error in units of y, from quantisation alone; noise present before compression is not included.
     """
     luma = (torch.einsum('c,chw->hw', torch.tensor(LUMA), y[0].float().cpu()) + 1) * 127.5
     if math.prod(n // BLOCK for n in luma.shape) < FEWEST_BLOCKS:
@@ -51,7 +51,7 @@ def jpeg_error(y: Tensor) -> float:
 
 
 def _coefficients(luma: Tensor, top: int, left: int) -> Tensor:
-    """The orthonormal cosine transform of blocks of the grid that begins at (top, left), (blocks, 64)."""
+    """Orthonormal cosine transform of the blocks of the grid with origin (top, left), (blocks, 64)."""
     rows, columns = (n // BLOCK for n in (luma.shape[0] - top, luma.shape[1] - left))
     blocks = luma[top:top + rows * BLOCK, left:left + columns * BLOCK]
     blocks = blocks.reshape(rows, BLOCK, columns, BLOCK).transpose(1, 2).reshape(-1, BLOCK, BLOCK)
@@ -63,7 +63,7 @@ def _coefficients(luma: Tensor, top: int, left: int) -> Tensor:
 
 
 def _comb(c: Tensor) -> tuple[float, float, int]:
-    """(contrast, step, count): the clearest comb of a frequency's coefficients, and how many were not rounded to zero.
+    """(contrast, step, count) of the clearest comb in a frequency's coefficients; count: those not rounded to zero.
 
     The contrast is the mean of cos(2π c / step) over these: 1 for a comb, about 0 for any smooth density.
     """
@@ -76,17 +76,18 @@ def _comb(c: Tensor) -> tuple[float, float, int]:
 
 
 def _contrast(coefficients: Tensor) -> float:
-    """Mean contrast over the frequencies' clearest combs, each counting by its coefficients."""
+    """Mean contrast of the frequencies' clearest combs, weighted by their counts."""
     combs = [_comb(c) for c in coefficients.T]
     return sum(contrast * count for contrast, _, count in combs) / max(1, sum(count for *_, count in combs))
 
 
 def _lost(coefficients: Tensor) -> float:
-    """Sum over the frequencies of the mean square of what quantisation took off coefficients (blocks, 64).
+    """Sum over frequencies of the mean squared quantisation error of coefficients (blocks, 64).
 
-    They are taken for Laplace-distributed before. Those kept are off by anything up to half a step, step² / 12 in the
-    mean. Those rounded to zero are what a Laplace density has within half a step, if p = exp(-step / 2b) of it lies
-    beyond, as was seen. Where next to nothing is left to see, b is that of a power law through the other frequencies.
+    Assumes that they were Laplace-distributed. For those not rounded to zero, the error is uniform within half a step,
+    with mean square step² / 12. The others contribute the second moment of the Laplace density within half a step; its
+    scale b follows from the observed fraction p = exp(-step / 2b) beyond. Frequencies with almost all coefficients at
+    zero take b from a power law fitted to the other frequencies.
     """
     total, seen, unseen = 0.0, [], []
     for index in range(1, BLOCK ** 2):

@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 def kernel_basis(kernels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean and the first ``count`` principal components of kernels, each component as long as its deviation.
+    """Mean and first ``count`` principal components of kernels, each component scaled by its standard deviation.
 
-    k ≈ mean + code · components with codes of mean 0 and variance 1. Kernels that sum to 1 give a mean that sums
-    to 1 and components that sum to 0. The sign of a component is such that its largest entry is positive.
+    k ≈ mean + code · components, where codes have mean 0 and variance 1. If the kernels sum to 1, the mean sums to 1
+    and the components sum to 0. Signs are chosen so that the entry of largest magnitude is positive.
 
     Args:
         kernels: (N, K, K), N > count.
@@ -19,7 +19,7 @@ def kernel_basis(kernels: Tensor, count: int) -> tuple[Tensor, Tensor]:
         (K²,) and (count, K²), float32.
 
     Raises:
-        ValueError: no such kernels, or more components than they have.
+        ValueError: wrong shape, or more components than the kernels have.
     """
     if kernels.ndim != 3 or kernels.shape[1] != kernels.shape[2]:
         raise ValueError(f'kernels must be (N, K, K), got {tuple(kernels.shape)}')

@@ -1,4 +1,4 @@
-"""Families of random kernels, and mixtures of them, as an option file's list ``kernels`` describes them:
+"""Families of random kernels and mixtures of them, as described by the list ``kernels`` in an option file:
 
     kernels:
       - {type: isotropic, sigma: [0.2, 4.0], size: 21, prob: 0.5}
@@ -25,10 +25,10 @@ from .sections import check_number, check_range, from_section, nearest
 
 @dataclass(frozen=True)
 class Family:
-    """What all families have.
+    """Base class of all families.
 
     Attributes:
-        prob: weight of the family within its mixture; only the ratio of the weights counts.
+        prob: weight of the family within its mixture; only ratios of weights matter.
     """
 
     prob: float = field(default=1.0, kw_only=True)
@@ -39,7 +39,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Drawn(Family):
-    """A family that is drawn by formula, on a grid of ``size`` x ``size``."""
+    """A family given by a formula, on a grid of ``size`` x ``size``."""
 
     size: int = 21
 
@@ -102,10 +102,10 @@ class Motion(Drawn):
 
 @dataclass(frozen=True)
 class Folder(Family):
-    """The kernels in the files of a folder, each as likely as the others.
+    """The kernels in the files of a folder, all equally likely.
 
     Attributes:
-        dataroot: folder of .npy, .mat, .txt or .csv; where it has none of these, of pictures. Or one such file.
+        dataroot: folder of .npy, .mat, .txt or .csv files or, if it has none, of pictures; or a single such file.
     """
 
     dataroot: str
@@ -117,8 +117,8 @@ class Folder(Family):
         first, k = found[0]
         for path, other in found:
             if other.shape != k.shape:
-                raise ValueError(f'all kernels must have one size: {first} has {k.shape[0]} x {k.shape[0]}, {path} '
-                                 f'{other.shape[0]} x {other.shape[0]}')
+                raise ValueError(f'all kernels must have the same size: {first} has {k.shape[0]} x {k.shape[0]}, '
+                                 f'{path} {other.shape[0]} x {other.shape[0]}')
         object.__setattr__(self, 'members', torch.stack([other for _, other in found]))
 
     @property
@@ -136,23 +136,23 @@ FAMILIES: dict[str, type[Family]] = {'isotropic': Isotropic, 'anisotropic': Anis
 
 
 class Mixture:
-    """Kernels of several families, chosen by their weights; all on one grid.
+    """A random choice among several families according to their weights; all have the same kernel size.
 
     Args:
-        families: at least one; ``prob`` of at least one is positive.
+        families: at least one, and at least one with positive ``prob``.
 
     Attributes:
         size: K.
 
     Raises:
-        ValueError: no family, no weight, or sizes that differ.
+        ValueError: no family, no positive weight, or different sizes.
     """
 
     def __init__(self, families: Sequence[Family]) -> None:
         if not families or not any(family.prob > 0 for family in families):
             raise ValueError('kernels must list at least one family with prob above 0')
         if len({family.size for family in families}) > 1:
-            raise ValueError('the kernels of all families must have one size, got '
+            raise ValueError('the kernels of all families must have the same size, got '
                              + ', '.join(f'{family.size} ({type(family).__name__.lower()})' for family in families))
         self.families = tuple(families)
         self.size = families[0].size
@@ -160,10 +160,10 @@ class Mixture:
 
     @classmethod
     def from_options(cls, options: Sequence[Mapping[str, Any]], where: str = 'kernels') -> Mixture:
-        """The mixture that an option file's list describes.
+        """The mixture described by a list in an option file.
 
         Raises:
-            ValueError: naming the entry and the key that are wrong.
+            ValueError: an invalid entry; the message names the entry and the key.
         """
         if not isinstance(options, Sequence) or isinstance(options, str):
             raise ValueError(f'{where!r} must be a list of families, such as [{{type: isotropic, size: 21}}], '
@@ -192,4 +192,4 @@ def _kernel_paths(place: Path) -> list[Path]:
         found = [path for path in files if path.suffix.lower() in endings]
         if found:
             return found
-    raise ValueError(f'{place}: there are no kernels in this folder ({", ".join(ARRAYS)} or pictures)')
+    raise ValueError(f'{place}: this folder has no kernels ({", ".join(ARRAYS)} or pictures)')

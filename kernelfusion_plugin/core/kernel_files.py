@@ -1,6 +1,6 @@
 """Kernels from files: .npy, .mat, pictures, .txt, and Levin's eight camera-shake kernels.
 
-h5py (Levin's file, other MATLAB 7.3 files) and scipy (older .mat files) are imported when such a file is read.
+h5py (for Levin's and other MATLAB 7.3 files) and scipy (for older .mat files) are imported only when needed.
 """
 
 from __future__ import annotations
@@ -19,29 +19,31 @@ from .kernel_align import centre_of_mass, normalise, shift
 
 ARRAYS = ('.npy', '.mat', '.txt', '.csv')
 PICTURES = ('.png', '.bmp', '.jpg', '.jpeg', '.tif', '.tiff')
-ENDINGS = (*ARRAYS, *PICTURES)  # of files of kernels
-TOLERANCE = 1e-2  # negative values down to this part of the maximum are taken for rounding and set to 0
+ENDINGS = (*ARRAYS, *PICTURES)  # all file extensions for kernels
+TOLERANCE = 1e-2  # negative values up to this fraction of the maximum are rounding errors and set to 0
 
 
 def load_kernel(path: str | Path) -> Tensor:
-    """A kernel from a file, by its ending; (K, K) float32 that sums to 1.
+    """Read a kernel (K, K), float32, normalised to sum 1; the format follows from the file extension.
 
-    * ``.npy``: a 2D array. ``.txt``, ``.csv``: rows of numbers, separated by blanks or commas.
+    * ``.npy``: a 2D array. ``.txt``, ``.csv``: rows of numbers, separated by blanks, commas or semicolons.
     * ``.mat``: the variable ``Kernel`` or ``kernel`` (DIV2KRK), or the only 2D array in the file.
-    * a picture: its grey values, black is 0.
+    * pictures: grey values; black is 0.
+
+    Negative values of at most 1 % of the maximum become 0. Larger ones are accepted only if the array sums to 1, as do
+    kernels found by ``LinearCnnKernel``, but not pictures.
 
     Raises:
-        ValueError: in one line that names the file: it cannot be read, or holds no square, finite, non-negative
-            array with a positive sum. Negative values of less than 1 % of the maximum become 0; larger ones are
-            taken where the array sums to 1, as kernels do that ``LinearCnnKernel`` finds, and pictures do not.
+        ValueError: the file cannot be read, or has no square, finite, non-negative array with a positive sum; a
+            one-line message that names the file.
     """
     path = Path(path)
     return _checked(_read(path), path)
 
 
 def load_kernels(path: str | Path) -> Tensor:
-    """:func:`load_kernel`; from a ``.npy`` of four axes one for each of R x C regions, (R, C, K, K), as restored with
-    ``regions``.
+    """Like :func:`load_kernel`, but also reads a 4D ``.npy``, (R, C, K, K): one kernel for each of R x C regions, as
+    written by a run with ``regions``.
     """
     path = Path(path)
     values = _read(path)
@@ -52,7 +54,7 @@ def load_kernels(path: str | Path) -> Tensor:
 
 
 def _read(path: Path) -> np.ndarray:
-    """What is in a file of :func:`load_kernel`, float64, whatever its shape."""
+    """The array in a kernel file, float64, of any shape."""
     if not path.is_file():
         raise ValueError(f'{path}: no such kernel file')
     suffix = path.suffix.lower()
@@ -62,7 +64,7 @@ def _read(path: Path) -> np.ndarray:
         raise ValueError(f'{path}: a kernel file must end in {", ".join(ENDINGS[:-1])} or {ENDINGS[-1]}')
     try:
         return np.asarray(reader(path), dtype=np.float64)
-    except Exception as error:  # the readers of broken files raise whatever they like
+    except Exception as error:  # on broken files, readers may raise anything
         raise ValueError(f'{path}: cannot be read as a kernel: {first_line(error)}') from error
 
 
@@ -73,10 +75,10 @@ def load_levin(path: str | Path) -> list[Tensor]:
         path: ``Levin09.mat``, a MATLAB 7.3 file with the cell array ``kernels``.
 
     Returns:
-        Kernels 1 … 8 as MATLAB shows them.
+        Kernels 1 … 8, in MATLAB's orientation.
 
     Raises:
-        ValueError: h5py is missing, or the file is not that file.
+        ValueError: h5py is missing, or it is not that file.
     """
     path = Path(path)
     try:
@@ -88,11 +90,11 @@ def load_levin(path: str | Path) -> list[Tensor]:
 
 
 def levin_kernels(path: str | Path, size: int = 24) -> Tensor:
-    """(8, size, size): Levin's kernels as Blind144's k_4 … k_11.
+    """(8, size, size): Levin's kernels prepared as Blind144's k_4 … k_11.
 
-    Each is turned by 180 degrees, resized to size x size with PIL's bicubic whatever its native size, clipped at
-    0, shifted (bilinear) by what its centre of mass is off the grid's centre, and normalised. One shift, as in the
-    published data: k_9 loses mass at the frame by it and ends up 0.2 px off.
+    Each is rotated by 180 degrees, resized to size x size with PIL's bicubic filter whatever its native size, clipped
+    at 0, shifted (bilinear) to move its centre of mass to the grid's centre, and normalised. There is a single shift,
+    as in the published data: k_9 loses mass at the border and ends up 0.2 px off centre.
     """
     kernels = []
     for k in load_levin(path):
@@ -106,7 +108,7 @@ def levin_kernels(path: str | Path, size: int = 24) -> Tensor:
 
 def _checked(values: np.ndarray, path: Path) -> Tensor:
     if values.ndim != 2 or values.shape[0] != values.shape[1] or values.size == 0:
-        raise ValueError(f'{path}: a kernel must be a square 2D array, got the shape {values.shape}')
+        raise ValueError(f'{path}: a kernel must be a square 2D array, got shape {values.shape}')
     if not np.isfinite(values).all():
         raise ValueError(f'{path}: the kernel has values that are not finite')
     if values.max() <= 0:
@@ -114,8 +116,8 @@ def _checked(values: np.ndarray, path: Path) -> Tensor:
     if values.min() >= -TOLERANCE * values.max():
         values = values.clip(min=0)
     elif abs(values.sum() - 1) >= 1e-3:
-        raise ValueError(f'{path}: a kernel must not be negative, its least value is {values.min():g} '
-                         f'at a maximum of {values.max():g}')
+        raise ValueError(f'{path}: a kernel must not be negative, but its minimum is {values.min():g} '
+                         f'and its maximum {values.max():g}')
     return normalise(torch.from_numpy(values)).float()
 
 
@@ -154,7 +156,7 @@ def _read_mat(path: Path) -> np.ndarray:
             return found[name]
     arrays = [item for item in found.values() if isinstance(item, np.ndarray) and item.ndim == 2 and item.size > 1]
     if len(arrays) != 1:
-        raise ValueError(f'no variable Kernel in it, and {len(arrays)} arrays to choose from')
+        raise ValueError(f'it has no variable Kernel, and {len(arrays)} arrays to choose from')
     return arrays[0]
 
 

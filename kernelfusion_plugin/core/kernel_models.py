@@ -1,8 +1,8 @@
 """Kernel networks of Phase 2: SIREN (the paper's), direct parameters and linear CNN (its ablations, C.1).
 
-Each is a module without input: ``forward()`` gives the kernel (K, K), which sums to 1. All of them start wide
-and change slowly: from a nearly uniform kernel the estimate narrows to the truth, whereas from a sharp one
-blind estimation ends in the solution without blur.
+Each is a module without input: ``forward()`` returns the kernel (K, K), which sums to 1. All start wide and change
+slowly: from a nearly uniform kernel the estimate narrows down to the true one, whereas from a sharp kernel blind
+estimation converges to the no-blur solution.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def leaky_sigmoid(x: Tensor) -> Tensor:
 
 
 def coordinate_grid(kernel_size: int, device: torch.device | None = None) -> Tensor:
-    """The K x K grid g of A.4, (K², 2): (row, column) of each entry, scaled so that the outermost are at ±1."""
+    """The K x K grid g of A.4, (K², 2): (row, column) of each entry, scaled to [-1, 1]."""
     axis = torch.linspace(-1, 1, kernel_size, device=device) if kernel_size > 1 else torch.zeros(1, device=device)
     return torch.stack(torch.meshgrid(axis, axis, indexing='ij'), dim=-1).reshape(-1, 2)
 
 
 def centre_of_mass_loss(k: Tensor) -> Tensor:
-    """COM(k) of Algorithm 1: squared distance of the kernel's centre of mass from its middle (K - 1) / 2.
+    """COM(k) of Algorithm 1: squared distance of the kernel's centre of mass from the grid's centre (K - 1) / 2.
 
-    In the units of :func:`coordinate_grid`: 1 is the distance from the middle to the outermost entry,
-    (K - 1) / 2 pixels. For K = 24, a shift by one pixel costs 0.0076. The paper gives neither norm nor unit.
+    In units of :func:`coordinate_grid`: 1 is the distance from the centre to the outermost entry, (K - 1) / 2 pixels.
+    For K = 24, an offset of one pixel costs 0.0076. The paper gives neither norm nor unit.
 
     Args:
         k: (K, K), sums to 1.
@@ -54,17 +54,17 @@ def _check_size(kernel_size: int) -> None:
 
 
 class Siren(nn.Module):
-    """Implicit kernel of the paper (Section 4, A.4): k = normalise(σ_leaky(MLP(g))), sin(ω·) between layers.
+    """The paper's implicit kernel (Section 4, A.4): k = normalise(σ_leaky(MLP(g))), with sin(ω ·) between layers.
 
-    The MLP has ``depth`` fully connected layers of ``width`` nodes, each followed by sin(ω ·) with the same
-    ω = 5 in all of them, and a linear layer to one value. Initialisation is that of Sitzmann et al. 2020
-    (Section 3.2): first layer U(±1 / fan_in), others U(±√(6 / fan_in) / ω), biases PyTorch's default.
-    The last layer then gives values of standard deviation about 1 / ω, so the kernel starts nearly uniform.
+    The MLP has ``depth`` fully connected layers of ``width`` nodes, each followed by sin(ω ·) with the same ω = 5, and
+    a final linear layer to one value. Initialisation follows Sitzmann et al. 2020 (Section 3.2): first layer
+    U(±1 / fan_in), others U(±√(6 / fan_in) / ω), biases PyTorch's default. The outputs of the last layer then have a
+    standard deviation of about 1 / ω, so the kernel starts nearly uniform.
 
     Args:
         kernel_size: K.
-        width, depth: nodes per layer and number of layers with a sine.
-        omega: ω; the original has 30.
+        width, depth: nodes per layer and number of sine layers.
+        omega: ω; the original SIREN uses 30.
 
     Raises:
         ValueError: a size is below 1 or ω is not positive.
@@ -86,7 +86,7 @@ class Siren(nn.Module):
             nn.init.uniform_(layer.weight, -bound, bound)
 
     def raw(self) -> Tensor:
-        """The values before normalisation, (K, K), each in (-1e-4, 1)."""
+        """The kernel before normalisation, (K, K), each value in (-1e-4, 1)."""
         h = self.grid  # (K², 2)
         for layer in self.layers:
             h = torch.sin(self.omega * layer(h))  # (K², width)
@@ -97,10 +97,10 @@ class Siren(nn.Module):
 
 
 class DirectKernel(nn.Module):
-    """Every entry of the kernel a parameter, made positive by ``activation`` and normalised (C.1).
+    """A kernel with one parameter per entry, made non-negative by ``activation`` and normalised (C.1).
 
-    Both start uniform: with ``relu`` at 1 / K², which makes Adam's step of 1e-4 a change of some per cent;
-    with ``sigmoid`` at 0 (value 1/2), where the same step hardly moves anything, as the paper's table shows.
+    Both activations start uniform: ``relu`` at 1 / K², where an Adam step of 1e-4 is a change of a few per cent, and
+    ``sigmoid`` at 0 (value 1/2), where the same step changes almost nothing, as the paper's table shows.
 
     Raises:
         ValueError: K is below 1 or the activation is unknown.
@@ -120,15 +120,15 @@ class DirectKernel(nn.Module):
 
 
 class LinearCnnKernel(nn.Module):
-    """Deep linear CNN after KernelGAN (Bell-Kligler et al. 2019; C.1), read out as an explicit kernel.
+    """Deep linear CNN after KernelGAN (Bell-Kligler et al. 2019; C.1), evaluated as an explicit kernel.
 
-    Layers of 7, 7, 5, 3, 1 and s pixels (the paper, s = 4: 7, 7, 5, 3, 1, 4) and 1, 32, …, 32, 1 channels
-    without bias or activation; only the last has a stride (s), so applying them equals one strided
-    correlation with their composition, of size 18 + s (s = 4: 22). That is centred in
-    K x K: padded with zeros where K is larger (24: one on each side), cut where it is smaller. Where the difference
-    is odd, it stays where ``Degradation`` has the LR pixel's centre. May have negative entries.
+    Layers of 7, 7, 5, 3, 1 and s pixels (the paper, s = 4: 7, 7, 5, 3, 1, 4) and 1, 32, …, 32, 1 channels, without bias
+    or activation. Only the last has a stride (s), so together they equal one strided correlation with their
+    composition, of size 18 + s (s = 4: 22). It is centred in K x K: zero-padded if K is larger (24: by one on each
+    side), cropped if K is smaller. If the difference is odd, it is aligned with the LR pixel's centre as defined by
+    ``Degradation``. Entries may be negative.
 
-    The start is random averaging, weights in [0, 2) / fan_in: a wide bell whose sum cannot vanish.
+    The layers start as random averages, with weights in [0, 2) / fan_in: a wide bell whose sum cannot vanish.
 
     Raises:
         ValueError: K or the scale is below 1.
@@ -147,12 +147,12 @@ class LinearCnnKernel(nn.Module):
             nn.init.uniform_(layer.weight, 0, 2 / layer.weight[0].numel())
 
     def forward(self) -> Tensor:
-        reach = sum(layer.kernel_size[0] - 1 for layer in self.layers)  # composition's size less 1
+        reach = sum(layer.kernel_size[0] - 1 for layer in self.layers)  # size of the composition minus 1
         k = self.layers[0].weight.new_zeros(1, 1, 2 * reach + 1, 2 * reach + 1)
         k[..., reach, reach] = 1
         for layer in self.layers:
-            k = layer(k)  # correlating an impulse gives the kernel turned by 180 degrees
+            k = layer(k)  # correlation with an impulse gives the kernel rotated by 180 degrees
         extra = self.kernel_size - k.shape[-1]
-        before = extra // 2  # as in Degradation.margin, of a cut too: of 3 rows to cut, 2 at the top
+        before = extra // 2  # as in Degradation.margin; also when cropping: of 3 rows, 2 at the top
         sides = (before, extra - before) * 2
         return _to_unit_sum(F.pad(k.flip(-2, -1), sides)[0, 0])

@@ -128,7 +128,7 @@ def test_without_pd_there_is_no_phase_1(pipeline):
 
 @pytest.mark.parametrize(('options', 'message'), [
     ({'pipeline': 'unet_only'}, 'joint.pipeline must be one of'),
-    ({'pipeline': 'dip', 'separate_unets': True}, 'one U-Net once')])
+    ({'pipeline': 'dip', 'separate_unets': True}, 'only one U-Net')])
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         JointConfig(**options)

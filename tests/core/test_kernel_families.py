@@ -99,7 +99,7 @@ def test_a_drawn_kernel_can_be_changed_without_changing_the_folder(tmp_path, gen
     ([{'type': 'anisotropic', 'noise': 1.5}], 'noise must be a number, between 0 and 0.99'),
     ([{'type': 'motion', 'size': 24.5}], 'size must be a whole number'),
     ([{'type': 'motion', 'prob': 0}], 'prob above 0'),
-    ([{'type': 'motion', 'size': 24}, {'type': 'isotropic'}], r'one size, got 24 \(motion\), 21 \(isotropic\)'),
+    ([{'type': 'motion', 'size': 24}, {'type': 'isotropic'}], r'the same size, got 24 \(motion\), 21 \(isotropic\)'),
     ([{'type': 'folder'}], "'kernels.0' needs dataroot"),
     ([{'type': 'folder', 'dataroot': '/nowhere'}], '/nowhere: no such folder'),
 ])
@@ -109,7 +109,7 @@ def test_bad_mixture(options, message):
 
 
 def test_bad_folders(tmp_path):
-    with pytest.raises(ValueError, match='there are no kernels in this folder'):
+    with pytest.raises(ValueError, match='this folder has no kernels'):
         Mixture.from_options([{'type': 'folder', 'dataroot': str(tmp_path)}])
     np.save(tmp_path / 'a.npy', np.eye(5))
     np.save(tmp_path / 'b.npy', np.eye(7))

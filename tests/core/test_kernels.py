@@ -175,7 +175,7 @@ def test_resize_carries_a_kernel_between_scales():
     (lambda: kernels.normalise(torch.zeros(3, 3)), 'sum'),
     (lambda: kernels.normalise(torch.full((3, 3), float('nan'))), 'sum'),
     (lambda: kernels.centre_of_mass(torch.ones(3, 4)), 'square'),
-    (lambda: kernels.square(24, 15), 'middle'),
+    (lambda: kernels.square(24, 15), 'cannot be centred'),
     (lambda: kernels.hollow_square(24, 8, 16), 'hole'),
     (lambda: kernels.resize(torch.ones(3, 3), 0), 'size'),
     (lambda: kernels.delta(0), 'size'),

@@ -410,7 +410,7 @@ def test_bad_settings_are_one_line_before_phase_1(config, options, words, monkey
 
 
 @pytest.mark.parametrize(('setting', 'other', 'usual', 'words'), [
-    (torch.set_default_dtype, torch.float64, torch.float32, 'are torch.float64'),
+    (torch.set_default_dtype, torch.float64, torch.float32, 'got torch.float64'),
     (torch.set_default_device, 'meta', None, 'on meta: see')], ids=['dtype', 'device'])
 def test_other_defaults_of_pytorch_are_refused(setting, other, usual, words):
     y = image()
@@ -463,7 +463,7 @@ def test_it_may_be_called_where_gradients_are_turned_off(mode):
 
 
 def test_a_picture_in_another_range_is_spoken_of():
-    with pytest.warns(UserWarning, match=r'all of y lies in \[0, 1\].* give 2 \* y - 1'):
+    with pytest.warns(UserWarning, match=r'all values of y are in \[0, 1\].* pass 2 \* y - 1'):
         restore(image() / 2 + 0.5, TOY)
 
 
