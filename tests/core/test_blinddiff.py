@@ -210,7 +210,7 @@ def test_an_image_does_not_depend_on_its_batch_and_seeds_matter():
     assert torch.equal(alone.x_t, again.x_t)
     other = last(sample(net, y[1:2], 4, config, generators(1, seed=1)))
     assert (other.x_t - alone.x_t).abs().mean() > 0.1
-    with pytest.raises(ValueError, match='generator per image'):
+    with pytest.raises(ValueError, match='one generator per image'):
         next(sample(net, y, 4, config, generators(2)))
 
 
