@@ -17,6 +17,8 @@ from .faults import BadPicture
 def channels(raw: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """(h, w) or (h, w, 3) of uint8, uint16 or floats in [0, 1], upright, and alpha (h, w) or None."""
     values = _deep_colour(raw, image) if _has_deep_colour(raw, image) else _plain(image)
+    if image.format == 'TIFF' and image.mode == 'I;16':
+        values = _over_16_bits(values, 2 ** image.tag_v2.get(258, (16,))[0] - 1)  # scanners write 12: BitsPerSample
     if values.dtype not in (np.uint8, np.uint16):
         values = from_floats(values)
     if _is_negative(image):
@@ -69,8 +71,13 @@ def _deep_colour(raw: bytes, image: Image.Image) -> np.ndarray:
         return tiff_values(raw)
     values = _by_opencv(raw)
     if image.format == 'PPM':
-        return np.round(values * (65535 / _ppm_top(raw))).astype(np.uint16)
+        return _over_16_bits(values, _ppm_top(raw))
     return values[..., [0, -1]] if raw[25] == 4 else values  # grey and alpha, which OpenCV gives in four channels
+
+
+def _over_16_bits(values: np.ndarray, top: int) -> np.ndarray:
+    """Integers of which ``top`` is white, spread over all of 16 bits."""
+    return values if top == 65535 else np.round(values * (65535 / top)).astype(np.uint16)
 
 
 def _ppm_top(raw: bytes) -> int:

@@ -402,6 +402,7 @@ def test_a_tiff_keeps_the_texts_of_exif(kind, bits, tmp_path):
         tags = image.tag_v2
         assert (tags[0x010F], tags[0x0132], tags[0x013B].encode('latin-1').decode()) == (CAMERA, TAKEN, AUTHOR)
         assert tags.get(ORIENTATION, 1) == 1 and image.size == (16, 24)
+        assert 0x0131 not in tags  # no other program's name
     assert read_picture(tmp_path / 'a.tif').bits == bits
 
 
@@ -553,6 +554,21 @@ def test_a_tiff_whose_zero_is_white_is_no_negative(dtype, tmp_path):
     for packed in (None, 'zlib'):
         tifffile.imwrite(tmp_path / 'a.tif', stored, photometric='miniswhite', compression=packed)
         assert np.array_equal(as_read(read_picture(tmp_path / 'a.tif')), given), packed
+
+
+def test_a_tiff_of_12_bits_is_as_bright_as_it_is_seen(tmp_path):
+    """As scanners and microscopes write them, two values in three bytes."""
+    given = values((6, 8), np.uint16) >> 4
+    given[0, 0] = 4095
+    first, second = given.reshape(-1, 2).T
+    body = np.stack([first >> 4, first % 16 << 4 | second >> 8, second % 256], -1).astype(np.uint8).tobytes()
+    numbers = {256: 8, 257: 6, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 6, 279: len(body)}
+    table = b''.join(struct.pack('<HHII', tag, 4, 1, number) for tag, number in numbers.items())
+    content = struct.pack('<2sHIH', b'II', 42, 8, len(numbers)) + table + bytes(4) + body
+    assert len(content) == 122 + len(body)
+    (tmp_path / 'a.tif').write_bytes(content)
+    picture = read_picture(tmp_path / 'a.tif')
+    assert picture.bits == 16 and np.array_equal(as_read(picture), np.round(given * (65535 / 4095)))
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.uint16, np.float32])
