@@ -80,11 +80,6 @@ def _over_16_bits(values: np.ndarray, top: int) -> np.ndarray:
     return values if top == 65535 else np.round(values * (65535 / top)).astype(np.uint16)
 
 
-def _over_16_bits(values: np.ndarray, top: int) -> np.ndarray:
-    """Integers of which ``top`` is white, spread over all of 16 bits."""
-    return values if top == 65535 else np.round(values * (65535 / top)).astype(np.uint16)
-
-
 def _ppm_top(raw: bytes) -> int:
     """The value of white in a colour PPM, given after width and height."""
     return int(re.match(rb'P[36]' + 3 * rb'(?:\s|#[^\r\n]*[\r\n])+(\d+)', raw)[3])

@@ -606,5 +606,5 @@ def test_the_largest_picture_of_a_format_is_known(ending, tmp_path):
     check_size(tmp_path / f'a{ending}', 1, most)
     with pytest.raises((OSError, ValueError)):
         Image.new('L', (most + 1, 1)).save(tmp_path / f'b{ending}')
-    with pytest.raises(BadPicture, match=f'{kind} holds at most {most} a side'):
+    with pytest.raises(BadPicture, match=f'{kind} allows only {most} a side'):
         check_size(tmp_path / f'b{ending}', most + 1, 1)
