@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SKIPPED = '. The image is skipped'  # ends the log's line about a failure; ``kernelfusion compare`` looks for it
+
 failures: list[str] = []
 
 

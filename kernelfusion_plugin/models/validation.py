@@ -294,7 +294,7 @@ class ImageByImage:
         message = _reason(error) if isinstance(error, BadImage) else f'{entry.path}: {_reason(error)}'
         if not isinstance(error, ValueError) and not is_out_of_memory(error):
             self.logger.error(traceback.format_exc())
-        self.logger.error(f'{message}. The image is skipped')
+        self.logger.error(message + runlog.SKIPPED)
         runlog.record_failure(message)
 
     def _toolbox_means(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401

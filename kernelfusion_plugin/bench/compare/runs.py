@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from ... import report
+from ... import report, runlog
 from ...atomic import write_text_atomically
 from ...checkpoints import code_digest
 from ...option_checks import module_here
@@ -110,8 +110,8 @@ def reason(method: Method, done: Run, root: Path) -> str:
 def fault(method: Method, path: str, root: Path) -> str:
     """The message in the run's log about an image that it skipped; '' if there is none."""
     for line in _log_lines(method, root):
-        if f'{path}:' in line and line.rstrip().endswith('The image is skipped'):
-            return line.partition('ERROR: ')[2].rpartition(' The image is skipped')[0].rstrip('. ')
+        if f'{path}:' in line and line.rstrip().endswith(runlog.SKIPPED):
+            return line.partition('ERROR: ')[2].rpartition(runlog.SKIPPED)[0].rstrip('. ')
     return ''
 
 
