@@ -10,7 +10,7 @@ COUNT = 8
 
 
 def oriented(x: Tensor, number: int) -> Tensor:
-    """x (…, H, W) after ``number`` quarter turns, also mirrored if ``number`` >= 4. Even numbers keep its size."""
+    """x (…, H, W) after ``number`` quarter turns, also mirrored if it is >= 4 (mod 8). Even numbers keep its size."""
     x = x.rot90(number % 4, (-2, -1)) if number % 4 else x  # rot90 by 0 would copy it
     return x.flip(-1) if number % COUNT >= 4 else x
 

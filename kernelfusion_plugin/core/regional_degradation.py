@@ -16,9 +16,9 @@ from torch import Tensor
 from .degradation import Degradation
 
 OVERLAP = 0.25  # of a region's side: wide enough to hide a seam, narrow enough for blur that changes abruptly
-SMALLEST = 32  # LR pixels: least side of a region with a kernel of its own
+SMALLEST = 32  # LR pixels: minimum side of a region with a kernel of its own
 AUTO = 'auto'
-AUTO_SIDE, AUTO_MOST = 64, 3  # least side of its regions in LR pixels; most rows and columns
+AUTO_SIDE, AUTO_MOST = 64, 3  # minimum side of its regions in LR pixels; maximum number of rows and columns
 
 
 def read_grid(regions: str) -> tuple[int, int] | None:

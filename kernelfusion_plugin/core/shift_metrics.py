@@ -1,7 +1,7 @@
 """PSNR at the best shift: for blind results, whose kernel, and hence whose picture, may be displaced.
 
-A shift between x and k cannot be seen in y. These scores tell how much of an error is shift; they
-are reported beside the plain PSNR, under their own names, never in its place. Images are as in ``metrics``.
+A shift between x and k cannot be seen in y. These scores tell how much of an error is shift; they are
+reported beside the plain PSNR, under their own names, never in its place. Images are as in ``metrics``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def psnr_best_subpixel_shift(x: Tensor, x_true: Tensor, border: float | int = PA
     Args:
         border, max_shift: as for :func:`psnr_best_shift`.
         whole: the result of :func:`psnr_best_shift` for these arguments, if at hand.
-        rounds: most rounds of Gauss-Newton.
+        rounds: maximum number of Gauss-Newton rounds.
     """
     whole = whole or psnr_best_shift(x, x_true, border, max_shift)
     a, b = luma_pair(x, x_true)

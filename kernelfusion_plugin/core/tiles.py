@@ -57,7 +57,7 @@ class Tiles:
             log.warning(f'Out of memory: it goes on in tiles of {self.side} x {self.side} pixels')
 
     def margin(self, net: nn.Module) -> int | None:
-        """Most pixels around a tile that go through ``net`` with it; None: ``net`` is not run in tiles."""
+        """Maximum number of pixels around a tile that go through ``net`` with it; None: ``net`` is not run in tiles."""
         reach = getattr(net, 'reach', None)
         return reach + getattr(net, 'multiple', 1) if self.side and reach is not None else None
 

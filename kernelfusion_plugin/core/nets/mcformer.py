@@ -16,7 +16,7 @@ from ..degradation import upscale_bicubic
 from .patch_net import sinusoidal_embedding
 from .restormer import ChannelAttention, Down, GatedFeedForward, PixelNorm, Up
 
-MULTIPLE = 8  # of which x_t's height and width must be multiples: four levels, each half the size of the previous one
+MULTIPLE = 8  # divides x_t's height and width: four levels, each half the size of the previous one
 UPSAMPLINGS = ('pil', 'torch')
 CONTRAST_GAIN = 10.0  # of the kernel estimator's first layer at initialisation
 
