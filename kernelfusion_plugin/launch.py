@@ -43,7 +43,7 @@ def run(pipeline: str) -> int:
 
 
 def told(error: BaseException) -> bool:
-    """Write the line about a fault in the options to stderr, unless :func:`one_line` has none or the user debugs."""
+    """Write a fault in the options to stderr, unless :func:`one_line` is None or the user debugs; True if written."""
     line = None if os.environ.get('KERNELFUSION_DEBUG') == '1' else one_line(error)
     if line is not None:
         sys.stderr.write(f'kernelfusion: error: {line}\n')
@@ -51,7 +51,7 @@ def told(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str | None:
-    """What to tell the user in place of a traceback; None where the fault may lie in the program."""
+    """The message to show instead of a traceback; None if the fault may be in the program."""
     if isinstance(error, ImportError):
         absent = isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] == 'basicsr'
         return (f'BasicSR is not installed in {sys.executable} ({error}). After "make demo": . .venv/bin/activate. '
@@ -65,10 +65,10 @@ def one_line(error: BaseException) -> str | None:
 
 
 def step_over_unbuilt_checkout() -> None:
-    """Where the user stands in a checkout of BasicSR that was never built, take the installed BasicSR.
+    """If the working folder is a checkout of BasicSR that was never built, use the installed BasicSR.
 
     ``python -m`` puts the working folder first. An unbuilt checkout lacks ``basicsr/version.py`` and cannot be
-    imported; ``python basicsr/test.py`` steps over it in the same way, by looking in another folder first.
+    imported; ``python basicsr/test.py`` also avoids it, as it looks in another folder first.
     """
     basicsr = Path(sys.path[0] or '.', 'basicsr') if sys.path else None
     if basicsr and (basicsr / '__init__.py').exists() and not (basicsr / 'version.py').exists():

@@ -1,4 +1,4 @@
-"""What is wrong with the options of a run, known before BasicSR makes the run's folders; each fault is one line."""
+"""Checks the options of a run before BasicSR makes the run's folders; each fault is one line."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from .option_files import leave_out
 
 log = logging.getLogger(__name__)
 
-SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # of our models
+SECTIONS = ('kernelfusion', 'blinddiff', 'blind_sr', 'baseline')  # those of our models
 TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets', 'path', 'val', 'train', 'logger',
              'dist', 'dist_params', 'find_unused_parameters', 'auto_resume', 'shard', 'base', 'import', *SECTIONS)
 PHASES = ('train', 'val', 'test')
 
 
 def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
-    """Fill in what BasicSR would miss with a KeyError; name what cannot be filled in.
+    """Fill in options whose absence is a KeyError in BasicSR; refuse if one cannot be filled in.
 
     Raises:
-        ValueError: ``name``, ``model_type`` or ``datasets`` is missing; an option at the top level has a name that is
-            almost a known one (others may belong to other models); ``name`` is no folder's, a seed no number, ``path``
-            or ``val`` no section.
+        ValueError: ``name``, ``model_type`` or ``datasets`` is missing; a top-level option has a name that is
+            almost a known one (others may belong to other models); ``name`` is not a valid folder name, a seed is not a
+            whole number, or ``path`` or ``val`` is not a section.
     """
     from kernelfusion_plugin.files import check_folder_name
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
-        if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # of which models have what they like
+        if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # models choose these
             raise ValueError(f'{path}: unknown option {key!r}: did you mean {near[0]!r}?')
     missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
     if missing:
@@ -46,7 +46,7 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
         raise ValueError(f"{path}: 'manual_seed' must be a whole number, got {seed!r}")
     for section in (opt, *opt['datasets'].values()):
         if isinstance(section, dict) and section.get('name') is not None:
-            section['name'] = str(section['name'])  # folders bear it
+            section['name'] = str(section['name'])  # used as a folder name
     check_folder_name(f"{path}: 'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
@@ -58,11 +58,11 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def import_modules(opt: dict[str, Any], path: str) -> None:
-    """Import what ``import:`` names, a module or several: code of the user's own that enters models, networks, metrics
-    and data sets into BasicSR's registries. It lies in the folder that the user runs in, or is installed.
+    """Import the module or modules that ``import:`` names: the user's own code, which registers models, networks,
+    metrics and data sets with BasicSR. It is in the folder that the user runs in, or is installed.
 
     Raises:
-        ValueError: there is no such module, or it cannot be imported; in one line that names the place.
+        ValueError: there is no such module, or it cannot be imported; in one line with the place of the error.
     """
     names = opt.get('import') or []
     for name in [names] if isinstance(names, str) else names if isinstance(names, list) else [None]:
@@ -70,7 +70,7 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
             raise ValueError(f"{path}: 'import' must be the name of a module, or a list of names, such as my_methods "
                              f'for my_methods.py, got {names!r}')
         if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # last: no file in there shall hide a package
+            sys.path.append(os.getcwd())  # last, so that no file in there hides a package
         try:
             taken = getattr(importlib.import_module(name), '__file__', None) or ''
         except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's own code)
@@ -78,7 +78,7 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
                 raise ValueError(f'{path}: import: there is no module {name} in {os.getcwd()}, and none is '
                                  'installed') from error
             frames = [*traceback.extract_tb(error.__traceback__)]
-            while any(frame.filename.startswith('<frozen') for frame in frames):  # the first behind is the module's own
+            while any(frame.filename.startswith('<frozen') for frame in frames):  # the next one is the module's own
                 frames.pop(0)
             place = f' ({frames[0].filename}, line {frames[0].lineno})' if frames else ''
             raise ValueError(f'{path}: import: {name} ends in {named(error)}{place}') from error
@@ -89,15 +89,15 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
 
 
 def module_here(name: str) -> Path | None:
-    """What the working folder has by the name of a module: its file, or the folder of a package."""
+    """The module's file, or package folder, in the working folder; None if there is neither."""
     folder = Path(*name.split('.'))
     file = folder.parent / f'{folder.name}.py'
     return folder if os.path.isfile(folder / '__init__.py') else file if os.path.isfile(file) else None
 
 
 def check_parts(opt: dict[str, Any], path: str) -> None:
-    """Refuse models and data sets that nobody has registered, folders that are not there, and what else is wrong with a
-    data set of a known type.
+    """Refuse models and data sets that are not registered, missing folders, and anything else wrong with a data set of
+    a known type.
 
     Raises:
         ValueError: in one line that names the option.
@@ -140,7 +140,7 @@ def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
 
 
 def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
-    """Have one of our models read its options, so that what it refuses is known before BasicSR makes the folders.
+    """Have one of our models read its options, so that it refuses bad ones before BasicSR makes the folders.
 
     Raises:
         ValueError: in one line that names the file and the option.
@@ -148,7 +148,7 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
     from basicsr.utils.registry import MODEL_REGISTRY
     model = MODEL_REGISTRY.get(opt['model_type'])
     if not hasattr(model, 'read_options'):
-        return  # somebody else's model
+        return  # someone else's model
     try:
         if is_our_model(opt['model_type']):
             from kernelfusion_plugin.models.levels import check_levels
@@ -159,7 +159,7 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
 
 
 def tell_of_unread(model_type: str, entries: list[str]) -> None:
-    """One line where ``--force_yml`` sets what another of our models would read. In a file that is as it should be: it
+    """Warn in one line if ``--force_yml`` sets what only another of our models reads. In a file that is legitimate: it
     may build on another model's.
     """
     from basicsr.utils.registry import MODEL_REGISTRY
@@ -173,7 +173,7 @@ def tell_of_unread(model_type: str, entries: list[str]) -> None:
 
 
 def _registered(name: object, registry: Any) -> bool:  # noqa: ANN401
-    return isinstance(name, str) and (name in registry or f'{name}_basicsr' in registry)  # as Registry.get looks it up
+    return isinstance(name, str) and (name in registry or f'{name}_basicsr' in registry)  # as Registry.get does
 
 
 def is_our_model(name: object) -> bool:

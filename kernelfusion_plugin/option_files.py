@@ -1,7 +1,7 @@
-"""Option files and ``--force_yml``, as BasicSR's users write them, to dicts. BasicSR is not needed.
+"""Reads option files and ``--force_yml``, as BasicSR's users write them, into dicts. BasicSR is not needed.
 
-BasicSR's own reader takes ``1e-4`` for a string, sets with ``--force_yml`` only what the file has already, and takes
-``1e-3`` and ``-1`` there for strings.
+BasicSR's own reader takes ``1e-4`` for a string; with ``--force_yml``, it sets only options that the file already has,
+and takes ``1e-3`` and ``-1`` for strings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false'
 
 
 class _FileLoader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, and in addition ``1e-4`` is a number."""
+    """YAML 1.1 as PyYAML reads it, except that ``1e-4`` is also a number."""
 
 
 _FileLoader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?\d+(?:\.\d*)?[eE][-+]?\d+$'),
@@ -44,7 +44,7 @@ def _scalar(text: str) -> bool | int | float | str | None:
 
 
 def parse_value(text: str) -> Any:
-    """The value of ``key=text``: ``1e-3`` -1 ``[1, 2.5]`` ``{a: 1}`` true null; whatever else is a string."""
+    """The value of ``key=text``: ``1e-3``, -1, ``[1, 2.5]``, ``{a: 1}``, true, null; anything else is a string."""
     try:
         return yaml.load(text, _ValueLoader) if text.lstrip()[:1] in ('[', '{', '"', "'", '!') else _scalar(text)
     except yaml.YAMLError:
@@ -52,18 +52,18 @@ def parse_value(text: str) -> Any:
 
 
 def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read an option file, on top of the one that it names as ``base``.
+    """Read an option file on top of the one that it names as its ``base``.
 
-    ``base: other.yml``, a path from the file's own folder, takes over all of that file's options; what this file gives
-    goes over them, section by section (a network of another type takes over no arguments). A data set or a metric given
-    as ``~`` is left out.
+    ``base: other.yml``, a path relative to the file's own folder, inherits all of that file's options; this file's
+    options override them, section by section (a network section with a ``type`` inherits no arguments). A data set or a
+    metric given as ``~`` is left out.
 
     Args:
-        below: the files that are being read on top of this one.
+        below: the files being read on top of this one.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not YAML, not a mapping, or is its own base.
+        ValueError: it is not YAML, is not a mapping, or is its own base.
     """
     opt = _read_one(path)
     base = opt.pop('base', None)
@@ -80,14 +80,14 @@ def read_file(path: str | Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def leave_out(opt: dict[str, Any]) -> None:
-    """Data sets, and metrics of ``val``, that are given as ``~``."""
+    """Remove data sets, and metrics of ``val``, that are given as ``~``."""
     for section, key in ((opt, 'datasets'), (opt.get('val'), 'metrics')):
         if isinstance(section, dict) and isinstance(section.get(key), dict):
             section[key] = {name: value for name, value in section[key].items() if value is not None}
 
 
 def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """``top`` over ``base``: sections are merged, but a network with its type; everything else is replaced."""
+    """``top`` over ``base``: sections are merged, except a network with its type; everything else is replaced."""
     merged = dict(base)
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
@@ -109,10 +109,10 @@ def _read_one(path: str | Path) -> dict[str, Any]:
 
 
 def apply_force_yml(opt: dict[str, Any], entries: list[str]) -> None:
-    """Set ``a:b:c=value`` in ``opt``, each; sections that are missing are made, lists are indexed by number.
+    """Set each ``a:b:c=value`` in ``opt``; missing sections are created, and lists are indexed by number.
 
     Raises:
-        ValueError: an entry has no ``=``, or names something below a value that is no section.
+        ValueError: an entry has no ``=``, or names something below a value that is not a section.
     """
     for entry in entries:
         keys, equals, text = entry.partition('=')
@@ -138,8 +138,8 @@ def _index(section: dict | list, key: str, entry: str) -> str | int:
 
 
 def top_level(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The top level of an option file over that of its ``base``, as far as they can be read; values as YAML nodes have
-    them.
+    """The top level of an option file over that of its ``base``, as far as they can be read; values are as in the YAML
+    nodes.
     """
     try:
         root = yaml.compose(path.read_text(encoding='utf-8'), yaml.SafeLoader)

@@ -1,13 +1,13 @@
 """BasicSR's reader of options, for the runs that use this package.
 
 BasicSR's own reader (1.4.2) misreads numbers (see :mod:`.option_files`), fails on a missing ``val``, ``path`` or
-``num_gpu``, and ignores ``path.results_root``. :func:`patch` puts :func:`parse_options` in its place. This one reads
-the option file and the ``base`` that it builds on, merges ``--force_yml`` into it, checks the result, and hands
-BasicSR's reader the merged file; it relies on nothing but BasicSR's command line.
+``num_gpu``, and ignores ``path.results_root``. :func:`patch` puts :func:`parse_options` in its place. Ours reads
+the option file and its ``base``, merges ``--force_yml`` into it, checks the result, and hands the merged file to
+BasicSR's reader; it relies on nothing but BasicSR's command line.
 
-Only *our* runs are read this way: all that our launchers start, and in other programs (an unmodified BasicSR) the
-option files with a section ``kernelfusion``, an ``import`` or a ``model_type`` of this package. Every other run is
-BasicSR's alone.
+Only the options of *our* runs are read this way: all runs that our launchers start, and in other programs (an
+unmodified BasicSR) those whose options have a section ``kernelfusion``, an ``import`` or a ``model_type`` of this
+package. Every other run is left to BasicSR.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _every_run = False
 
 
 def claim_every_run() -> None:
-    """Read every option file of this process in our way: for our launchers."""
+    """Read every option file of this process our way; called by our launchers."""
     global _every_run
     _every_run = True
 
 
 def patch(module: ModuleType) -> None:
-    """Put our reader before ``parse_options`` of ``basicsr.utils.options``; once."""
+    """Wrap ``parse_options`` of ``basicsr.utils.options`` in our reader, at most once."""
     original = module.parse_options
     if not hasattr(original, '__wrapped__'):
         module.parse_options = functools.wraps(original)(functools.partial(_parse_or_exit, original))
 
 
 def _parse_or_exit(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
-    """:func:`parse_options`. In a program that is not ours, a fault in the options of a run of ours is told in one
-    line, and ends the program with status 2, as a fault in its command line does.
+    """:func:`parse_options`. In a program that is not ours, a fault in the options of a run of ours is reported in one
+    line and ends the program with status 2, as a fault in its command line does.
     """
     from kernelfusion_plugin import launch
     try:
@@ -62,8 +62,8 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     """What BasicSR's ``parse_options`` returns, with the differences that the module's docstring lists.
 
     Results (``results/<name>``, or ``experiments/<name>``) go under the folder that the user runs in, or exactly to
-    ``path.results_root`` (``path.experiments_root``) where it is given, as in BasicSR's master. A test with
-    ``shard: 3/8`` has the folder ``…_3of8``.
+    ``path.results_root`` (``path.experiments_root``) if given, as in BasicSR's master. The folder of a test with
+    ``shard: 3/8`` is ``…_3of8``.
     """
     arguments, others = _command_line()
     if not _is_ours(arguments):
@@ -72,7 +72,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     from basicsr.utils import set_random_seed
 
     from kernelfusion_plugin import compat, distributed
-    compat.register()  # the hook has tried this in silence; if it failed, here the user learns why
+    compat.register()  # the hook has tried this silently; if it failed, the user learns why here
     opt = read_file(arguments.opt)
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
@@ -92,7 +92,7 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     if not opt['dist']:
         distributed.check_alone(os.environ)
     elif not is_train:
-        set_random_seed(opt['manual_seed'])  # BasicSR adds the rank: for training
+        set_random_seed(opt['manual_seed'])  # BasicSR adds the rank, which only training needs
     if root is not None or suffix:
         old = opt['path'][key]
         _move_output(opt['path'], old, os.path.abspath(os.path.expanduser(str(root or old))) + suffix)
@@ -107,7 +107,7 @@ def _command_line() -> tuple[argparse.Namespace, list[str]]:
 
 
 def _is_ours(arguments: argparse.Namespace) -> bool:
-    """Whether this run is ours; looks at the file without making its values, as it may be anybody's."""
+    """Whether this run is ours; inspects the file without constructing its values, as it may be anyone's."""
     if _every_run or not arguments.opt:
         return bool(arguments.opt)
     top, entries = top_level(Path(arguments.opt)), arguments.force_yml or []
@@ -117,7 +117,7 @@ def _is_ours(arguments: argparse.Namespace) -> bool:
 
 
 def _shard_suffix(opt: dict[str, Any]) -> str:
-    """What ``shard: 3/8`` adds to the name of the folder of results: ``_3of8``; '' without."""
+    """What ``shard: 3/8`` adds to the name of the results folder: ``_3of8``; '' without a shard."""
     if not opt.get('shard'):
         return ''
     from kernelfusion_plugin.sharing import parse_shard
@@ -129,7 +129,7 @@ def _shard_suffix(opt: dict[str, Any]) -> str:
 
 @contextmanager
 def _replaced_command_line(opt: dict[str, Any], others: list[str]) -> Iterator[None]:
-    """``-opt`` names a file with the merged options; the rest of the command line stays as it is."""
+    """``-opt`` names a file with the merged options; the rest of the command line is unchanged."""
     before = sys.argv
     with tempfile.TemporaryDirectory(prefix='kernelfusion_') as folder:
         merged = Path(folder, 'merged.yml')
@@ -142,7 +142,7 @@ def _replaced_command_line(opt: dict[str, Any], others: list[str]) -> Iterator[N
 
 
 def _move_output(paths: dict[str, Any], old: str, new: str) -> None:
-    """Change the folder of this run: every path that BasicSR derived from it starts with it."""
+    """Change the folder of this run, with which every path that BasicSR derived from it starts."""
     for key, value in paths.items():
         if isinstance(value, str) and (value == old or value.startswith(old + os.sep)):
             paths[key] = new + value[len(old):]

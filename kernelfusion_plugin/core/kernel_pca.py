@@ -11,27 +11,27 @@ from torch import Tensor
 
 from .tensor_files import load_tensors
 
-CHUNK = 500  # kernels at a time, of pca_matrix
-PROJECTIONS = 100  # of decode; 50 give the same to three digits
+CHUNK = 500  # kernels that pca_matrix takes at a time
+PROJECTIONS = 100  # in decode; 50 give the same result to three digits
 
 
 def pca_matrix(kernels: Iterable[Tensor], length: int) -> Tensor:
-    """P (K², L): orthonormal axes of the greatest second moments, the greatest first; a kernel's code is Pᵀ·vec(k).
+    """P (K², L): orthonormal axes of the largest second moments, in descending order; a kernel's code is Pᵀ·vec(k).
 
-    DAN's own matrices hold the axes about the family's mean, yet its codes leave the mean in: what it has outside the
-    axes is lost. About zero nothing is: of 50 isotropic kernels (sigma 0.2 to 4, L = 10) that come back as P·c, the
-    worst has a correlation of 1.000 with what it was, and 0.944 where P was made about the mean. The shape is DAN's,
-    and either serves its networks. An axis points to where its largest entry is positive.
+    DAN's own matrices hold the axes about the family's mean, yet its codes do not subtract the mean: the part of it
+    outside the axes is lost. With axes about zero, nothing is: of 50 isotropic kernels (sigma 0.2 to 4, L = 10)
+    restored as P·c, the worst has a correlation of 1.000 with the original, and 0.944 with P made about the mean. The
+    shape is DAN's, and its networks work with either. Each axis has the sign that makes its largest entry positive.
 
     Args:
-        kernels: N of them (K, K), drawn as they are needed: only their moments are kept.
+        kernels: N kernels (K, K), drawn as they are needed; only their moments are kept.
         length: L.
 
     Returns:
         float32.
 
     Raises:
-        ValueError: fewer kernels, or entries of a kernel, than L.
+        ValueError: there are fewer kernels, or fewer entries in a kernel, than L.
     """
     count, moment, kernels = 0, torch.zeros(()), iter(kernels)
     while chunk := list(islice(kernels, CHUNK)):
@@ -47,15 +47,15 @@ def pca_matrix(kernels: Iterable[Tensor], length: int) -> Tensor:
 
 
 def decode(codes: Tensor, pca: Tensor) -> Tensor:
-    """Kernels (B, K, K) of codes (B, L): those of least norm with Pᵀ·vec(k) = c, sum 1 and no negative value.
+    """Kernels (B, K, K) from codes (B, L): those of least norm with Pᵀ·vec(k) = c, sum 1 and no negative value.
 
     Found by Dykstra's alternating projections onto the affine set and onto k >= 0. Where P was made about the family's
-    mean, as in DAN's weights, they make up for some of what P·c leaves out: 0.990 for the 0.944 above.
+    mean, as in DAN's weights, this recovers some of what P·c loses: 0.990 instead of the 0.944 above.
     """
     matrix = torch.cat([pca, pca.new_ones(len(pca), 1)], dim=1).double()  # (K², L + 1): code and sum
     wanted = torch.cat([codes, codes.new_ones(len(codes), 1)], dim=1).double()
     inverse = torch.linalg.pinv(matrix)
-    k = wanted @ inverse  # of all with this code and sum, the one of least norm
+    k = wanted @ inverse  # the one of least norm among all with this code and sum
     excess = torch.zeros_like(k)
     for _ in range(PROJECTIONS):
         positive = (k + excess).clamp_min(0)
@@ -67,10 +67,10 @@ def decode(codes: Tensor, pca: Tensor) -> Tensor:
 
 
 def load_pca(path: str | os.PathLike[str]) -> Tensor:
-    """P (K², L) from a file of ``kernelfusion pca``, or one of DAN's own.
+    """P (K², L) from a file made by ``kernelfusion pca``, or one of DAN's own.
 
     Raises:
-        ValueError: in one line: there is no such file, or it holds something else. Code in it is never run.
+        ValueError: there is no such file, or it holds something else; in one line. Code in the file is never run.
     """
     if not os.path.isfile(path):
         raise ValueError(f'{path}: no such PCA matrix; "kernelfusion pca -opt FILE.yml" makes that of a training file')

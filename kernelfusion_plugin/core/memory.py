@@ -1,4 +1,4 @@
-"""What memory there is, what networks need of it, and how its end is told from other errors."""
+"""How much memory there is, how much networks need, and how to tell running out of it from other errors."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CPU = torch.device('cpu')
 CGROUPS = Path('/sys/fs/cgroup')
 SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
             'The same command goes on where it was left')
-OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'ALLOC_FAILED')  # in the text of a RuntimeError
-PROBES = (64, 128)  # sides of the pictures that are tried
+OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'ALLOC_FAILED')  # phrases in the text of a RuntimeError
+PROBES = (64, 128)  # sides of the trial pictures
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def capacity(device: torch.device) -> float:
-    """Bytes that a device has, whoever holds them now; of the processor, what this machine or container may use.
+    """Total bytes of a device, whoever holds them now; for the CPU, what this machine or container may use.
 
-    What is free at the moment is another number every time, and results must not depend on it. Unknown: inf.
+    The amount that is free varies from moment to moment, and results must not depend on it. If unknown: inf.
     """
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[1]
@@ -42,18 +42,18 @@ def capacity(device: torch.device) -> float:
 
 
 def keep_freed_memory(device: torch.device = CPU) -> None:
-    """Let this process keep what it frees for what it asks for next, on a processor, under glibc.
+    """Let this process keep memory that it frees for later allocations (CPU with glibc only).
 
-    glibc gives blocks above 32 MB back to the system as soon as they are freed. Each step on a large picture asks for
-    as many again, and every page of them is cleared anew (``kernelfusion benchmark memory``). Results are the same.
-    For programs: it holds for all of the process. Where somebody has set ``MALLOC_…`` variables, those hold. Where the
-    work is done on another ``device``, nothing happens.
+    glibc returns blocks above 32 MB to the system as soon as they are freed. Each step on a large picture allocates as
+    many again, and every page of them is cleared anew (``kernelfusion benchmark memory``). Results are the same.
+    Meant for programs, since it affects the whole process. ``MALLOC_…`` variables, where set, take precedence. Where
+    the work is done on another ``device``, nothing happens.
     """
     if device.type != 'cpu':
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library, or no Unix
+    except (AttributeError, OSError, TypeError):  # another C library, or not a Unix
         return
     if not any(name.startswith('MALLOC_') for name in os.environ):
         mallopt(M_MMAP_MAX, 0)
@@ -61,7 +61,7 @@ def keep_freed_memory(device: torch.device = CPU) -> None:
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """The most bytes of tensors made by ``function()`` that are alive at once; operators' own workspace is not seen."""
+    """Peak bytes of live tensors that ``function()`` makes; operators' internal workspace is not counted."""
     with _Tally() as tally:
         kept = function()
     del kept
@@ -69,14 +69,14 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def bytes_per_pixel(function: Callable[[Tensor], object], device: torch.device, pictures: int = 1) -> float:
-    """By how much :func:`peak_bytes` of ``function(x)`` grows with the area of x, (``pictures``, 3, n, n); by trial."""
+    """Growth of :func:`peak_bytes` of ``function(x)`` per pixel of x (``pictures``, 3, n, n), measured by trial."""
     small, large = (peak_bytes(partial(function, torch.zeros(pictures, 3, side, side, device=device)))
                     for side in PROBES)
     return (large - small) / (PROBES[1] ** 2 - PROBES[0] ** 2)
 
 
 class _Tally(TorchDispatchMode):
-    """Adds up the storages of the results of all operators while they live."""
+    """Adds up the storages of all operators' results while they are alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,24 +104,24 @@ class _Tally(TorchDispatchMode):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: a card's, or the processor's, which has no class of its own.
+    """Whether an exception says that GPU or CPU memory ran out; PyTorch has no exception class for the latter.
 
-    Nor have shortages that the driver, cuBLAS or cuDNN finds, such as where processes share a card.
+    Nor is there one for shortages that the driver, cuBLAS or cuDNN reports, for example when processes share a GPU.
     """
     return (isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError))
             or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)))
 
 
 def _cgroup_files() -> list[Path]:
-    """Where the limits of a container or a cluster's job are: of this process's group and of those above it."""
+    """Files with the memory limits of a container or cluster job: those of this process's group and its ancestors."""
     own = next((line[3:] for line in _read(Path('/proc/self/cgroup')).splitlines() if line.startswith('0::')), '/')
     group = CGROUPS / own.lstrip('/')
     return [*(folder / 'memory.max' for folder in (group, *group.parents) if folder.is_relative_to(CGROUPS)),
-            CGROUPS / 'memory/memory.limit_in_bytes']  # the last is version 1's
+            CGROUPS / 'memory/memory.limit_in_bytes']  # the last is for cgroup version 1
 
 
 def _read(path: Path) -> str:
-    """A system file's text; empty where there is none."""
+    """A system file's text; empty if it cannot be read."""
     try:
         return path.read_text(encoding='utf-8').strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The eight orientations of a picture: turned by quarters, mirrored or not."""
+"""The eight orientations of a picture: quarter turns, with or without mirroring."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ COUNT = 8
 
 
 def oriented(x: Tensor, number: int) -> Tensor:
-    """x (…, H, W) turned by ``number`` quarters, from the fourth on mirrored too. Even numbers keep its size."""
-    x = x.rot90(number % 4, (-2, -1)) if number % 4 else x  # by none it would be copied
+    """x (…, H, W) after ``number`` quarter turns, also mirrored if it is >= 4 (mod 8). Even numbers keep its size."""
+    x = x.rot90(number % 4, (-2, -1)) if number % 4 else x  # rot90 by 0 would copy it
     return x.flip(-1) if number % COUNT >= 4 else x
 
 
@@ -24,7 +24,7 @@ def upright(x: Tensor, number: int) -> Tensor:
 def predict_turned(prior: Prior, x_t: Tensor, t: int, number: int) -> Tensor:
     """x0_hat (B, C, H, W) of a prior that sees x_t in orientation ``number``.
 
-    A network errs in its own way in each orientation, and a pass that works at one picture from its first step to its
-    last gathers the errors of one (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
+    A network errs differently in each orientation, and a pass that keeps one orientation from its first step to its
+    last accumulates that one's errors (periodical geometric self-ensemble, Zhang et al. 2021, DPIR).
     """
     return upright(prior.predict_x0(oriented(x_t, number), t), number)

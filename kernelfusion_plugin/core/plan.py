@@ -1,8 +1,8 @@
-"""How a run stays within the memory of its device, settled before it starts.
+"""How a run stays within the memory of its device, decided before it starts.
 
-em: networks see large pictures in tiles; what is left to grow with the picture is a dozen images of its size. joint:
-its U-Net has batch norm, whose statistics are the whole picture's, so it cannot be cut into tiles; but what its
-gradient needs can be computed a second time in place of being kept.
+em: networks see large pictures in tiles; all that still grows with the picture is a dozen images of its size. joint:
+its U-Net has batch norm, whose statistics cover the whole picture, so it cannot be tiled; but what its gradient needs
+can be recomputed instead of kept.
 
 The plan follows from size, options and device alone, never from what happens to be free: a result must not depend on
 that. If memory runs out all the same, tiles are halved, see :class:`.tiles.Tiles`.
@@ -25,21 +25,21 @@ from .solvers import SOLVERS
 from .tiles import Tiles
 
 GIGABYTE = 10 ** 9
-SHARE = 0.9  # of a device's memory: the rest is left to gaps between allocations
-PROCESS = int(0.9 * GIGABYTE)  # the processor: Python and its libraries; a card: PyTorch's context and workspace
-HOLES = 1.3  # the processor: times that, for freed memory that is kept but too small for what is asked for next
-IMAGES = 12  # of a canvas's size that are alive at once; measured in em's final passes: 8 to 11
-COPIES = 4  # of a parameter while it is trained: gradient, Adam's two moments, the moving average
+SHARE = 0.9  # of a device's memory; the rest is reserved for gaps between allocations
+PROCESS = int(0.9 * GIGABYTE)  # CPU: Python and its libraries; GPU: PyTorch's context and workspace
+HOLES = 1.3  # CPU: factor for freed blocks that are kept but too small for the next allocation
+IMAGES = 12  # alive at once, each of the canvas's size; measured in em's final passes: 8 to 11
+COPIES = 4  # of each parameter in training: gradient, Adam's two moments, the moving average
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, and what it takes.
+    """How to run, and how much memory that takes.
 
     Attributes:
         tile: side of the tiles in which networks see large pictures.
-        recompute: ``joint`` computes what its gradient needs twice, in place of keeping it.
-        need: bytes on the device, rather too many than too few.
+        recompute: ``joint`` computes what its gradient needs a second time instead of keeping it.
+        need: bytes on the device, overestimated rather than underestimated.
     """
 
     tile: int
@@ -48,23 +48,23 @@ class Plan:
 
     @property
     def tiles(self) -> Tiles:
-        """For the priors of the run to share."""
+        """Tiles for the run's priors to share."""
         return Tiles(self.tile, self.recompute)
 
 
 def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.device, nets: Mapping[str, nn.Module],
               training: Mapping[str, PriorConfig], kernel_known: bool = False) -> Plan:
-    """The largest tiles, and ``joint`` without recomputation, as far as memory allows.
+    """The largest tiles that memory allows, and ``joint`` without recomputation if it fits.
 
     Args:
         size: of y, (h, w).
         nets: on the device: the priors' networks by phase, ``textures`` among them, and the solver's own, such as
-            ``refine`` of ``joint``; they are tried on small pictures, and are of no use afterwards.
-        training: how Phase 1 trains those of its phases.
-        kernel_known: it need not be found.
+            ``refine`` of ``joint``; they are run on small pictures, and cannot be used afterwards.
+        training: how Phase 1 trains the networks of its phases.
+        kernel_known: the kernel need not be found.
 
     Raises:
-        ValueError: the least that can be done needs more than there is; in one line with what to do.
+        ValueError: even the most economical plan needs more memory than there is; in one line that says what to do.
     """
     canvas = Degradation(config.scale, config.kernel_size, config.border).hr_size(size)
     cost, holes = Cost(nets, device, config, {*training, 'textures'}), HOLES if device.type == 'cpu' else 1.0
@@ -81,11 +81,11 @@ def make_plan(size: tuple[int, int], config: KernelFusionConfig, device: torch.d
 
 
 class Cost:
-    """Bytes that networks take per pixel.
+    """Bytes per pixel that networks take.
 
     Args:
-        nets, device, config: as :func:`make_plan`'s.
-        priors: which of the networks are priors'; the others are the solver's own.
+        nets, device, config: as for :func:`make_plan`.
+        priors: names of the networks that belong to priors; the others are the solver's own.
     """
 
     def __init__(self, nets: Mapping[str, nn.Module], device: torch.device, config: KernelFusionConfig,
@@ -94,17 +94,17 @@ class Cost:
 
     @staticmethod
     def images(canvas: tuple[int, int]) -> int:
-        """In all, not per pixel: of the estimates (1, 3, H, W), and what they are made from, that live at once."""
+        """Total bytes, not per pixel, of the estimates (1, 3, H, W) and their intermediates that are alive at once."""
         return IMAGES * 12 * canvas[0] * canvas[1]
 
     def inference(self, name: str, pictures: int = 1) -> float:
-        """Of a prior's network when ``pictures`` go through it at once, without a gradient."""
-        tried = min(pictures, 2)  # two take other ways than one, more than two the same
+        """For a prior's network when ``pictures`` go through it at once, without a gradient."""
+        tried = min(pictures, 2)  # two take other code paths than one; more than two take the same
         with torch.no_grad():
             return bytes_per_pixel(lambda x: self._run(name, x), self.device, tried) * pictures / tried
 
     def training(self, name: str) -> float:
-        """Of a network whose gradient is taken: what its forward pass keeps. The backward pass adds next to nothing."""
+        """For a network with gradients: what its forward pass keeps. The backward pass adds next to nothing."""
         with torch.enable_grad():
             return bytes_per_pixel(lambda x: self._run(name, x), self.device)
 
@@ -117,7 +117,7 @@ class Cost:
             return self.nets[name](x, *level)
 
     def on_tile(self, name: str, canvas: tuple[int, int], tile: int) -> int:
-        """Pixels of the largest piece of a canvas that goes through a prior's network at once."""
+        """Pixels in the largest piece of a canvas that goes through a prior's network at once."""
         margin = Tiles(tile).margin(self.nets[name])
         height, width = (n if margin is None else min(n, tile + 2 * margin) for n in canvas)
         return height * width

@@ -1,8 +1,8 @@
-"""The forward model where the blur varies over the picture: a kernel per region, faded into its neighbours'.
+"""The forward model for blur that varies over the picture: one kernel per region, each fading into its neighbours'.
 
-y = Σ_r W_r · (x * k_r)↓s, W_r windows on the LR grid that sum to 1 at every pixel (Nagy & O'Leary 1998; "efficient
-filter flow", Hirsch et al. 2010). Each W_r is zero beyond its region and the band it shares with the neighbours, so
-only that part is computed: forward and adjoint cost little more than under one kernel.
+y = Σ_r W_r · (x * k_r)↓s, where W_r are windows on the LR grid that sum to 1 at every pixel (Nagy & O'Leary 1998;
+"efficient filter flow", Hirsch et al. 2010). Each W_r is zero outside its region and the band it shares with its
+neighbours, so only that part is computed: forward and adjoint cost little more than with one kernel.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .degradation import Degradation
 
-OVERLAP = 0.25  # of a region's side: wide enough to hide a seam, narrow enough for blur that changes at once
-SMALLEST = 32  # LR pixels: side of a region that may hold a kernel of its own
+OVERLAP = 0.25  # of a region's side: wide enough to hide a seam, narrow enough for blur that changes abruptly
+SMALLEST = 32  # LR pixels: minimum side of a region with a kernel of its own
 AUTO = 'auto'
-AUTO_SIDE, AUTO_MOST = 64, 3  # its regions have this many LR pixels a side at least; this many rows and columns at most
+AUTO_SIDE, AUTO_MOST = 64, 3  # minimum side of its regions in LR pixels; maximum number of rows and columns
 
 
 def read_grid(regions: str) -> tuple[int, int] | None:
@@ -38,11 +38,11 @@ def read_grid(regions: str) -> tuple[int, int] | None:
 def choose_grid(regions: str, size: tuple[int, int]) -> tuple[int, int]:
     """The regions (R, C) of a picture of ``size`` (h, w).
 
-    ``auto``: as many as have :data:`AUTO_SIDE` LR pixels a side, up to 3 x 3; whether each gets a kernel of its own is
-    decided by y (:func:`~.regions.takes_own`). Below twice that there is one.
+    ``auto``: as many as fit with at least :data:`AUTO_SIDE` LR pixels a side, up to 3 x 3; below twice that, one. y
+    decides whether each gets a kernel of its own (:func:`~.regions.takes_own`).
 
     Raises:
-        ValueError: they would be too small.
+        ValueError: the regions would be too small.
     """
     grid = read_grid(regions)
     if grid is None:
@@ -55,22 +55,22 @@ def choose_grid(regions: str, size: tuple[int, int]) -> tuple[int, int]:
 
 
 class RegionalDegradation(Degradation):
-    """Linear operator y = Σ_r W_r · (x * k_r)↓s for images (B, C, H, W) and kernels (R, C, K, K), as the regions lie.
+    """Linear operator y = Σ_r W_r · (x * k_r)↓s for images (B, C, H, W) and kernels (R, C, K, K), one per region.
 
-    With equal kernels it is :class:`Degradation`, whose attributes it has.
+    With equal kernels it equals :class:`Degradation`, whose attributes it has.
 
     Args:
         degradation: scale, kernel size and border.
         lr_size: (h, w) of y.
-        grid: (R, C) regions, of equal size but for rounding.
+        grid: (R, C) regions, of equal size up to rounding.
         overlap: width of the band in which one region fades into the next, as a share of a region's side, 0 to 1.
 
     Attributes:
         everywhere: the forward model with one kernel.
-        fades: windows along the rows (R, h) and along the columns (C, w); W_r is the product of two.
+        fades: windows along the rows (R, h) and along the columns (C, w); W_r is the product of one of each.
 
     Raises:
-        ValueError: more regions than pixels, or an overlap that is no such share.
+        ValueError: there are more regions than pixels, or the overlap is not such a share.
     """
 
     def __init__(self, degradation: Degradation, lr_size: tuple[int, int], grid: tuple[int, int],
@@ -82,7 +82,7 @@ class RegionalDegradation(Degradation):
         self._inside = Degradation(self.scale, self.kernel_size, 'valid')
 
     def regions(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, weights) of each region, row by row: the LR pixels that it takes part in, and W_r there."""
+        """(rows, columns, weights) of each region, row by row: the LR pixels that it contributes to, and W_r there."""
         spans = [[_support(window) for window in windows] for windows in self.fades]
         for rows, down in zip(spans[0], self.fades[0], strict=True):
             for cols, across in zip(spans[1], self.fades[1], strict=True):
@@ -105,7 +105,7 @@ class RegionalDegradation(Degradation):
         return self._unpad(x, (y.shape[-2] * self.scale, y.shape[-1] * self.scale))
 
     def normal_operator(self, k: Tensor) -> Callable[[Tensor], Tensor]:
-        """z ↦ A·Aᵀ·z, A = :meth:`forward` at fixed k. By both passes: it is not Toeplitz where kernels change."""
+        """z ↦ A·Aᵀ·z, A = :meth:`forward` at fixed k. Uses both passes: it is not Toeplitz where kernels vary."""
         return lambda z: self.forward(self.adjoint(z, k), k)
 
     def _seen(self, x: Tensor, rows: slice, cols: slice) -> Tensor:
@@ -115,12 +115,12 @@ class RegionalDegradation(Degradation):
 
 
 def fades(length: int, count: int, overlap: float) -> Tensor:
-    """(count, length) windows of ``count`` equal parts of a line that sum to 1 at every pixel, float64.
+    """(count, length) windows of ``count`` equal parts of a line, which sum to 1 at every pixel; float64.
 
     Between two parts, one falls and the other rises linearly over ``overlap`` times a part's length.
 
     Raises:
-        ValueError: more parts than pixels, or an overlap not in [0, 1].
+        ValueError: there are more parts than pixels, or the overlap is not in [0, 1].
     """
     if not 0 <= overlap <= 1:
         raise ValueError(f'the overlap of regions must be a share between 0 and 1, got {overlap}')

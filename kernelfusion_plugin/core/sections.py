@@ -1,4 +1,4 @@
-"""Option sections onto frozen dataclasses: names checked, lists made tuples."""
+"""Option sections as frozen dataclasses: names are checked, and lists become tuples."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ T = TypeVar('T')
 
 
 def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
-    """``kind(**options)``, lists as tuples.
+    """``kind(**options)``, with lists as tuples.
 
     Args:
         kind: a dataclass that checks its values.
         where: name of the section, for messages.
 
     Raises:
-        ValueError: no section, a key that ``kind`` does not have (the nearest one is named), one that is missing,
-            or a value that it refuses.
+        ValueError: ``options`` is not a section, has a key that ``kind`` does not (the nearest one is named), lacks
+            a required one, or has a value that ``kind`` refuses.
     """
     if not isinstance(options, Mapping):
         raise ValueError(f'{where!r} must be a section of options, got {options!r}')
@@ -38,14 +38,14 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
 
 
 def nearest(key: str, known: Iterable[str], prefix: str = '') -> str:
-    """What an error about an unknown name ends with: the nearest known one, after ``prefix``, and all of them."""
+    """The end of an error about an unknown name: the nearest known one, after ``prefix``, and all known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return (f': did you mean {prefix + close[0]!r}?' if close else '.') + f' Known: {", ".join(known)}'
 
 
 def must_be(name: str, kind: Any, value: Any) -> str:
-    """The line for an option whose value is not of its type ``kind``: int, float, str, bool, or several of these."""
+    """The message for an option whose value is not of type ``kind``: int, float, str, bool, or a union of these."""
     kinds = typing.get_args(kind) or (kind,)
     hint = ''
     if str in kinds and isinstance(value, Mapping):
@@ -58,10 +58,10 @@ _WORDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or 
 
 
 def check_range(name: str, value: Any, low: float, high: float = float('inf')) -> tuple[float, float]:
-    """``value``, a pair of numbers or one number, as a pair that rises within [low, high].
+    """``value``, a pair of numbers or one number, as a pair in ascending order within [low, high].
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is anything else.
     """
     pair = value if isinstance(value, tuple) else (value, value)
     if (len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in pair)
@@ -72,10 +72,10 @@ def check_range(name: str, value: Any, low: float, high: float = float('inf')) -
 
 
 def check_number(name: str, value: Any, low: float, high: float = float('inf'), whole: bool = False) -> None:
-    """Refuse what is no number (no whole number) within [low, high].
+    """Refuse anything but a number (or a whole number) within [low, high].
 
     Raises:
-        ValueError: naming the option.
+        ValueError: the value is refused; the message names the option.
     """
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:

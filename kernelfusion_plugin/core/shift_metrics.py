@@ -1,7 +1,7 @@
-"""PSNR at the best shift: for blind results, whose kernel, and so whose picture, may lie beside its place.
+"""PSNR at the best shift: for blind results, whose kernel, and hence whose picture, may be displaced.
 
-A shift between x and k cannot be seen in y. These scores say how much of an error is shift; they stand beside the
-plain PSNR, under their own names, never in its place. Images as in ``metrics``.
+A shift between x and k cannot be seen in y. These scores tell how much of an error is shift; they are
+reported beside the plain PSNR, under their own names, never in its place. Images are as in ``metrics``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .metrics import PAPER_BORDER, border_pixels, luma_pair, psnr
 
-MARGIN = 16  # pixels of reflection around a picture before its Fourier transform, which would wrap around
+MARGIN = 16  # pixels of reflection around a picture before its Fourier transform, which wraps around
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class ShiftedPsnr:
 def psnr_best_shift(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER, max_shift: int = 4) -> ShiftedPsnr:
     """The highest :func:`~.metrics.psnr_y` over shifts of x by whole pixels.
 
-    The window of x_true that is scored is the same at all shifts, that of the plain PSNR; x is read at most as far
-    beyond it as the border is wide, so nothing is made up. Equal scores: the shorter shift.
+    The scored window of x_true is that of the plain PSNR at all shifts; x is read beyond it by at most the width of the
+    border, so no pixel is made up. Of equal scores, the shorter shift wins.
 
     Args:
-        border: as of :func:`~.metrics.psnr_y`.
+        border: as for :func:`~.metrics.psnr_y`.
         max_shift: shifts of -max_shift … max_shift pixels on either axis are tried, fewer where the border is narrower.
     """
     if max_shift < 0:
@@ -49,16 +49,16 @@ def psnr_best_shift(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDE
 
 def psnr_best_subpixel_shift(x: Tensor, x_true: Tensor, border: float | int = PAPER_BORDER, max_shift: int = 4,
                              whole: ShiftedPsnr | None = None, rounds: int = 8) -> ShiftedPsnr:
-    """The highest PSNR on Y over shifts of x by fractions of a pixel: from the best whole one, by Gauss-Newton.
+    """The highest PSNR on Y over shifts of x by fractions of a pixel, by Gauss-Newton from the best whole-pixel shift.
 
-    x is shifted by its Fourier transform (reflected at its edges), which keeps all frequencies as they are; an
-    interpolation would blur by an amount that depends on the shift, and so have a say in the score. Never below
+    x is shifted through its Fourier transform (reflected at its edges), which preserves all frequencies;
+    interpolation would blur by an amount that depends on the shift, and so affect the score. Never below
     :func:`psnr_best_shift`.
 
     Args:
-        border, max_shift: as of :func:`psnr_best_shift`.
-        whole: what :func:`psnr_best_shift` gave for these arguments, where it is at hand.
-        rounds: of Gauss-Newton, at most.
+        border, max_shift: as for :func:`psnr_best_shift`.
+        whole: the result of :func:`psnr_best_shift` for these arguments, if at hand.
+        rounds: maximum number of Gauss-Newton rounds.
     """
     whole = whole or psnr_best_shift(x, x_true, border, max_shift)
     a, b = luma_pair(x, x_true)
@@ -71,7 +71,7 @@ def psnr_best_subpixel_shift(x: Tensor, x_true: Tensor, border: float | int = PA
         J = torch.stack([window.cut(slope).flatten() for slope in slopes])  # d moved / d (dy, dx)
         gram = J @ J.T
         if not torch.linalg.det(gram) > 1e-9 * gram.diagonal().prod().clamp_min(1e-30):
-            break  # flat, or stripes: no shift, or one along them, changes anything
+            break  # flat, or stripes: no shift, or none along the stripes, changes anything
         step = -torch.linalg.solve(gram, J @ error.flatten())
         at = at + step.cpu().clamp(-0.5, 0.5)
         if (at - torch.tensor(whole.shift)).abs().max() > 1:
@@ -115,7 +115,7 @@ class _Fourier:
                             2 * math.pi * torch.fft.rfftfreq(padded.shape[-1], dtype=a.dtype, device=a.device)[None]]
 
     def shifted(self, by: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """a(i - dy, j - dx) and its derivatives by dy and dx."""
+        """a(i - dy, j - dx) and its derivatives with respect to dy and dx."""
         angle = sum(float(d) * f for d, f in zip(by, self.frequencies))
         moved = self.spectrum * torch.polar(torch.ones_like(angle), -angle)
         return self._back(moved), [self._back(-1j * f * moved) for f in self.frequencies]

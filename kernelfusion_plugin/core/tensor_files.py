@@ -1,4 +1,4 @@
-"""Files that ``torch.save`` wrote, read without running what they may hold."""
+"""Files written by ``torch.save``, read without running any code in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_tensors(path: str | os.PathLike[str], what: str) -> Any:
     """The content of a file: tensors and plain values, on the CPU. Code in it is never run.
 
     Args:
-        what: it should be, for the message.
+        what: what the file should be, for the message.
 
     Raises:
         ValueError: there is no such file, or it holds something else; in one line.

@@ -1,7 +1,8 @@
 """A net on a large picture, tile by tile, in bounded memory.
 
-:func:`tiled` gives the same values as the whole where the net's reach is finite; where it is not (attention, pooling),
-:func:`blended` fades overlapping tiles into one another. :class:`Tiles` makes them smaller when memory runs out.
+:func:`tiled` gives the same values as one pass over the whole picture if the net's reach is finite; if it is not
+(attention, pooling), :func:`blended` fades overlapping tiles into one another. :class:`Tiles` shrinks tiles when memory
+runs out.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from .memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-SIDES = (1024, 512, 256, 128, 64)  # of tiles, the best first
+SIDES = (1024, 512, 256, 128, 64)  # of tiles, best first
 
 
 @dataclass
 class Tiles:
-    """How pictures of any size go through networks; the priors of a run share one.
+    """How pictures of any size go through networks; the priors of a run share one instance.
 
     Attributes:
-        side: of the tiles, pixels; 0: no tiles. It is halved for good where memory runs out.
-        recompute: what a gradient needs is computed again in place of being kept, and such pictures go in tiles too.
+        side: of the tiles, in pixels; 0: no tiles. It is halved for good when memory runs out.
+        recompute: recompute what a gradient needs instead of keeping it, and tile pictures with a gradient too.
     """
 
     side: int = SIDES[0]
     recompute: bool = False
 
     def run(self, function: Callable[[Tensor], Tensor], x: Tensor, net: nn.Module) -> Tensor:
-        """``function(x)``, (B, C, H, W) to the same, made of ``net``; in one piece if ``net`` names no ``reach``.
+        """``function(x)``, (B, C, H, W) to the same shape, built on ``net``; in one piece if ``net`` has no ``reach``.
 
         Raises:
             OutOfMemoryError, RuntimeError: PyTorch's own, if even the smallest tiles do not fit.
@@ -56,13 +57,13 @@ class Tiles:
             log.warning(f'Out of memory: it goes on in tiles of {self.side} x {self.side} pixels')
 
     def margin(self, net: nn.Module) -> int | None:
-        """Pixels around a tile that go through ``net`` with it, at most; None: it is not done in tiles."""
+        """Maximum number of pixels around a tile that go through ``net`` with it; None: ``net`` is not run in tiles."""
         reach = getattr(net, 'reach', None)
         return reach + getattr(net, 'multiple', 1) if self.side and reach is not None else None
 
 
 def recomputed(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``function`` with another way to its gradient: nothing is kept but x, and it is computed a second time."""
+    """``function`` whose gradient keeps nothing but x and computes ``function`` a second time."""
     return partial(checkpoint, function, use_reentrant=False)
 
 
@@ -70,8 +71,8 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int,
           scale: int = 1) -> Tensor:
     """``function(x)`` computed on tiles of about ``tile`` pixels square, each with ``halo`` pixels around it.
 
-    Equal to ``function(x)``, but for rounding, if an output pixel depends on inputs no farther than ``halo`` away and
-    the function treats all places alike, up to shifts by ``multiple`` (the stride of its coarsest level).
+    Equal to ``function(x)`` up to rounding if an output pixel depends on inputs at most ``halo`` away and the function
+    commutes with shifts by ``multiple`` (the stride of its coarsest level).
 
     Args:
         function: (B, C, h, w) to (B, D, s·h, s·w).
@@ -95,10 +96,10 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, halo: int,
 
 
 def placements(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles of ``tile`` begin, evenly, that cover ``length`` and overlap by at least ``overlap``.
+    """Starts of evenly placed tiles of side ``tile`` that cover ``length`` and overlap by at least ``overlap``.
 
     Raises:
-        ValueError: the overlap is not below the tile.
+        ValueError: the overlap is negative or not below the tile.
     """
     if not 0 <= overlap < tile:
         raise ValueError(f'the overlap of tiles must be at least 0 and below the tile {tile}, got {overlap}')
@@ -110,8 +111,8 @@ def blended(size: tuple[int, int], tile: int, overlap: int) -> Iterator[tuple[sl
     """Overlapping tiles of a picture of ``size`` with weights that sum to 1 at every pixel.
 
     Yields:
-        Rows, columns, and a function that gives the tile's weights (s·h, s·w) on a grid s times as fine: level inside,
-        falling linearly over the overlaps.
+        Rows, columns, and a function that gives the tile's weights (s·h, s·w) on a grid s times as fine: constant
+        inside, falling linearly over the overlaps.
     """
     axes = [_axis(length, min(tile, length), overlap) for length in size]
     for rows, vertical in axes[0]:
@@ -120,7 +121,7 @@ def blended(size: tuple[int, int], tile: int, overlap: int) -> Iterator[tuple[sl
 
 
 def _axis(length: int, tile: int, overlap: int) -> list[tuple[slice, Callable[[int], Tensor]]]:
-    """Along one axis: the tiles, and each one's share of the weight by fineness."""
+    """The tiles along one axis, each with a function that gives its share of the weight at fineness s."""
     starts = placements(length, tile, min(overlap, tile - 1))
 
     def share(start: int, s: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is wrong with the options of a training, as far as it shows before BasicSR makes folders and data sets."""
+"""Checks the options of a training run, as far as possible before BasicSR makes folders and data sets."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ..option_checks import is_our_model
 from .options import section_of
 
 LOSSES = ('pixel_opt', 'perceptual_opt', 'kernel_opt')
-KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler', *LOSSES)  # of train, of all our models
+KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler', *LOSSES)  # train options of all our models
 PREFETCH = (None, 'cpu', 'cuda')
 
 
 def check_training(model: type[BaseModel], opt: Mapping[str, Any]) -> None:
-    """Refuse what a training of any of our models would fail on, at its start or at its very end.
+    """Refuse options on which training any of our models would fail, at its start or at its very end.
 
     Args:
-        model: ours, or one made of it, which may know more optimizers, schedules and options.
+        model: ours, or one derived from it, which may know more optimizers, schedules and options.
 
     Raises:
         ValueError: in one line that names the option.
@@ -59,13 +59,13 @@ def check_training(model: type[BaseModel], opt: Mapping[str, Any]) -> None:
 
 
 def pairs_kernel_size(opt: Mapping[str, Any], learner: str) -> int | None:
-    """Side of the kernels that come with the pairs of a training; None: it shows only when they come.
+    """Side of the kernels that come with the training pairs; None: known only once they are loaded.
 
     Args:
         learner: what learns kernels, for the message.
 
     Raises:
-        ValueError: the pairs come without.
+        ValueError: the pairs come without kernels.
     """
     pairs = opt['datasets']['train']
     if pairs['type'] == 'RandomBlurDataset':
@@ -77,7 +77,7 @@ def pairs_kernel_size(opt: Mapping[str, Any], learner: str) -> int | None:
 
 
 def _check_loader(datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """What BasicSR's loader of training pictures takes."""
+    """Check the options of BasicSR's loader of training pictures."""
     unread = [key for key in datasets if key != 'train' and key.partition('_')[0] != 'val']
     if 'train' not in datasets or unread:
         raise ValueError(f'datasets: a training has one data set, train, and those of its validation, val_1 …; there '
@@ -94,8 +94,8 @@ def _check_loader(datasets: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _try_schedule(model: type[BaseModel], train: Mapping[str, Any]) -> None:
-    """The model's optimizer and schedule on one weight, up to the last iteration."""
-    trial = object.__new__(model)  # of which two methods are wanted, and no folders
+    """Try the model's optimizer and schedule on a single weight, up to the last iteration."""
+    trial = object.__new__(model)  # for two of its methods only, without making folders
     trial.opt, trial.optimizers, trial.schedulers = {'train': copy.deepcopy(dict(train))}, [], []
     options, last = trial.opt['train']['optim_g'], int(train['total_iter'])
     check_number('train.optim_g.lr', options.get('lr'), 0)
@@ -112,7 +112,7 @@ def _try_schedule(model: type[BaseModel], train: Mapping[str, Any]) -> None:
 
 
 def _try_loss(where: str, options: Any) -> None:  # noqa: ANN401
-    """The loss is made, but for one that loads a network: of that, the names of its arguments are looked at."""
+    """Make the loss, unless it loads a network: then only the names of its arguments are checked."""
     if not isinstance(options, Mapping):
         raise ValueError(f"'{where}' must be a section with a type, got {options!r}")
     arguments = copy.deepcopy(dict(options))

@@ -1,10 +1,11 @@
-"""DAN: kernel and picture estimated in turn (Luo, Huang, Li, Wang, Tan, NeurIPS 2020, "Unfolding the Alternating
+"""DAN: kernel and picture estimated alternately (Luo, Huang, Li, Wang, Tan, NeurIPS 2020, "Unfolding the Alternating
 Optimization for Blind Super Resolution").
 
     x_i = Restorer(y, c_{i-1}),   c_i = Estimator(y, x_i),   i = 1 … loop,
 
-with the same two networks in every round. c is the code of the kernel, Pᵀ·vec(k), P its family's PCA matrix; c_0 is
-that of no blur. Module names are those of the published weights, which load strictly. Pictures are RGB in [0, 1].
+with the same two networks in every round. c is the code of the kernel, Pᵀ·vec(k), with P the PCA matrix of its
+family; c_0 is that of no blur. Module names are those of the published weights, which load strictly. Pictures are RGB
+in [0, 1].
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..kernels import delta
 
 
 class ChannelAttention(nn.Module):
-    """f times a weight per channel in (0, 1), made of the channels' means."""
+    """f times a weight per channel in (0, 1), computed from the channels' means."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class ChannelAttention(nn.Module):
 
 
 class ConditionalBlock(nn.Module):
-    """f + CA(conv(σ(conv([f, g])))): a residual block that sees a condition g beside its features f."""
+    """f + CA(conv(σ(conv([f, g])))): a residual block that sees a condition g alongside its features f."""
 
     def __init__(self, channels: int, condition: int) -> None:
         super().__init__()
@@ -76,13 +77,13 @@ class Estimator(nn.Module):
 
 
 class AlternatingNet(nn.Module):
-    """What both versions of DAN have: the rounds, and the PCA matrix as a buffer of the weights.
+    """What both versions of DAN share: the rounds, and the PCA matrix as a buffer saved with the weights.
 
     Args:
         loop: number of rounds.
         kernel_size: K.
         code_length: L.
-        pca: (K², L), see :func:`..kernel_pca.pca_matrix`; None: zeros, until weights that have it are loaded.
+        pca: (K², L), see :func:`..kernel_pca.pca_matrix`; None: zeros, until weights that contain it are loaded.
 
     Raises:
         ValueError: pca has another shape.
@@ -110,7 +111,7 @@ class AlternatingNet(nn.Module):
         return bool(self.encoder.any())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object, **kwargs: object) -> None:
-        """Take the PCA matrix without its leading 1 too."""
+        """Also accept a PCA matrix without the leading dimension of 1."""
         encoder = state_dict.get(f'{prefix}encoder')
         if encoder is not None and encoder.ndim == 2:
             state_dict[f'{prefix}encoder'] = encoder[None]
@@ -124,9 +125,9 @@ class DAN(AlternatingNet):
         nf, nb: channels and blocks of the Restorer.
         upscale: s, 2, 3 or 4.
         input_para: L, length of the kernel's code.
-        kernel_size: K of the kernels that the PCA matrix was made of.
+        kernel_size: K of the kernels that the PCA matrix was computed from.
         loop: number of rounds.
-        in_nc: colours.
+        in_nc: number of colours.
         pca: (K², L).
     """
 
@@ -137,9 +138,9 @@ class DAN(AlternatingNet):
         self.Estimator = Estimator(upscale, input_para, in_nc)
 
     def forward(self, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """y (B, C, h, w) to the pictures (B, C, s·h, s·w) and codes (B, L) of all rounds; the last are the result.
+        """y (B, C, h, w) to the pictures (B, C, s·h, s·w) and codes (B, L) of all rounds; the last ones are the result.
 
-        No gradient goes from one network into the other: each learns from its own output.
+        No gradient flows from one network into the other: each learns from its own output.
         """
         code = self.init_ker_map.expand(y.shape[0], -1)
         pictures, codes = [], []
@@ -152,7 +153,7 @@ class DAN(AlternatingNet):
 
 
 def upscaler(channels: int, scale: int, colours: int) -> nn.Sequential:
-    """Features (B, channels, h, w) to a picture (B, colours, s·h, s·w) by pixel shuffles, x4 in two steps.
+    """Features (B, channels, h, w) to a picture (B, colours, s·h, s·w) by pixel shuffle, x4 in two steps.
 
     Raises:
         ValueError: the scale is not 2, 3 or 4.

@@ -1,7 +1,7 @@
 """DANv2 (Luo, Huang, Li, Wang, Tan, 2021, "End-to-end Alternating Optimization for Blind Super Resolution").
 
-The rounds are :mod:`.dan`'s. New are dual-path blocks, in which the condition is a stream of its own, and that the
-Estimator gives the whole kernel, a softmax over its K² entries.
+The rounds are those of :mod:`.dan`. New are dual-path blocks, in which the condition is a stream of its own, and an
+Estimator that gives the whole kernel, a softmax over its K² entries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .dan import AlternatingNet, upscaler
 
 
 class DualPathBlock(nn.Module):
-    """(f, g) to (f + a(f)·b(g), g + b(g)); g may be (B, C, 1, 1), alike for all pixels."""
+    """(f, g) to (f + a(f)·b(g), g + b(g)); g may be (B, C, 1, 1), the same for all pixels."""
 
     def __init__(self, channels: int, condition: int, side: int, condition_side: int) -> None:
         super().__init__()
@@ -27,10 +27,10 @@ class DualPathBlock(nn.Module):
 
 
 class DualPathGroup(nn.Module):
-    """Blocks one after the other, both streams doubled at the end.
+    """Blocks in sequence, with both streams doubled at the end.
 
-    The paper adds the group's input to its output. In the code that made the published weights the blocks overwrite
-    that input in place, so that what is added is the output itself: 2·body(f, g), not (f, g) + body(f, g).
+    The paper adds the group's input to its output. In the code behind the published weights, the blocks overwrite that
+    input in place, so the output is added to itself: 2·body(f, g), not (f, g) + body(f, g).
     """
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
@@ -87,7 +87,7 @@ class DANv2(AlternatingNet):
         input_para: L, length of the kernel's code.
         kernel_size: K.
         loop: number of rounds.
-        in_nc: colours.
+        in_nc: number of colours.
         pca: (K², L).
     """
 
@@ -100,7 +100,7 @@ class DANv2(AlternatingNet):
     def forward(self, y: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """y (B, C, h, w) to the pictures (B, C, s·h, s·w), codes (B, L) and kernels (B, K²) of all rounds.
 
-        No gradient goes from one network into the other: each learns from its own output.
+        No gradient flows from one network into the other: each learns from its own output.
         """
         code = self.init_ker_map.expand(y.shape[0], -1)
         pictures, codes, kernels = [], [], []

@@ -1,9 +1,9 @@
-"""DCLS: features freed of an estimated blur by constrained least squares (Luo et al., CVPR 2022).
+"""DCLS: features deblurred with an estimated kernel by constrained least squares (Luo et al., CVPR 2022).
 
     k' = Estimator(y),   x = Restorer(y, k'),
 
-k' in LR pixels: a blur before the reduction is taken for another one behind it. Module names are those of the published
-weights, which load strictly. Pictures are RGB in [0, 1].
+with k' in LR pixels: a blur before downscaling is modelled as another one after it. Module names are those of the
+published weights, which load strictly. Pictures are RGB in [0, 1].
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .dan import upscaler
 from .danv2 import DualPathGroup
 
 FILTERS = {11: (7, 3, 3, 1), 21: (11, 7, 5, 1), 31: (11, 9, 7, 5, 3)}  # sides of the Estimator's filters, by K
-SMALLEST = 7  # pixels: what three 3 x 3 convolutions without padding take
+SMALLEST = 7  # pixels: the least that three 3 x 3 convolutions without padding take
 HIDDEN = 16  # channels between the Estimator's filters
 
 
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """f times a weight per channel in (0, 1), made of the channels' means."""
+    """f times a weight per channel in (0, 1), computed from the channels' means."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()
@@ -62,9 +62,9 @@ class DualPathBlock(nn.Module):
 
 
 class Deconvolution(nn.Module):
-    """Features without the blur k', by constrained least squares with smoothness filters made of the features.
+    """Removes the blur k' from features by constrained least squares, with smoothness filters computed from them.
 
-    A filter P of 3 x 3 per channel sums to 0, as a Laplacian does: what is constant costs nothing.
+    Each channel's 3 x 3 filter P sums to 0, as a Laplacian does, so constants are not penalised.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -80,13 +80,13 @@ class Deconvolution(nn.Module):
         g = self.reduce_feature(f)  # (B, inner, h, w)
         p = self.grad_filter(g).exp()  # (B, inner, 3, 3)
         p = p - p.mean(dim=(-2, -1), keepdim=True)
-        margin = k.shape[-1]  # the transform is circular: what wraps round ends in the margin
+        margin = k.shape[-1]  # the transform is circular: whatever wraps around ends up in the margin
         wide = constrained_least_squares(F.pad(g, (margin,) * 4, mode='replicate'), k, p)
         return self.expand_feature(wide[..., margin:-margin, margin:-margin])
 
 
 class Estimator(nn.Module):
-    """Kernel k' (B, 1, K, K) in LR pixels, sum 1, from y: the convolution of a chain of filters made of y."""
+    """Kernel k' (B, 1, K, K) in LR pixels, sum 1, from y: the convolution of a chain of filters computed from y."""
 
     def __init__(self, channels: int, kernel_size: int, latent: int, colours: int, softmax: bool) -> None:
         super().__init__()
@@ -111,14 +111,14 @@ class Estimator(nn.Module):
         k = y.new_ones(1, batch * self.colours, 1, 1)
         for i, (layer, (outputs, *shape)) in enumerate(zip(self.dec, self.shapes, strict=True)):
             filters = layer(latent).reshape(batch * outputs, *shape)
-            k = F.conv2d(k, filters, padding=0 if i else self.kernel_size - 1, groups=batch)  # a group per picture
+            k = F.conv2d(k, filters, padding=0 if i else self.kernel_size - 1, groups=batch)  # one group per picture
         k = k.reshape(batch, self.colours, self.kernel_size, self.kernel_size).flip(-2, -1).mean(1, keepdim=True)
         if self.softmax:
             k = k.flatten(1).softmax(1).reshape(k.shape)
         return k / k.sum(dim=(-2, -1), keepdim=True)
 
     def _start_sharp(self) -> None:
-        """First weights for training: about no blur, so that the kernel's sum, which divides it, is far from 0."""
+        """Initialise for training near no blur, so that the kernel's sum, by which it is divided, is far from 0."""
         for layer, (outputs, inputs, side, _) in zip(self.dec, self.shapes, strict=True):
             middle = torch.zeros(outputs, inputs, side, side)
             middle[..., side // 2, side // 2] = 1 / inputs
@@ -145,7 +145,7 @@ class Restorer(nn.Module):
     def forward(self, y: Tensor, k: Tensor) -> Tensor:
         first = self.conv_first(y)
         features = self.feature_block(first)
-        f, g = self.head2(features, k), self.head1(features)  # deblurred (B, channels, h, w), as they were (B, …)
+        f, g = self.head2(features, k), self.head1(features)  # deblurred (B, channels, h, w), original (B, …)
         for group in self.body:
             f, g = group(f, g)
         return self.upscale(self.fusion(torch.cat([g, f], dim=1)) + first).clamp(0, 1)
@@ -157,14 +157,14 @@ class DCLS(nn.Module):
     Args:
         nf, nb, ng: channels, blocks per group and groups of the Restorer.
         upscale: s, 2, 3 or 4.
-        input_para: length of the vector that the kernel's filters are made of.
+        input_para: length of the vector that the kernel's filters are computed from.
         kernel_size: K of the kernel in LR pixels: 11, 21 or 31.
-        reduction: nf over the channels that are deconvolved.
-        in_nc: colours.
+        reduction: nf divided by the number of channels that are deconvolved.
+        in_nc: number of colours.
         softmax: end the Estimator with a softmax; only the published x2 weights for anisotropic kernels do.
 
     Raises:
-        ValueError: kernel_size or upscale has no such network.
+        ValueError: there is no network for this kernel_size or upscale.
     """
 
     def __init__(self, nf: int = 64, nb: int = 10, ng: int = 5, upscale: int = 4, input_para: int = 256,
@@ -175,9 +175,9 @@ class DCLS(nn.Module):
         self.Estimator = Estimator(nf, kernel_size, input_para, in_nc, softmax)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y (B, C, h, w) to the picture (B, C, s·h, s·w) and k' (B, 1, K, K), which *convolves* (not correlates).
+        """y (B, C, h, w) to the picture (B, C, s·h, s·w) and k' (B, 1, K, K), which *convolves* (does not correlate).
 
-        No gradient goes from the Restorer into the Estimator.
+        No gradient flows from the Restorer into the Estimator.
 
         Raises:
             ValueError: y is too small.

@@ -1,6 +1,6 @@
-"""MCFormer, the modulated conditional transformer of BlindDiff (Li et al., Section 3.3): noise and blur kernel at once.
+"""MCFormer, the modulated conditional transformer of BlindDiff (Li et al., Section 3.3): noise and blur kernel in one.
 
-Its layers are Restormer's (``restormer``). Modules bear the names that the released weights have.
+Its layers are Restormer's (``restormer``). Module names are those of the released weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..degradation import upscale_bicubic
 from .patch_net import sinusoidal_embedding
 from .restormer import ChannelAttention, Down, GatedFeedForward, PixelNorm, Up
 
-MULTIPLE = 8  # height and width of x_t must be multiples of it: four levels, each half the size of the one before
+MULTIPLE = 8  # divides x_t's height and width: four levels, each half the size of the previous one
 UPSAMPLINGS = ('pil', 'torch')
-CONTRAST_GAIN = 10.0  # of the kernel estimator's first layer at its start
+CONTRAST_GAIN = 10.0  # of the kernel estimator's first layer at initialisation
 
 
 class Prediction(NamedTuple):
-    """What the network says about x_t: eps (B, 3, H, W); kernel (B, K, K), each sums to 1; v (B, 3, H, W) or None.
+    """The network's output for x_t: eps (B, 3, H, W); kernel (B, K, K), each summing to 1; v (B, 3, H, W) or None.
 
     ``v`` places the variance between its bounds, see :meth:`~..diffusion.Schedule.learned_variance`.
     """
@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 class _Time(nn.Module):
-    """Fourier features of t; without weights, but it holds place 0 of ``t_embedder``."""
+    """Fourier features of t; has no weights, but occupies index 0 of ``t_embedder``."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Time(nn.Module):
 class _Block(nn.Module):
     """Kernel-modulated transformer block, Eqs. 16 and 17: scale and shift before MDTA and before GDFN.
 
-    Both are residual and both are normalised first, as in the released code; Eq. 17 as printed has no norm.
+    Both are residual with normalised input, as in the released code; Eq. 17 as printed has no norm.
     """
 
     def __init__(self, dim: int, heads: int, expansion: float, embed_dim: int) -> None:
@@ -73,7 +73,7 @@ class _PatchEmbed(nn.Module):
 
 
 def _predictor(channels: int, dim: int, layers: int, outputs: int) -> nn.Sequential:
-    """K of Eq. 15 up to its code: 5 x 5 convolutions, the fourth with stride 2, and global average pooling."""
+    """K of Eq. 15, up to the code: 5 x 5 convolutions, the fourth with stride 2, and global average pooling."""
     parts: list[nn.Module] = []
     for i in range(layers):
         parts += [nn.Conv2d(channels if i == 0 else dim, dim, 5, stride=2 if i == 3 else 1, padding=2),
@@ -82,12 +82,12 @@ def _predictor(channels: int, dim: int, layers: int, outputs: int) -> nn.Sequent
 
 
 def _start_estimator(predictor: nn.Sequential) -> None:
-    """First weights with which the estimator learns from its first steps on; the paper does not say how it starts.
+    """Initialise so that the estimator learns from the first steps on; the paper gives no initialisation.
 
-    Blur shows in y's contrasts, some tenths at most, beside x_t's noise of deviation 1. Under PyTorch's own first
-    weights that noise swamps every ReLU, pooling leaves the mean colour, and the kernel of a net of dim 16 was
-    still the mean kernel after 750 steps. So the first layer starts blind to x_t and to constants, and loud: the same
-    net left the mean kernel behind within 200 steps.
+    Blur shows in y's contrasts, a few tenths at most, next to x_t's noise of standard deviation 1. With PyTorch's
+    default weights that noise swamps every ReLU, pooling leaves only the mean colour, and the kernel of a net of dim 16
+    was still the mean kernel after 750 steps. So the first layer starts blind to x_t and to constants, with a high
+    gain: the same net left the mean kernel behind within 200 steps.
     """
     layers = [layer for layer in predictor if isinstance(layer, nn.Conv2d) and layer.kernel_size == (5, 5)]
     for layer in layers:
@@ -103,33 +103,33 @@ def _start_estimator(predictor: nn.Sequential) -> None:
 class ModulatedTransformer(nn.Module):
     """MCFormer: eps(x_t, t, y) and k(x_t, y), BlindDiff's denoiser and its kernel estimator.
 
-    The estimator sees y enlarged beside x_t (Eq. 15) and ends in one of two heads:
+    The estimator sees upscaled y alongside x_t (Eq. 15) and ends in one of two heads:
 
-    * with a ``basis``, the paper's: a code of some coefficients, k = mean + code · components (PCA, as in SRMD and
-      IKC). Components of kernels that sum to 1 sum to 0, so k sums to 1 by itself.
+    * with a ``basis``, the paper's: a code of a few coefficients, k = mean + code · components (PCA, as in SRMD and
+      IKC). Components of kernels that sum to 1 sum to 0, so k sums to 1 automatically.
     * without one, the released code's: a softmax over all K² entries, any kernel.
 
-    A code, or the softmax's kernel, modulates every block of the backbone together with t. The output is added to
-    x_t. Not in the paper: the stride of the estimator's layers and the width of its MLP; they are the released code's.
+    The code, or the softmax's kernel, modulates every block of the backbone together with t. The output is added to
+    x_t. The stride of the estimator's layers and the width of its MLP are not in the paper but from the released code.
 
     Args:
         scale: s.
-        dim: channels of the first level; each further one has twice as many. A multiple of twice the heads.
+        dim: channels of the first level; each further level has twice as many. A multiple of twice the heads.
         num_blocks: transformer blocks of the four levels, encoder and decoder alike.
-        num_refinement_blocks: blocks behind the decoder.
+        num_refinement_blocks: blocks after the decoder.
         heads: attention heads of the four levels.
         ffn_expansion_factor: hidden channels of GDFN relative to its input.
         kernel_size: K.
         basis: (mean (K²,), components (n, K²)), kept with the weights; None: softmax.
         predictor_layers: convolutions of the kernel estimator; the paper has four, the released weights six.
         modulation: False: only t modulates the blocks (Table 3, models A and B).
-        learned_variance: give ``v`` besides.
+        learned_variance: also predict ``v``.
         upsampling: of y: ``pil``, bicubic with a = -0.5, or ``torch``, with a = -0.75 (released weights).
 
     Shapes: x_t (B, 3, H, W), H and W multiples of 8; t (B,), 0 … T - 1; y (B, 3, H / s, W / s).
 
     Raises:
-        ValueError: an argument is out of range, or sizes that do not fit (forward).
+        ValueError: an argument is out of range, or sizes do not fit (forward).
     """
 
     def __init__(self, scale: int = 4, dim: int = 48, num_blocks: Sequence[int] = (2, 3, 6, 8),
@@ -195,7 +195,7 @@ class ModulatedTransformer(nn.Module):
         return Prediction(x_t + eps, kernel, None if v is None else x_t + v)
 
     def _kernel(self, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """The code that modulates (B, n), and the kernel (B, K, K)."""
+        """The modulating code (B, n), and the kernel (B, K, K)."""
         code = self.predictor(pair)
         if self.has_basis:
             kernel = self.kernel_mean + code @ self.kernel_components

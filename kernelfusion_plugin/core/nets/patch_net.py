@@ -21,8 +21,8 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
 class PatchBlock(nn.Module):
     """Two convolutions with a scale and shift from the time embedding between them.
 
-    The first is 3 x 3, the second ``kernel2`` x ``kernel2``. Where input and output have the same number
-    of channels the block is residual.
+    The first is 3 x 3, the second ``kernel2`` x ``kernel2``. If input and output have the same number of
+    channels, the block is residual.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel2: int, embed_dim: int) -> None:
@@ -44,7 +44,7 @@ class PatchDiffusionNet(nn.Module):
     """Velocity v(x_t, t) of a diffusion over 15 x 15 patches.
 
     One block of two 3 x 3 convolutions, then five of 3 x 3 and 1 x 1: 1 + 2·7 = 15. No stride, no norm,
-    no global layer, so an image is a batch of overlapping patches and any size goes in. Weights start at
+    no global layer, so an image is a batch of overlapping patches, and any size is accepted. Weights start at
     PyTorch's defaults, as in the paper; the last projection is a 1 x 1 convolution to the image's channels.
 
     Args:

@@ -20,24 +20,24 @@ def _block(in_channels: int, channels: int) -> nn.Sequential:
 class RefineUNet(nn.Module):
     """U-Net that maps an estimate of x0 to a better one; trained from scratch on one image (deep image prior).
 
-    Five levels of 32 … 512 filters, a block of two 3 x 3 convolutions (batch norm, ReLU) per level on the way
-    down and up, levels halved (max pooling) and doubled (bilinear), skips concatenated, a 3 x 3 convolution to
-    the image's channels and tanh. Weights start at PyTorch's defaults (A.3). Left in train mode: batch norm then
+    Five levels of 32 … 512 filters, with a block of two 3 x 3 convolutions (batch norm, ReLU) per level on the
+    way down and up, max pooling by 2, bilinear upscaling by 2, concatenated skips, and a 3 x 3 convolution to the
+    image's channels and tanh. Weights start at PyTorch's defaults (A.3). Kept in train mode, so that batch norm
     uses the one image's own statistics, as deep image priors do.
 
-    How to pool and to enlarge and the size of the last convolution are not in the paper. With 1 x 1 there,
+    The paper gives neither the kind of pooling and upscaling nor the size of the last convolution. With 1 x 1,
     R learns three to five times slower at the paper's rate: too slow for 100 + 20 steps per t, and the kernel,
-    which then answers for R's blur, shrinks to a point.
+    which then compensates for R's blur, shrinks to a point.
 
     Args:
         channels: filters from the input level to the bottom.
         image_channels: 3 for RGB.
 
-    Shapes: (B, 3, H, W) in about [-1, 1] to (B, 3, H, W) in (-1, 1); any H and W: inside, the image is
-    continued at its edges to a multiple of 2^(levels - 1), at least twice that.
+    Shapes: (B, 3, H, W) in about [-1, 1] to (B, 3, H, W) in (-1, 1); any H and W: internally, the
+    image is padded by edge replication to a multiple of 2^(levels - 1), at least twice that.
 
     Raises:
-        ValueError: fewer than one level.
+        ValueError: there are no levels, or one has no filters.
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128, 256, 512), image_channels: int = 3) -> None:
@@ -65,5 +65,5 @@ class RefineUNet(nn.Module):
         return h[..., top:top + height, left:left + width]
 
     def _missing(self, size: int) -> int:
-        """Pixels to add: up to the multiple, and two at least at the bottom, which batch norm needs."""
+        """Pixels to add to reach a multiple, and at least two pixels at the bottom level, which batch norm needs."""
         return max(-size % self.multiple, 2 * self.multiple - size)

@@ -1,6 +1,6 @@
-"""Layers of Restormer (Zamir et al., CVPR 2022): MDTA, GDFN, and steps between levels. Convolutions have no bias.
+"""Layers of Restormer (Zamir et al., CVPR 2022): MDTA, GDFN, and level changes. Convolutions have no bias.
 
-All keep the shape (B, C, H, W), but for :class:`Down` and :class:`Up`.
+All but :class:`Down` and :class:`Up` keep the shape (B, C, H, W).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PixelNorm(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """MDTA: attention between the channels of each head, over all pixels; cost linear in their number."""
+    """MDTA: attention between the channels of each head, over all pixels; its cost is linear in their number."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class ChannelAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """GDFN: two depth-wise branches, one gates the other."""
+    """GDFN: two depth-wise branches, one gating the other."""
 
     def __init__(self, dim: int, expansion: float) -> None:
         super().__init__()

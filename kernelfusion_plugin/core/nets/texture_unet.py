@@ -1,4 +1,4 @@
-"""The denoising U-Net of the texture prior: small, without normalisation or attention, so of finite reach."""
+"""The denoising U-Net of the texture prior: small, and of finite reach, as it has no normalisation or attention."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EMBED_IN, EMBED_DIM = 64, 128
 
 
 class _Block(nn.Module):
-    """x + conv(silu(conv(x) · (1 + scale) + shift)), scale and shift from the time step; starts as identity."""
+    """x + conv(silu(conv(x) · (1 + scale) + shift)), scale and shift from the time step; starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class _Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(x) * (1 + scale) + shift))
 
     def _of_one(self, x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-        """The same for one picture and no gradient: the modulation goes into the weights, the rest is done in place."""
+        """The same for one picture without a gradient: modulation is folded into the weights, the rest is in place."""
         weight = self.conv1.weight * factor[:, None, None, None]
         h = F.conv2d(x, weight, self.conv1.bias * factor + shift, padding=1)
         return self.conv2(F.silu(h, inplace=True)).add_(x)
@@ -42,22 +42,22 @@ class _Block(nn.Module):
 class TextureUNet(nn.Module):
     """Velocity v(x_t, t) of a diffusion over pictures.
 
-    Levels of ``channels`` filters, each half the size of the one before: 2 x 2 convolutions with stride 2 lead
-    down, their transposes up, skips are added. Two residual blocks per level on the way down, two on the way up.
+    Levels of ``channels`` filters, each half the size of the previous one: 2 x 2 convolutions with stride 2 lead
+    down, their transposes lead up, and skips are added. Each level has two residual blocks down and two up.
 
     Args:
         channels: filters per level, finest first.
         image_channels: 3 for RGB.
 
-    Shapes: x_t (B, 3, H, W) in about [-1, 1] plus noise, t (B,) int64; v (B, 3, H, W). Any H and W: inside, the
-    picture is continued at its lower right edges to a multiple of 2^(levels - 1).
+    Shapes: x_t (B, 3, H, W) in about [-1, 1] plus noise, t (B,) int64; v (B, 3, H, W). Any H and W: internally,
+    the picture is padded by replication at the bottom and right to a multiple of 2^(levels - 1).
     """
 
     def __init__(self, channels: Sequence[int] = (32, 64, 128), image_channels: int = 3) -> None:
         super().__init__()
         first, last = channels[0], channels[-1]
         self.multiple = 2 ** (len(channels) - 1)
-        # Head and tail; per level four convolutions down and four up; the bottom's four; a pixel of its grid.
+        # Head and tail; four convolutions down and four up per level; four at the bottom; one pixel of its grid.
         self.reach = 2 + 8 * (self.multiple - 1) + 4 * self.multiple + self.multiple
         self.embed = nn.Sequential(nn.Linear(EMBED_IN, EMBED_DIM), nn.SiLU(), nn.Linear(EMBED_DIM, EMBED_DIM),
                                    nn.SiLU())
@@ -75,7 +75,7 @@ class TextureUNet(nn.Module):
         embedding = self.embed(sinusoidal_embedding(t, EMBED_IN).to(x_t.dtype))  # (B, 128)
         height, width = x_t.shape[-2:]
         missing = (0, -width % self.multiple, 0, -height % self.multiple)
-        if any(missing):  # padding by nothing would still cost the memory layout, and with it all speed
+        if any(missing):  # padding by 0 would still lose the memory layout, and with it all speed
             x_t = F.pad(x_t, missing, mode='replicate').contiguous(memory_format=torch.channels_last)
         h = self.head(x_t)
         skips = []
