@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.faults import named
+from .core.sections import nearest
 from .option_files import leave_out
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,6 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
     """
     from basicsr.utils.registry import MODEL_REGISTRY
 
-    from kernelfusion_plugin.core.sections import nearest
     if not _registered(opt['model_type'], MODEL_REGISTRY):
         raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
                          f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
@@ -118,7 +118,6 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
 def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
     from basicsr.utils.registry import DATASET_REGISTRY
 
-    from kernelfusion_plugin.core.sections import nearest
     from kernelfusion_plugin.data.check import check_section
     where = f'datasets:{key}'
     if not isinstance(dataset, dict):

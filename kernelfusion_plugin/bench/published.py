@@ -25,8 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..cli.device import Device
-from ..cli.paths import UserPath
+from ..click_device import Device
+from ..click_path import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import upscale_bicubic
 from ..core.kernel_files import load_kernel

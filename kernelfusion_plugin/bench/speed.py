@@ -35,8 +35,8 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_text_atomically
-from ..cli.device import Device, best_device
-from ..cli.paths import UserPath
+from ..click_device import Device, best_device
+from ..click_path import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
 from ..core.diffusion import Schedule

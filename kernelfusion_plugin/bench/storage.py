@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..files import decode_rgb8, first_line, read_rgb8
+from ..core.faults import first_line
+from ..files import decode_rgb8, read_rgb8
 from ..report import save_picture
 
 COMPRESSION = 1  # PNG compression level in an LMDB, as in BasicSR's own tool

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .paths import UserPath
+from ..click_path import UserPath
 
 if TYPE_CHECKING:
     from ..bench.compare.collect import Comparison

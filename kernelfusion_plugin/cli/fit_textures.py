@@ -12,10 +12,10 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import ready_folder, write_atomically
+from ..click_path import UserPath
 from ..core.nets.texture_unet import TextureUNet
 from ..core.texture_prior import TRAINING, fit_texture_prior, load_texture_net
 from ..textures import generate_pictures
-from .paths import UserPath
 
 SAVE = 1000  # the weights are written every so many steps
 

@@ -13,7 +13,7 @@ from ..bench.datasets import RECIPES, Setting, Sources, find_recipe
 from ..bench.make import make_dataset
 from ..bench.manifest import rebuild, verify
 from ..bench.options_file import command_for
-from .paths import UserPath
+from ..click_path import UserPath
 
 log = logging.getLogger(__name__)
 FOLDER = UserPath(file_okay=False)

@@ -9,11 +9,11 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import ready_folder, write_atomically
+from ..click_path import UserPath
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
 from ..option_files import apply_force_yml, read_file
-from .paths import UserPath
 
 HELD_OUT = 200  # further kernels that the matrix is tested on
 

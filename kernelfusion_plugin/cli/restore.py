@@ -22,8 +22,10 @@ from torch import Tensor
 
 from ..atomic import ready_folder
 from ..checkpoints import EVERY, Stopped, StopRequest
+from ..click_device import Device, best_device
+from ..click_path import UserPath
 from ..core.config import PRESETS, KernelFusionConfig
-from ..core.faults import named
+from ..core.faults import first_line, named
 from ..core.inputs import grid_for, known_kernel
 from ..core.kernel_files import load_kernels
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
@@ -33,12 +35,10 @@ from ..core.restore import plan_memory
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
-from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, first_line, printable
+from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, printable
 from ..option_files import parse_value
 from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
-from .device import Device, best_device
-from .paths import UserPath
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from ..click_path import UserPath
 from ..live import LIVE, find_run, read_status, save_animation, status_line
-from .paths import UserPath
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from .decode import Picture, decode, load, read_picture
 from .encode import WRITABLE, check_size, write_picture
-from .faults import BadPicture, UnknownFormat, first_line
+from .faults import BadPicture, UnknownFormat
 from .names import (
     ENDINGS,
     check_folder_name,
@@ -16,5 +16,5 @@ from .names import (
 from .rgb8 import decode_rgb8, read_rgb8
 
 __all__ = ['ENDINGS', 'WRITABLE', 'BadPicture', 'Picture', 'UnknownFormat', 'check_folder_name', 'check_size',
-           'decode', 'decode_rgb8', 'distinct_names', 'find_pictures', 'first_few', 'first_line', 'load',
+           'decode', 'decode_rgb8', 'distinct_names', 'find_pictures', 'first_few', 'load',
            'may_be_picture', 'pictures_in', 'printable', 'read_picture', 'read_rgb8', 'write_picture']

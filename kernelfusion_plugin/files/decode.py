@@ -25,9 +25,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..core.degradation import downscale_bicubic
+from ..core.faults import first_line
 from .channels import channels, from_floats, split, tiff_values
 from .exif import read_exif
-from .faults import BadPicture, UnknownFormat, first_line, of_file
+from .faults import BadPicture, UnknownFormat, of_file
 from .hidden import fill_hidden
 
 MAX_PIXELS = 100_000_000  # files that claim more are not decoded

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..core.faults import first_line
 from .decode import content, opened
-from .faults import BadPicture, first_line, of_file
+from .faults import BadPicture, of_file
 
 
 def read_rgb8(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from kernelfusion_plugin.bench import speed
 from kernelfusion_plugin.cli import COMMANDS, main
-from kernelfusion_plugin.cli.paths import UserPath
+from kernelfusion_plugin.click_path import UserPath
 
 
 def invoke(*arguments):

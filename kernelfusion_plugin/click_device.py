@@ -7,7 +7,7 @@ from typing import Any
 import click
 import torch
 
-from ..core.faults import first_line
+from .core.faults import first_line
 
 
 class Device(click.ParamType):
