@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,7 +21,7 @@ from .journal import Journal
 from .patch_prior import PatchPrior, PriorConfig, fit_patch_prior
 from .phase1 import PHASES, factory, join, load_into, phase1_images, split
 from .plan import Plan, make_plan
-from .seeds import derived
+from .seeds import derived, own_random_state
 from .solver import Factory, Problem, check_found
 from .solvers import SOLVERS
 from .texture_prior import load_texture_net, load_texture_prior
@@ -154,8 +153,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     yield from _fit_priors(nets, images, {**split(prior_state), **journal.weights}, schedule, seeds, journal)
     priors = {phase: PatchPrior(net, schedule, config.prior.precision, tiles) for phase, net in nets.items()}
     if config.uses_textures:
-        with _own_random_state():
-            priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles, config.texture_weights)
+        priors['textures'] = load_texture_prior(y.device, config.prior.precision, tiles, config.texture_weights)
 
     generator = seeds.generator(config.solver)
     place, seconds = journal.begin(config.solver, generator)
@@ -213,7 +211,7 @@ def plan_memory(size: tuple[int, int], device: torch.device, config: KernelFusio
     if config.uses_textures:
         makers['textures'] = partial(load_texture_net, config.texture_weights)
     makers.update(solver.networks({'refine': make_refine_net}))
-    with _own_random_state():
+    with own_random_state():
         nets = {name: make().eval().to(device, memory_format=torch.channels_last) for name, make in makers.items()}
     return make_plan(size, config, device, nets, training, kernel_known)
 
@@ -251,16 +249,6 @@ def _check_loss(loss: float, step: int, what: str, rate: str) -> None:
         raise ValueError(f'{what} has diverged: its loss is {loss} at step {step}{hint}')
 
 
-_random_state = threading.RLock()
-
-
-@contextmanager
-def _own_random_state() -> Iterator[None]:
-    """Reserve the global random state, from which modules draw initial weights, for this thread; restore it after."""
-    with _random_state, torch.random.fork_rng(devices=[]):
-        yield
-
-
 class _Seeds:
     """Independent random streams for one image, so that skipping a phase does not affect the others."""
 
@@ -276,6 +264,6 @@ class _Seeds:
 
     def build(self, purpose: str, factory: Factory) -> nn.Module:
         """The module made by ``factory``, initialised under this seed; leaves the global random state unchanged."""
-        with _own_random_state():
+        with own_random_state():
             torch.default_generator.manual_seed(self._seed(purpose))
             return factory().to(self._device)

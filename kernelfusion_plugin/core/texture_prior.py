@@ -24,6 +24,7 @@ from .nets.patch_net import RECEPTIVE_FIELD
 from .nets.texture_unet import TextureUNet
 from .orientations import oriented
 from .patch_prior import PatchPrior, PriorConfig, PriorState, fit_prior
+from .seeds import own_random_state
 from .tensor_files import load_tensors
 from .tiles import Tiles
 
@@ -88,7 +89,7 @@ def load_texture_net(weights: str | None = None) -> TextureUNet:
     Raises:
         ValueError: there is no such file, or it contains something else; a one-line message.
     """
-    with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global random state
+    with own_random_state():
         net = TextureUNet()
     if weights is None:
         net.load_state_dict(_shipped())
