@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .colour import to_rgb, to_ycbcr
@@ -17,6 +18,7 @@ from .em_config import EmConfig
 from .em_state import EmPlace, EmProblem
 from .frame import Frame
 from .kernel_align import centre_of_mass, normalise, shift
+from .kernels import gaussian
 from .noise import Sigma
 from .orientations import predict_turned
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
@@ -27,6 +29,7 @@ START_RHO = 0.03  # weight of the bicubic picture in the very first data step
 OPEN_AREA = 8.0  # LR pixels: effective area of a kernel under which y leaves as much open as the prior does
 OPEN_POWER = 1.5  # how that grows with the area
 MOST_OPEN = 3.0
+DENSITY_WIDTH = 0.75  # LR pixels: standard deviation of the Gaussian that measures how dense a kernel is
 
 
 @torch.no_grad()
@@ -187,6 +190,27 @@ def above_floor(kernel: Tensor, floor: float) -> Tensor:
     return normalise(_strong(kernel, floor)) if floor else kernel
 
 
+def with_weak_parts(kernel: Tensor, scale: int, power: float) -> Tensor:
+    """k · (G * k)^(power - 1), scaled to sum 1: the weak parts' share of the light grows, their shape stays.
+
+    How the light is divided between a kernel's parts decides how strong the picture's coarse structure is against its
+    edges. y hardly shows that, as a picture with more of it under a kernel with fainter parts explains y as well, and
+    EM ends with the weak parts too faint (docs/tried.md).
+
+    Args:
+        kernel: (K, K), sums to 1, on the grid of ``scale`` pixels per LR pixel.
+        power: 1 leaves the kernel as it is; what is uniform stays so with any.
+
+    G is a Gaussian of three quarters of an LR pixel.
+    """
+    if power == 1:
+        return kernel
+    width = DENSITY_WIDTH * scale
+    blur = gaussian(2 * math.ceil(3 * width) + 1, sigmas=width).to(kernel)
+    density = F.conv2d(kernel[None, None], blur[None, None], padding=len(blur) // 2)[0, 0]
+    return normalise(torch.where(kernel > 0, kernel * density ** (power - 1), 0))
+
+
 def _strong(kernel: Tensor, floor: float) -> Tensor:
     """The kernel's values above ``floor`` times its maximum, 0 elsewhere."""
     return torch.where(kernel > floor * kernel.max(), kernel, 0)
@@ -201,11 +225,16 @@ def find_place(kernel: Tensor, grid: Degradation, config: EmConfig,
     a power of k below 1 undoes some of that (docs/tried.md). Where y has a ``frame``, it tells the place, and the parts
     of the kernel are weighed anew (:meth:`~.frame.Frame.fit`).
     """
-    told = frame.tells if frame is not None and config.centre_error > 0 else (False, False)
+    told = told_by(frame, config)
     strong, powers = _strong(kernel, config.kernel_floor), [FRAMED_POWER if t else config.centre_power for t in told]
     ways = {power: (len(kernel) - 1) / 2 - centre_of_mass(strong ** power) for power in set(powers)}
     dy, dx = (float(ways[power][axis]) for axis, power in enumerate(powers))
     return frame.fit(kernel, grid, (dy, dx), config.centre_error) if any(told) else (kernel, (dy, dx))
+
+
+def told_by(frame: Frame | None, config: EmConfig) -> tuple[bool, bool]:
+    """Whether y's frame is used for the kernel's place and weights along rows, and whether along columns."""
+    return frame.tells if frame is not None and config.centre_error > 0 else (False, False)
 
 
 def moved(x: Tensor, way: tuple[float, float]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from .diffusion import timesteps
 from .em_config import EmConfig
 from .em_state import EmPlace, EmProblem, EmStep
-from .em_steps import area, first_estimate, reverse_pass
+from .em_steps import area, first_estimate, reverse_pass, told_by, with_weak_parts
 from .kernel_search import find_kernel
 from .likelihood import nll
 from .noise import CLEAN
@@ -32,6 +32,8 @@ def search(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> I
     searches = problem.config.searches
     for _ in range(place.searches, searches):
         yield from find_kernel(problem, place, start)
+        if not any(told_by(problem.frame, problem.config)):
+            place.found = with_weak_parts(place.found, problem.degradation.scale, problem.config.density_power)
         place.end_search(surprise(problem, place.found) if searches > 1 else None)
 
 

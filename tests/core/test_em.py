@@ -34,7 +34,8 @@ from kernelfusion_plugin.core.texture_prior import load_texture_prior
 SMALL = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_samples=1, final_steps=3,
                  noise_floor=0,  # the pictures here are too small for a flat part to measure noise in
                  rim=0, final_turns=False,  # the oracle knows what lies beyond the frame, but one orientation only
-                 uncertainty=0)  # the oracle's answers hold noise, but it is no denoiser
+                 uncertainty=0,  # the oracle's answers hold noise, but it is no denoiser
+                 density_power=1)  # kernels are then as the search has found them
 SEARCH = 12  # steps of SMALL before the kernel is final
 MARGIN = 7  # LR pixels of scene around the frame, more than any canvas needs
 
@@ -400,6 +401,42 @@ def test_faint_wings_are_not_believed(floor):
     assert bool(seen.all()) == (not floor)
 
 
+@pytest.mark.parametrize('scale', [2, 4])
+@pytest.mark.parametrize('power', [0.7, 0.85])
+def test_parts_of_a_kernel_share_the_light_by_a_power_of_what_they_had(scale, power):
+    """Two dots, far apart: each keeps its shape."""
+    size, dot = 12 * scale, gaussian(3 * scale, sigmas=0.2 * scale)
+    bright, faint = torch.zeros(2, size, size)
+    bright[:3 * scale, :3 * scale], faint[-3 * scale:, -3 * scale:] = 0.8 * dot, 0.2 * dot
+    k = em_steps.with_weak_parts(bright + faint, scale, power)
+    share = 0.2 ** power / (0.2 ** power + 0.8 ** power)
+    assert float(k.sum()) == pytest.approx(1, abs=1e-6)
+    assert float(k[-3 * scale:, -3 * scale:].sum()) == pytest.approx(share, abs=1e-4)
+    torch.testing.assert_close(k[:3 * scale, :3 * scale] / (1 - share), k[-3 * scale:, -3 * scale:] / share, atol=1e-5,
+                               rtol=1e-3)
+    assert torch.equal(k > 0, bright + faint > 0)
+    assert em_steps.with_weak_parts(bright, scale, 1.0) is bright
+
+
+def test_what_is_uniform_stays_so_but_for_its_rim():
+    square = torch.zeros(40, 40)
+    square[4:36, 4:36] = 1 / 1024
+    inside = em_steps.with_weak_parts(square, 4, 0.85)[18:22, 18:22]
+    torch.testing.assert_close(inside, inside.mean().expand(4, 4), atol=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize('frame', [False, True])
+def test_a_search_ends_with_the_weak_parts_made_up_for_unless_the_frame_has_weighed_them(frame, monkeypatch):
+    k = motion(24, seed=3)
+    y, _, prior, full = problem(4, k)
+    known = Frame(torch.ones(2, 6), torch.eye(6).expand(2, 6, 6), (3,) * 4, (frame, False))
+    monkeypatch.setattr(restarts, 'find_kernel', lambda problem, place, start: setattr(place, 'found', k) or iter(()))
+    place = EmPlace()
+    assert not list(restarts.search(given(y, prior, full, EmConfig(), frame=known), place))
+    expected = k if frame else em_steps.with_weak_parts(k, 4, 0.85)
+    assert torch.equal(place.best, expected) and torch.equal(place.best, k) == frame
+
+
 @pytest.mark.parametrize('stage', [0, 1])
 def test_wings_are_cut_at_the_very_end_only(stage, monkeypatch):
     """A fit that comes with wings, in an M step of each stage: what is kept of it, in the last pass and before."""
@@ -716,7 +753,8 @@ def test_uncertainties_are_tried_as_long_as_y_gets_likelier(scores, best, tried,
 
 def test_the_likeliest_kernel_is_the_result_where_no_stage_follows(monkeypatch):
     monkeypatch.setattr(kernel_search, 'WIDE', math.inf)
-    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=0, steps=3, final_steps=3, noise_floor=0, rim=0)
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=0, steps=3, final_steps=3, noise_floor=0,
+                      rim=0, density_power=1)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     said = iter([9.0, 1.0, 2.0])
     monkeypatch.setattr(kernel_search, 'nll', lambda *args: next(said))
@@ -754,7 +792,8 @@ def test_y_leaves_the_more_open_the_wider_the_kernel(side, scale):
                                                         (math.inf, 0, [0, 0.5, 1, 1])])
 def test_wide_kernels_are_sought_once_more_by_their_area(wide, likelier, runs, monkeypatch):
     """From the start; that kernel is taken if it makes y clearly likelier."""
-    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0, rim=0)
+    config = EmConfig(sketch_passes=1, coarse_passes=2, fine_passes=1, steps=3, final_steps=3, noise_floor=0,
+                      rim=0, density_power=1)
     y, _, prior, degradation = problem(4, l_shape(), config=config)
     monkeypatch.setattr(kernel_search, 'WIDE', wide)
     monkeypatch.setattr(stages, 'UNCERTAINTIES', (0.5, 1.0))
@@ -830,7 +869,8 @@ def test_each_half_asks_its_own_prior():
                                       'noise_floor', 'search_jpeg', 'final_white', 't_start', 'final_samples',
                                       'outlier', 'memory', 'rim', 'centre_error')),
     *(({name: 0.0}, name) for name in ('start_width', 'sketch_noise_start', 'sketch_noise_end', 'coarse_noise_end',
-                                       'fine_noise_end', 'ridge', 'centre_power', 'jpeg_centre_power', 't_power')),
+                                       'fine_noise_end', 'ridge', 'centre_power', 'jpeg_centre_power', 'density_power',
+                                       't_power')),
     ({'coarse_noise_start': -0.1}, 'coarse_noise_start'), ({'fine_noise_start': math.inf}, 'fine_noise_start'),
     ({'final_noise': math.nan}, 'final_noise'), ({'prior_weight': math.inf}, 'prior_weight'),
     ({'smoothness': math.nan}, 'smoothness'), ({'noise_floor': math.inf}, 'noise_floor'),
