@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .patch_net import sinusoidal_embedding
+from .patch_net import sinusoidal_embedding, through
 
 EMBED_IN, EMBED_DIM = 64, 128
 
@@ -80,16 +80,10 @@ class TextureUNet(nn.Module):
         h = self.head(x_t)
         skips = []
         for blocks, down in zip(self.encoder, self.down):
-            h = _through(blocks, h, embedding)
+            h = through(blocks, h, embedding)
             skips.append(h)
             h = down(h)  # (B, C_i+1, H / 2^i+1, W / 2^i+1)
-        h = _through(self.bottom, h, embedding)
+        h = through(self.bottom, h, embedding)
         for blocks, up in zip(reversed(self.decoder), reversed(self.up)):
-            h = _through(blocks, up(h) + skips.pop(), embedding)
+            h = through(blocks, up(h) + skips.pop(), embedding)
         return self.tail(h)[..., :height, :width]
-
-
-def _through(blocks: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-    for block in blocks:
-        h = block(h, embedding)
-    return h
