@@ -117,7 +117,7 @@ class AlternatingNet(nn.Module):
         return tuple(map(list, zip(*rounds)))
 
     def estimate(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        """The kernel's code (B, L), and the kernel (B, K²) if it is estimated; x is (B, C, s·h, s·w), y (B, C, h, w)."""
+        """The kernel's code (B, L) and, if it is estimated, the kernel (B, K²); see :class:`Estimator` for x and y."""
         raise NotImplementedError
 
     def encode(self, kernels: Tensor) -> Tensor:
