@@ -151,7 +151,7 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
     try:
         if is_our_model(opt['model_type']):
             from kernelfusion_plugin.models.levels import check_levels
-            check_levels(opt, model.places())
+            check_levels(opt, model.PLACES)
         model.read_options({**opt, 'is_train': is_train})
     except ValueError as error:
         raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
@@ -164,7 +164,7 @@ def tell_of_unread(model_type: str, entries: list[str]) -> None:
     from basicsr.utils.registry import MODEL_REGISTRY
     if not is_our_model(model_type):
         return
-    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).places()}
+    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).PLACES}
     unread = [entry for entry in entries if entry.partition(':')[0].strip() in set(SECTIONS) - own]
     if unread:
         log.warning(f'--force_yml {" ".join(unread)}: makes no difference to {model_type}, whose options are in the '

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ..core.sections import check_number
 from ..entries import Entry
 from .adapters import adapter, picture
-from .levels import Places, places_of
-from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
-from .options import FileOptions, file_options, read_scale
+from .levels import places_of
+from .networks import Sizes, check_weights, enlarge, load_strictly, network_options, size_multiple
+from .options import FileOptions, build, file_options, read_scale
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
 from .validation import ImageByImage
@@ -82,6 +82,8 @@ class BlindSRModel(ImageByImage, SRModel):
         ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
+    PLACES = places_of(BlindSROptions.SECTION, BlindSROptions)
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, files, opt['network_g'], net = self.read_options(opt)
         BaseModel.__init__(self, opt)
@@ -100,18 +102,13 @@ class BlindSRModel(ImageByImage, SRModel):
             self.init_training_settings()
 
     @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``blind_sr:``, see :mod:`.levels`."""
-        return places_of(BlindSROptions.SECTION, BlindSROptions)
-
-    @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BlindSROptions, dict[str, Any], nn.Module]:
         """Scale, section ``blind_sr:``, network options and the network; see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         scale, files = read_scale(opt), file_options(BlindSROptions, opt)
         check_weights(opt['path'].get('pretrain_network_g'))  # before building a large network
         network = network_options(opt)
-        net = make_network(network)
+        net = build('network_g', network)
         if opt['is_train']:
             check_training(cls, opt)
             check_pairs(net, network, opt)

@@ -20,8 +20,7 @@ from ..core.diffusion import noise_like
 from ..core.kernels import normalise
 from ..core.restore import Progress
 from ..entries import Entry
-from .blinddiff_options import PLACES, BlindDiffGlue, build_net, load_into, parse_section
-from .levels import Places
+from .blinddiff_options import BLINDDIFF, BlindDiffGlue, build_net, load_into, parse_section
 from .options import read_scale, section_of
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
@@ -40,6 +39,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
         ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
+    PLACES = BLINDDIFF
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, (self.config, files, self.preset), net = self.read_options(opt)
         super().__init__(opt)
@@ -55,11 +56,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
             self.start_training(path)
         else:
             self.net_g.requires_grad_(False)
-
-    @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``blinddiff:``, see :mod:`.levels`."""
-        return PLACES
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]

@@ -21,7 +21,7 @@ from ..core.restore import repeatable, restore_steps
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .history import History
-from .levels import KERNELFUSION, Places
+from .levels import KERNELFUSION
 from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
@@ -46,6 +46,8 @@ class KernelFusionModel(RestorationModel):
         ValueError: an option is unknown, out of range, or contradicts another.
     """
 
+    PLACES = KERNELFUSION
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.config, glue, self.factories = self.read_options(opt)
         super().__init__(opt, self.config.scale, glue)
@@ -65,11 +67,6 @@ class KernelFusionModel(RestorationModel):
         self.dataset = self.key = ''  # fingerprint of the current image, '' if it cannot be resumed
         self.saved_prior: list[Path] = []
         self.stop = StopRequest()
-
-    @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``kernelfusion:``, see :mod:`.levels`."""
-        return KERNELFUSION
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]

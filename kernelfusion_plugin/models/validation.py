@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.utils import get_root_logger
@@ -39,10 +39,7 @@ class ImageByImage:
     image is logged in one line, recorded in ``runlog.failures`` and skipped.
     """
 
-    @classmethod
-    def places(cls) -> Places:
-        """The keys of the model's own sections, see :func:`.levels.places_of`."""
-        raise NotImplementedError
+    PLACES: ClassVar[Places]  # the keys of the model's own sections, see :func:`.levels.places_of`
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401  (each model's own)
