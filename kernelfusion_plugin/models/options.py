@@ -188,26 +188,15 @@ def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
             raise ValueError(f"'network_g.channels' is {given}, but 'kernelfusion.prior.channels' is {stated}: "
                              'leave one of them out')
         config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=given))
-    fill = {'kernel_size': config.kernel_size, 'scale': config.scale}
-
-    def check_patch_net(net: nn.Module, kind: str) -> None:
-        t = torch.zeros(1, dtype=torch.int64)
-        _check_output('network_g', kind, lambda: net.eval()(torch.zeros(PROBE), t), PROBE,
-                      'forward(x_t, t) must return a tensor of the shape of x_t')
-
-    def check_refine_net(net: nn.Module, kind: str) -> None:
-        _check_output('network_r', kind, lambda: net.eval()(torch.zeros(PROBE)), PROBE,
-                      'forward(x) must return a tensor of the shape of x')
-
-    def check_kernel_model(net: nn.Module, kind: str) -> None:
-        size = config.kernel_size, config.kernel_size
-        _check_output('network_k', kind, net, size,
-                      f'forward() must return a kernel of shape {size}, finite, with the sum 1', is_kernel=True)
-
+    x, t, size = torch.zeros(PROBE), torch.zeros(1, dtype=torch.int64), (config.kernel_size, config.kernel_size)
     return config, {
-        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}, check_patch_net),
-        'make_refine_net': _factory(opt, 'network_r', {}, check_refine_net),
-        'make_kernel_model': _factory(opt, 'network_k', fill, check_kernel_model),
+        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}, lambda net: net.eval()(x, t),
+                                   PROBE, 'forward(x_t, t) must return a tensor of the shape of x_t'),
+        'make_refine_net': _factory(opt, 'network_r', {}, lambda net: net.eval()(x),
+                                    PROBE, 'forward(x) must return a tensor of the shape of x'),
+        'make_kernel_model': _factory(opt, 'network_k', {'kernel_size': size[0], 'scale': config.scale},
+                                      lambda net: net(), size,
+                                      f'forward() must return a kernel of shape {size}, finite, with the sum 1'),
     }
 
 
@@ -251,8 +240,11 @@ def check_network(key: str, kind: object) -> None:
         raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
 
 
-def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
-             check: Callable[[nn.Module, str], None]) -> Factory | None:
+def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any], probe: Callable[[nn.Module], object],
+             shape: tuple[int, ...], wanted: str) -> Factory | None:
+    """Factory of the network in the section ``key``; None without that section. A network is built and probed at once,
+    so that a fault is not found after hours of Phase 1.
+    """
     options = section_of(opt, key)
     if not options:
         return None
@@ -263,33 +255,29 @@ def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
     for name in ('kernel_size', 'scale'):
         if name in fill and options.get(name, fill[name]) != fill[name]:
             raise ValueError(f"'{key}.{name}' is {options[name]}, but this run uses {fill[name]}: remove it")
-    check(build(key, options), kind)
+    if found := _output_fault(build(key, options), probe, shape):
+        raise ValueError(f"'{key}' ({kind}): {wanted}, but {found}")
     return lambda: build(key, options)
 
 
-def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[int, ...], what: str,
-                  is_kernel: bool = False) -> None:
-    """Raise ValueError if a network's output is unsuitable, now rather than obscurely after hours of Phase 1."""
+def _output_fault(net: nn.Module, probe: Callable[[nn.Module], object], shape: tuple[int, ...]) -> str:
+    """What ``probe(net)`` does instead of returning a finite tensor of that shape, a kernel if it is (K, K); '' if it
+    does.
+    """
     try:
         with torch.no_grad():
-            out = run()
-        out = out.detach() if isinstance(out, Tensor) else out
+            out = probe(net)
     except Exception as error:  # noqa: BLE001  (the user's own network: any error is reported as a fault in the options)
-        if torch.cuda.is_available() and not isinstance(error, TypeError):
-            return  # it may work on a GPU only
-        found = f'raises {named(error)}'
-    else:
-        if not isinstance(out, Tensor):
-            found = f'returns {type(out).__name__}'
-        elif out.shape != shape:
-            found = f'returns shape {tuple(out.shape)}'
-        elif not out.isfinite().all():
-            found = 'returns values that are not finite'
-        elif is_kernel and abs(float(out.sum()) - 1) > SUM_ERROR:
-            found = f'returns the sum {float(out.sum()):.4g}'
-        else:
-            return
-    raise ValueError(f"'{key}' ({kind}): {what}, but {found}")
+        may_need_gpu = torch.cuda.is_available() and not isinstance(error, TypeError)
+        return '' if may_need_gpu else f'raises {named(error)}'
+    if not isinstance(out, Tensor):
+        return f'returns {type(out).__name__}'
+    if out.shape != shape:
+        return f'returns shape {tuple(out.shape)}'
+    if not out.isfinite().all():
+        return 'returns values that are not finite'
+    total = float(out.detach().sum())
+    return f'returns the sum {total:.4g}' if len(shape) == 2 and abs(total - 1) > SUM_ERROR else ''
 
 
 def _plain(value: Any) -> Any:
