@@ -180,12 +180,17 @@ def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     rows = sorted(rows, key=lambda row: (str(row['dataset']), str(row['image'])))
     columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
+    write_text_atomically(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table as CSV, numbers with six decimals; unknown values are empty."""
     text = io.StringIO()
-    table = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+    table = csv.DictWriter(text, list(columns), restval='', lineterminator='\n')
     table.writeheader()
     table.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
                     for row in rows)
-    write_text_atomically(path, text.getvalue())
+    return text.getvalue()
 
 
 def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

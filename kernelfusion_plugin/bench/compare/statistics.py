@@ -27,6 +27,11 @@ class Metric:
     unit: str
     digits: int
 
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f'{self.title} ({self.unit})' if self.unit else self.title
+
 
 METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('psnr_best_shift', 'PSNR at best shift', 'dB', 2),
            Metric('ssim', 'SSIM', '', 4), Metric('kernel_ncc', 'kernel correlation', '', 3),
