@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
-from .kernel_files import ARRAYS, PICTURES
+from .kernel_files import ARRAYS, PICTURES, load_kernel
 from .kernels import Range
 from .sections import check_number, check_range, from_section, nearest
 
@@ -113,7 +113,7 @@ class Folder(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        found = [(path, kernels.load_kernel(path)) for path in _kernel_paths(Path(self.dataroot).expanduser())]
+        found = [(path, load_kernel(path)) for path in _kernel_paths(Path(self.dataroot).expanduser())]
         first, k = found[0]
         for path, other in found:
             if other.shape != k.shape:

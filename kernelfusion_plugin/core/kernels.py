@@ -11,12 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .kernel_align import centre, centre_by_pixels, centre_of_mass, normalise, resize, shift
-from .kernel_files import levin_kernels, load_kernel, load_levin
-
-__all__ = ['blind144_synthetic', 'centre', 'centre_by_pixels', 'centre_of_mass', 'delta', 'edge_share', 'gaussian',
-           'hollow_square', 'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize',
-           'sample_anisotropic', 'sample_isotropic', 'sample_motion', 'shift', 'square']
+from .kernel_align import centre, normalise
 
 Range = tuple[float, float]
 

@@ -17,7 +17,7 @@ from ..atomic import write_atomically
 from ..core.blinddiff import BlindDiffConfig, training_loss
 from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
-from ..core.kernels import normalise
+from ..core.kernel_align import normalise
 from ..core.restore import Progress
 from ..entries import Entry
 from .blinddiff_options import BLINDDIFF, BlindDiffGlue, build_net, load_into, parse_section

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernelfusion_plugin.core import kernels
+from kernelfusion_plugin.core import kernel_align, kernels
 from kernelfusion_plugin.core.kernel_families import Mixture
 
 DRAWS = 300
@@ -16,7 +16,7 @@ def moments(k):
     """Covariance (2, 2) of a kernel about its centre of mass, rows x, y."""
     k = k.double()
     at = torch.arange(k.shape[-1]).double()
-    my, mx = kernels.centre_of_mass(k).tolist()
+    my, mx = kernel_align.centre_of_mass(k).tolist()
     xx, yy = (k.sum(0) * (at - mx) ** 2).sum(), (k.sum(1) * (at - my) ** 2).sum()
     xy = (k * (at[:, None] - my) * (at - mx)).sum()
     return torch.tensor([[xx, xy], [xy, yy]])
@@ -61,7 +61,7 @@ def test_motion_draws_differ_in_extent(generator):
     spread = torch.stack([moments(k).trace().sqrt() for k in drawn])
     assert spread.max() > 1.8 * spread.min()
     for k in drawn:
-        torch.testing.assert_close(kernels.centre_of_mass(k), torch.full((2,), 11.5), atol=1e-3, rtol=0)
+        torch.testing.assert_close(kernel_align.centre_of_mass(k), torch.full((2,), 11.5), atol=1e-3, rtol=0)
 
 
 def test_mixture_draws_by_weight_and_from_the_generator_alone(tmp_path, generator):

@@ -21,7 +21,8 @@ from PIL import Image
 from starting import ROOT
 from test_restore_command import OPTIONS, call, contents, write
 
-from kernelfusion_plugin.core.kernels import gaussian, load_kernel
+from kernelfusion_plugin.core.kernel_files import load_kernel
+from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.estimate import Pace
 from kernelfusion_plugin.files import BadPicture, read_picture, write_picture
 

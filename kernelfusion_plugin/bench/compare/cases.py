@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ... import report
-from ...core.kernels import load_kernel
+from ...core.kernel_files import load_kernel
 from ...entries import BadImage, Entry, entries
 from ...option_checks import SECTIONS
 from ...true_kernels import find_kernel, kernel_place

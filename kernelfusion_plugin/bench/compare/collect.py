@@ -13,7 +13,7 @@ from PIL import Image
 
 from ... import report
 from ...core import metrics, shift_metrics
-from ...core.kernels import load_kernel
+from ...core.kernel_files import load_kernel
 from ...entries import BadImage
 from . import runs
 from .cases import Case, Data, Key
