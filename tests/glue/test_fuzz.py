@@ -125,7 +125,7 @@ def through_the_toolbox(first, last, folder, monkeypatch):
 @pytest.fixture(autouse=True)
 def quick_command(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({}, 'em', []))
 
 
 def test_some_through_the_reader(tmp_path):

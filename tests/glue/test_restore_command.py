@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch, caplog):
     """Calls ``restore`` in a folder of its own, without the estimate; gives (exit status, what was said)."""
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': 100.0}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({'prior': 100.0}, 'em', []))
 
     def restore_command(*arguments):
         caplog.clear()
@@ -635,7 +635,7 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     (432_100, 'about 120 h')])
 def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
     assert f'{said}, estimated from a few' in run('a.png', '--dry-run')[1]
 
 
