@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
-from ..core.sections import check_number, nearest
+from ..core.sections import check_number
 from .levels import places_of
 from .networks import load_strictly
-from .options import FileOptions, build, section_of
+from .options import FileOptions, build, check_keys, section_of
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,8 @@ def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDif
     Raises:
         ValueError: an unknown key (the nearest known one is named), or a value out of range.
     """
-    ours, known = {field.name for field in dataclasses.fields(BlindDiffGlue)}, BLINDDIFF[BlindDiffGlue.SECTION]
-    for key in section:
-        if key not in known:
-            raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), known)}")
+    ours = {field.name for field in dataclasses.fields(BlindDiffGlue)}
+    check_keys('blinddiff', section, BLINDDIFF[BlindDiffGlue.SECTION])
     files = BlindDiffGlue(**{key: section[key] for key in section if key in ours})
     config = BlindDiffConfig.from_options({key: section[key] for key in section if key not in ours})
     return config, files, section.get('preset', 'paper')

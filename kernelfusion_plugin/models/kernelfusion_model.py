@@ -90,7 +90,7 @@ class KernelFusionModel(RestorationModel):
 
     def restore(self, y: Tensor) -> Restoration:
         """Run Phase 1, unless there are saved weights for this image, and Phase 2."""
-        config, kernel = self.config, self.known_kernel()
+        config, kernel, title = self.config, self.known_kernel(), self.title or self.name
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger, kernel is not None)
@@ -98,26 +98,25 @@ class KernelFusionModel(RestorationModel):
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
-            self.logger.info(f'{self.title or self.name}: resumes from its checkpoint')
+            self.logger.info(f'{title}: resumes from its checkpoint')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
-        show = self.progress(self.title or self.name)
+        show = self.progress(title)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         if snapshot is None and kernel is None:
-            steps = with_blur_warning(steps, y, config,
-                                      lambda warning: self.logger.warning(f'{self.title or self.name}: {warning}'))
+            steps = with_blur_warning(steps, y, config, lambda warning: self.logger.warning(f'{title}: {warning}'))
         with torch.enable_grad(), repeatable(self.device) if self.files.deterministic else nullcontext():
             try:
                 result = drain(steps, checkpoint, (show, history.add), self.stop,
                                lambda: {'history': history.state()})
             except Stopped as stopped:
-                self.logger.info(f'{self.title or self.name}: stopped. The same command resumes '
+                self.logger.info(f'{title}: stopped. The same command resumes '
                                  + ('from here' if checkpoint else 'at the start of this image'))
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
         if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
-            self.logger.warning(f'{self.title or self.name}: {warning}')
+            self.logger.warning(f'{title}: {warning}')
         fitted = lacking_weights(prior_state or {}, config, kernel is not None)
         if self.files.save_prior and not self.pretrained and fitted:
             weights = {**(prior_state or {}), **result.prior_state}

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,6 +100,13 @@ def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
+def check_keys(section: str, keys: Iterable[object], known: Collection[str]) -> None:
+    """Raise ValueError for a key of a section that is not a known one, naming the nearest."""
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"unknown option '{section}.{key}'{nearest(str(key), known)}")
+
+
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:
     """The option file's section ``kind.SECTION`` as a ``kind`` object; an absent section gives the defaults.
 
@@ -107,10 +114,7 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
         ValueError: not a section, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
     section = section_of(opt, kind.SECTION)
-    known = {field.name for field in dataclasses.fields(kind)}
-    for key in section:
-        if key not in known:
-            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(str(key), known)}")
+    check_keys(kind.SECTION, section, {field.name for field in dataclasses.fields(kind)})
     return kind(**section)
 
 
@@ -153,10 +157,7 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     """
     section = dict(section_of(opt, 'kernelfusion'))
     ours = {field.name for field in dataclasses.fields(GlueOptions)}
-    core = {field.name for field in dataclasses.fields(KernelFusionConfig)}
-    for key in section:
-        if key not in ours | core:
-            raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(str(key), ours | core)}")
+    check_keys('kernelfusion', section, ours | {field.name for field in dataclasses.fields(KernelFusionConfig)})
     if section.get('scale') is None:
         section['scale'] = read_scale(opt)
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
