@@ -101,8 +101,9 @@ def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
     save_picture(path, np.asarray(draw_sheet(panels, title)))
 
 
-def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
-    """Save named kernels as one PNG, ``columns`` per row, on a common grid, each scaled to its own maximum."""
+def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray]) -> None:
+    """Save named kernels as one PNG on a common grid, each scaled to its own maximum."""
+    columns, side = 12, 96  # pictures in a row, pixels
     grid = shared_grid(kernels.values())
     drawn = {name: kernel_picture(k, side, grid) for name, k in kernels.items()}
     cell = max(picture.shape[0] for picture in drawn.values()) + GAP

@@ -99,13 +99,13 @@ def blind144_synthetic() -> Tensor:
     return torch.stack([l_shape(), hollow_square(), square(), gaussian(24, [[5.0, 3.0], [3.0, 5.0]])])
 
 
-def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, inertia: float = 0.2,
-           jitter: float = 0.3, blur: float = 0.6, steps: int = 2000) -> Tensor:
+def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, blur: float = 0.6,
+           steps: int = 2000) -> Tensor:
     """Camera shake: the path of a point of light during the exposure, centred on its centre of mass.
 
     Model (our own): the hand's velocity is an Ornstein-Uhlenbeck process, v' = ρ v + √(1 - ρ²) n with
-    ρ = exp(-1 / (inertia · steps)), so that it keeps its direction for a fraction ``inertia`` of the exposure. Tremor
-    is a second such process with a tenth of the correlation time and ``jitter`` times the speed. The path, the
+    ρ = exp(-1 / (0.2 · steps)), so that it keeps its direction for a fifth of the exposure. Tremor is a second such
+    process with a tenth of the correlation time and 0.3 times the speed. The path, the
     integral of the summed velocities, is scaled to ``extent``, drawn by bilinear splats at equal time steps, and
     blurred by a Gaussian (the lens).
 
@@ -113,18 +113,15 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
         size: K.
         seed: an integer, or a CPU Generator to draw from.
         extent: largest distance of the path from its centre of mass, as a fraction of the available room, (0, 1].
-        inertia: correlation time of the velocity, as a fraction of the exposure, > 0.
-        jitter: speed of the tremor relative to the hand's, >= 0.
         blur: sigma of the optical blur in pixels; 0: none.
         steps: time steps of the exposure.
     """
-    if not 0 < extent <= 1 or inertia <= 0 or jitter < 0 or blur < 0 or steps < 2:
-        raise ValueError('motion needs 0 < extent <= 1, inertia > 0, jitter >= 0, blur >= 0 and steps >= 2, got '
-                         f'{extent}, {inertia}, {jitter}, {blur}, {steps}')
+    if not 0 < extent <= 1 or blur < 0 or steps < 2:
+        raise ValueError(f'motion needs 0 < extent <= 1, blur >= 0 and steps >= 2, got {extent}, {blur}, {steps}')
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    hand = _ornstein_uhlenbeck(steps, inertia, generator)
-    tremor = _ornstein_uhlenbeck(steps, inertia / 10, generator)
-    path = (hand + jitter * tremor).cumsum(0)
+    hand = _ornstein_uhlenbeck(steps, 0.2, generator)
+    tremor = _ornstein_uhlenbeck(steps, 0.2 / 10, generator)
+    path = (hand + 0.3 * tremor).cumsum(0)
     path = path - path.mean(0)
     middle = (_checked(size) - 1) / 2
     room = max(middle - 2.5 * blur, 0.0)

@@ -57,8 +57,7 @@ class KernelFusionModel(RestorationModel):
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
-        unused = unused_weights(self.pretrained or {}, self.config)
-        if 'prior' in unused:
+        if 'prior' in unused_weights(self.pretrained or {}, self.config):
             raise ValueError(f'path.pretrain_network_g: {pretrained}: weights of PD, but this run has no PD: set '
                              'kernelfusion.em.final_prior to internal or both, or solver to joint')
         self.unfinished = Unfinished(self.results, opt, self.logger)
