@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from ..core.sections import check_number
 from ..entries import Entry
 from .adapters import adapter, picture
+from .build import build
 from .levels import places_of
 from .networks import Sizes, check_weights, enlarge, load_strictly, network_options, size_multiple
-from .options import FileOptions, build, file_options, read_scale
+from .options import FileOptions, file_options, read_scale
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
 from .validation import ImageByImage

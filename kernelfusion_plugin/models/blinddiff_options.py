@@ -12,9 +12,10 @@ from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
 from ..core.sections import check_number
+from .build import build
 from .levels import places_of
 from .networks import load_strictly
-from .options import FileOptions, build, check_keys, section_of
+from .options import FileOptions, check_keys, section_of
 
 
 @dataclass(frozen=True)

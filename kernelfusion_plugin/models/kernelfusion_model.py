@@ -18,11 +18,13 @@ from ..core.config import KernelFusionConfig
 from ..core.inputs import check_takes_kernels, grid_for
 from ..core.phase1 import lacking_weights, unused_weights
 from ..core.restore import repeatable, restore_steps
+from ..core.solver import Factory
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
+from .build import network_factories
 from .history import History
 from .levels import KERNELFUSION
-from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
+from .options import GlueOptions, check_known_kernel, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
 from .unfinished import Unfinished

@@ -17,7 +17,8 @@ from ..core.memory import is_out_of_memory
 from ..core.sections import nearest
 from ..core.tiles import tiled
 from .adapters import Estimate
-from .options import check_network, section_of
+from .build import check_network
+from .options import section_of
 from .priors import load_weights
 from .published import missing_weights
 

@@ -20,8 +20,8 @@ from kernelfusion_plugin.core.degradation import synthesise
 from kernelfusion_plugin.core.kernel_families import Mixture
 from kernelfusion_plugin.core.kernel_pca import pca_matrix
 from kernelfusion_plugin.core.kernels import gaussian
+from kernelfusion_plugin.models.build import build
 from kernelfusion_plugin.models.networks import network_options
-from kernelfusion_plugin.models.options import build
 from kernelfusion_plugin.models.published import PUBLISHED
 from kernelfusion_plugin.option_files import apply_force_yml, read_file
 

@@ -16,9 +16,10 @@ from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
 from kernelfusion_plugin.cli.restore import fits_patch_prior
 from kernelfusion_plugin.models.baselines import BackProjectionModel
+from kernelfusion_plugin.models.build import network_factories
 from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.levels import check_levels
-from kernelfusion_plugin.models.options import network_factories, parse_section
+from kernelfusion_plugin.models.options import parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
 from kernelfusion_plugin.option_checks import with_defaults
 from kernelfusion_plugin.option_files import read_file
