@@ -13,8 +13,6 @@ from torch import Tensor
 
 from .kernel_align import centre, normalise
 
-Range = tuple[float, float]
-
 
 def delta(size: int) -> Tensor:
     """No blur: all mass in the centre, for even K shared by the four central pixels."""
@@ -132,38 +130,6 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
         lens = torch.exp(-0.5 * ((lens[:, None] - lens) / blur) ** 2)
         k = lens @ k @ lens
     return centre(k).float()
-
-
-def sample_isotropic(size: int, generator: torch.Generator, sigma: Range = (0.2, 4.0)) -> Tensor:
-    """An isotropic Gaussian, sigma (pixels) uniform in its range (IKC and DAN at x4: 0.2 to 4)."""
-    return gaussian(size, sigmas=_uniform(*sigma, generator))
-
-
-def sample_anisotropic(size: int, generator: torch.Generator, sigma: Range = (0.6, 5.0), noise: float = 0.25) -> Tensor:
-    """A rotated anisotropic Gaussian with multiplicative noise (as in KernelGAN).
-
-    Both sigmas (pixels) are uniform in their range, theta is uniform in [0, π), and every entry is multiplied by a
-    number uniform in [1 - noise, 1 + noise] before the kernel is normalised. It is not re-centred.
-
-    Raises:
-        ValueError: noise is not in [0, 1).
-    """
-    if not 0 <= noise < 1:
-        raise ValueError(f'the noise of an anisotropic kernel must be in [0, 1), got {noise}')
-    sigmas = _uniform(*sigma, generator), _uniform(*sigma, generator)
-    k = gaussian(size, sigmas=sigmas, theta=_uniform(0, math.pi, generator)).double()
-    factors = torch.rand(size, size, generator=generator, dtype=torch.float64) * 2 - 1
-    return normalise(k * (1 + noise * factors)).float()
-
-
-def sample_motion(size: int, generator: torch.Generator, extent: Range = (0.3, 0.95),
-                  blur: Range = (0.4, 0.8)) -> Tensor:
-    """A camera-shake kernel, see :func:`motion`, with extent and optical blur uniform in their ranges."""
-    return motion(size, generator, extent=_uniform(*extent, generator), blur=_uniform(*blur, generator), steps=500)
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _ornstein_uhlenbeck(steps: int, time: float, generator: torch.Generator) -> Tensor:
