@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .core.faults import named
+from .core.faults import named, prefixed
 from .core.sections import nearest
 from .option_files import leave_out
 
@@ -109,10 +109,8 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
         raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
                          f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
     for key, dataset in opt['datasets'].items():
-        try:
+        with prefixed(path):
             _check_dataset(key, dataset, opt.get('scale'))
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}') from error
 
 
 def _check_dataset(key: object, dataset: object, scale: int | None) -> None:

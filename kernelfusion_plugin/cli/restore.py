@@ -19,6 +19,7 @@ from ..checkpoints import EVERY
 from ..click_device import Device, best_device
 from ..click_path import UserPath
 from ..core.config import PRESETS, KernelFusionConfig
+from ..core.faults import prefixed
 from ..core.inputs import grid_for, known_kernel
 from ..core.kernel_files import load_kernels
 from ..core.memory import keep_freed_memory
@@ -94,7 +95,8 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     if kernel_file is not None:
         config, kernel = with_kernel(config, kernel_file, shrink, asked)
     if config.texture_weights:
-        check_weights(config.texture_weights)
+        with prefixed('--set texture_weights'):  # once, as a fault of the options, not for each picture
+            load_texture_net(config.texture_weights)
     if ctx.get_parameter_source('preset') is ParameterSource.COMMANDLINE and not fits_patch_prior(config):
         log.info(f'--preset {config.preset} has no effect with these options: see --help')
     settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
@@ -178,18 +180,6 @@ def check_origin(file: Path, config: KernelFusionConfig, shrink: int) -> None:
         if found != asked:
             raise ValueError(f'--kernel {file}: found with {option} {found} (see {record.name}), and only valid for '
                              f'that grid: give {option} {found}, or another kernel')
-
-
-def check_weights(file: str) -> None:
-    """Check ``texture_weights`` once, so that a fault is reported as one of the options and not for each picture.
-
-    Raises:
-        ValueError: the file does not exist, or does not hold such weights.
-    """
-    try:
-        load_texture_net(file)
-    except ValueError as error:
-        raise ValueError(f'--set texture_weights: {error}') from error
 
 
 def fits_patch_prior(config: KernelFusionConfig) -> bool:

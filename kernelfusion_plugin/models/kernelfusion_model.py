@@ -15,6 +15,7 @@ from torch import Tensor
 from ..advice import kernel_warning, with_blur_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
+from ..core.faults import prefixed
 from ..core.inputs import check_takes_kernels, grid_for
 from ..core.phase1 import lacking_weights, unused_weights
 from ..core.restore import repeatable, restore_steps
@@ -77,16 +78,12 @@ class KernelFusionModel(RestorationModel):
         config, glue = parse_section(opt)
         check_known_kernel(glue, opt)
         if glue.known_kernel:
-            try:
+            with prefixed('kernelfusion.known_kernel'):
                 check_takes_kernels(config)
-            except ValueError as error:
-                raise ValueError(f'kernelfusion.known_kernel: {error}') from error
         config, factories = network_factories(opt, config)
         if config.texture_weights:
-            try:
-                load_texture_net(config.texture_weights)  # so that a fault is reported once, not for each image
-            except ValueError as error:
-                raise ValueError(f'kernelfusion.texture_weights: {error}') from error
+            with prefixed('kernelfusion.texture_weights'):  # once, not for each image
+                load_texture_net(config.texture_weights)
         return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:
