@@ -76,10 +76,9 @@ class Checkpoint:
         every: seconds between two checkpoints; longer if writing would take more than :data:`SHARE` of the time.
     """
 
-    def __init__(self, path: Path, key: str, every: float = EVERY,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.key, self.every, self.clock = path, key, every, clock
-        self._due = clock() + every
+    def __init__(self, path: Path, key: str, every: float = EVERY) -> None:
+        self.path, self.key, self.every = path, key, every
+        self._due = time.monotonic() + every
         self._shown = printable(str(path))
 
     def load(self) -> dict[str, Any] | None:
@@ -98,7 +97,7 @@ class Checkpoint:
 
         If it cannot be written, a warning is logged and the run goes on.
         """
-        begin = self.clock()
+        begin = time.monotonic()
         if progress.step >= progress.total or not (now or begin >= self._due):
             return  # nothing to save after a phase's last step; the next step has it
         content = {'key': self.key, 'snapshot': {**progress.snapshot(), **more}}
@@ -106,7 +105,7 @@ class Checkpoint:
             write_atomically(self.path, lambda file: torch.save(content, file))
         except (OSError, RuntimeError) as error:  # torch.save wraps some OSErrors
             log.warning(f'{self._shown}: the checkpoint cannot be written: {getattr(error, "strerror", None) or error}')
-        end = self.clock()
+        end = time.monotonic()
         self._due = end + max(self.every, (end - begin) / SHARE)
 
 

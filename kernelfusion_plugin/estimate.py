@@ -31,6 +31,7 @@ from .core.patch_prior import PatchPrior, fit_patch_prior
 from .core.phase1 import factory, phase1_images
 from .core.piece import cut_piece
 from .core.regional_degradation import OVERLAP, choose_grid
+from .core.seeds import own_random_state
 from .core.solver import Problem
 from .core.solvers import SOLVERS, kernel_prior
 from .core.stages import Stage, kernel_stages, most_passes
@@ -93,7 +94,7 @@ class Pace:
 
 def measure_pace(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Pace:
     """Time a few steps of each kind on y (1, 3, h, w), on its device; their results are discarded."""
-    with torch.random.fork_rng(devices=[]):
+    with own_random_state():
         seconds, priors = {}, {}
         schedule = Schedule(config.prior.timesteps)
         for phase, (image, prior) in phase1_images(y, config, kernel is not None).items():

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .core.faults import named
+from .core.faults import named, prefixed
 from .core.sections import nearest
 from .option_files import leave_out
 
@@ -109,10 +109,8 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
         raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
                          f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
     for key, dataset in opt['datasets'].items():
-        try:
+        with prefixed(path):
             _check_dataset(key, dataset, opt.get('scale'))
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}') from error
 
 
 def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
@@ -151,7 +149,7 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
     try:
         if is_our_model(opt['model_type']):
             from kernelfusion_plugin.models.levels import check_levels
-            check_levels(opt, model.places())
+            check_levels(opt, model.PLACES)
         model.read_options({**opt, 'is_train': is_train})
     except ValueError as error:
         raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
@@ -164,7 +162,7 @@ def tell_of_unread(model_type: str, entries: list[str]) -> None:
     from basicsr.utils.registry import MODEL_REGISTRY
     if not is_our_model(model_type):
         return
-    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).places()}
+    own = {place.partition(':')[0] for place in MODEL_REGISTRY.get(model_type).PLACES}
     unread = [entry for entry in entries if entry.partition(':')[0].strip() in set(SECTIONS) - own]
     if unread:
         log.warning(f'--force_yml {" ".join(unread)}: makes no difference to {model_type}, whose options are in the '

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .atomic import write_atomically
 from .core.phase1 import PHASES as PHASE1
 from .files import printable
-from .report import kernel_picture, region_kernels_picture, shared_grid
+from .report import kernel_picture, region_kernels_picture, save_picture, shared_grid
 
 PAPER, INK, FAINT = (250, 250, 248), (32, 34, 38), (120, 124, 130)
 GAP, PAD, VIEW = 14, 18, 480  # pixels: between panels, around the sheet, longest side of a picture
@@ -98,11 +98,12 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
 
 def save_sheet(path: str | Path, panels: list[Panel], title: str = '') -> None:
     """Save :func:`draw_sheet` as PNG."""
-    write_atomically(path, lambda file: draw_sheet(panels, title).save(file, format='PNG'))
+    save_picture(path, np.asarray(draw_sheet(panels, title)))
 
 
-def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], columns: int = 12, side: int = 96) -> None:
-    """Save named kernels as one PNG, ``columns`` per row, on a common grid, each scaled to its own maximum."""
+def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray]) -> None:
+    """Save named kernels as one PNG on a common grid, each scaled to its own maximum."""
+    columns, side = 12, 96  # pictures in a row, pixels
     grid = shared_grid(kernels.values())
     drawn = {name: kernel_picture(k, side, grid) for name, k in kernels.items()}
     cell = max(picture.shape[0] for picture in drawn.values()) + GAP
@@ -113,7 +114,7 @@ def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray], column
         x, y = PAD + number % columns * cell, PAD + number // columns * (cell + NOTE)
         sheet.paste(Image.fromarray(picture), (x, y))
         pen.text((x, y + cell - GAP), fitted(name, NOTE, cell - GAP), FAINT, font(NOTE))
-    write_atomically(path, lambda file: sheet.save(file, format='PNG'))
+    save_picture(path, np.asarray(sheet))
 
 
 def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:

@@ -16,6 +16,7 @@ from .core.restore import Progress
 
 # Figures first: terminals cut off the end of long lines, and picture names are long.
 BAR = '{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {desc}'
+INTERVAL = 10.0  # seconds between two log lines; the last step of a phase is always logged
 
 
 def label(phase: str) -> str:
@@ -30,15 +31,13 @@ class ProgressLog:
         logger: gets the lines if ``stream`` is not a terminal.
         title: prefix, such as ``[2/5] 0802_k05``.
         stream: gets a bar if it is a terminal; default: stderr.
-        interval: seconds between two log lines; the last step of a phase is always logged.
     """
 
-    def __init__(self, logger: logging.Logger, title: str, stream: TextIO | None = None, interval: float = 10.0,
+    def __init__(self, logger: logging.Logger, title: str, stream: TextIO | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.logger = logger
         self.title = title
         self.stream = sys.stderr if stream is None else stream
-        self.interval = interval
         self.clock = clock
         self.shown = clock()
         self.bar: tqdm | None = None
@@ -47,7 +46,7 @@ class ProgressLog:
     def __call__(self, progress: Progress) -> None:
         if self.stream is not None and self.stream.isatty():  # None: closed, as by "2>&-"
             self._draw(progress)
-        elif progress.step == progress.total or self.clock() - self.shown >= self.interval:
+        elif progress.step == progress.total or self.clock() - self.shown >= INTERVAL:
             self.shown = self.clock()
             self.logger.info(self.line(progress))
 

@@ -85,9 +85,9 @@ def save_region_kernels(folder: PathLike, name: str, kernels: np.ndarray) -> Non
     save_picture(folder / f'{name}_kernels.png', region_kernels_picture(kernels))
 
 
-def region_kernels_picture(kernels: np.ndarray, side: int = KERNEL_PICTURE, grid: int | None = None) -> np.ndarray:
+def region_kernels_picture(kernels: np.ndarray, grid: int | None = None) -> np.ndarray:
     """Kernels (R, C, K, K) as one greyscale picture, laid out as the regions, with dividing lines."""
-    each = side // min(max(kernels.shape[:2]), 3)
+    each = KERNEL_PICTURE // min(max(kernels.shape[:2]), 3)
     rows = [np.concatenate([np.pad(kernel_picture(k, each, grid), 1, constant_values=128) for k in row], axis=1)
             for row in kernels]
     return np.concatenate(rows)
@@ -111,9 +111,8 @@ def bicubic_picture(y: Tensor, scale: int) -> np.ndarray:
     return to_picture(upscale_bicubic(y.detach().float().cpu(), scale))
 
 
-def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
-                   border: float | int = metrics.PAPER_BORDER) -> dict[str, float]:
-    """PSNR (dB) and SSIM on Y, without the border, of the result and of bicubic; {} without ground truth.
+def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None) -> dict[str, float]:
+    """PSNR (dB) and SSIM on Y, without the paper's border, of the result and of bicubic; {} without ground truth.
 
     Also ``psnr_best_shift`` and ``psnr_best_subpixel_shift`` of the result, and ``shift_y`` and ``shift_x`` (pixels)
     of the latter; see :mod:`.core.shift_metrics`.
@@ -124,11 +123,11 @@ def picture_scores(sr: np.ndarray, bicubic: np.ndarray, gt: np.ndarray | None,
     scores = {}
     for suffix, picture in (('', sr), ('_bicubic', bicubic)):
         x = to_tensor(picture)
-        scores[f'psnr{suffix}'] = metrics.psnr_y(x, truth, border)
-        scores[f'ssim{suffix}'] = metrics.ssim_y(x, truth, border)
+        scores[f'psnr{suffix}'] = metrics.psnr_y(x, truth)
+        scores[f'ssim{suffix}'] = metrics.ssim_y(x, truth)
     x = to_tensor(sr)
-    whole = shift_metrics.psnr_best_shift(x, truth, border)
-    best = shift_metrics.psnr_best_subpixel_shift(x, truth, border, whole=whole)
+    whole = shift_metrics.psnr_best_shift(x, truth)
+    best = shift_metrics.psnr_best_subpixel_shift(x, truth, whole=whole)
     return {**scores, 'psnr_best_shift': whole.psnr, 'psnr_best_subpixel_shift': best.psnr,
             'shift_y': best.shift[0], 'shift_x': best.shift[1]}
 
@@ -180,12 +179,17 @@ def write_scores(path: PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
     """
     rows = sorted(rows, key=lambda row: (str(row['dataset']), str(row['image'])))
     columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
+    write_text_atomically(path, csv_text(columns, rows))
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A table as CSV, numbers with six decimals; unknown values are empty."""
     text = io.StringIO()
-    table = csv.DictWriter(text, columns, restval='', lineterminator='\n')
+    table = csv.DictWriter(text, list(columns), restval='', lineterminator='\n')
     table.writeheader()
     table.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
                     for row in rows)
-    write_text_atomically(path, text.getvalue())
+    return text.getvalue()
 
 
 def mean_scores(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:

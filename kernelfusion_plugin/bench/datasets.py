@@ -13,8 +13,9 @@ from pathlib import Path
 
 from torch import Generator, Tensor
 
+from ..core.kernel_align import resize
 from ..core.kernel_files import ENDINGS, levin_kernels, load_kernel
-from ..core.kernels import blind144_synthetic, gaussian, motion, resize
+from ..core.kernels import blind144_synthetic, gaussian, motion
 from ..core.seeds import derived
 from ..files import check_folder_name
 from . import kernelgan

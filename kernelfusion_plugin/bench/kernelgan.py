@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from ..core.degradation import Degradation
-from ..core.kernels import centre, centre_of_mass, gaussian, normalise
+from ..core.kernel_align import centre, centre_of_mass, normalise
+from ..core.kernels import gaussian
 
 SIZE = 11  # at scale 2; at scale 4: 3 · 11 - 2 = 31
 VARIANCE = 0.6, 5.0  # pixels², along each axis of the Gaussian at scale 2

@@ -14,6 +14,7 @@ from ..core.faults import first_line
 from ..files import decode_rgb8, read_rgb8
 from ..report import save_picture
 
+LARGEST = 2 ** 40  # bytes of an LMDB
 COMPRESSION = 1  # PNG compression level in an LMDB, as in BasicSR's own tool
 
 
@@ -55,12 +56,10 @@ class Lmdbs:
 
     Args:
         root: folder of the data set.
-        map_size: maximum size of an LMDB in bytes.
     """
 
-    def __init__(self, root: Path, map_size: int = 2 ** 40) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
-        self.map_size = map_size
         self._open: dict[str, Any] = {}
 
     @staticmethod
@@ -74,7 +73,7 @@ class Lmdbs:
             from basicsr.utils.lmdb_util import LmdbMaker
             folder = self.root / self.path(place)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            self._open[place] = LmdbMaker(str(folder), map_size=self.map_size, compress_level=COMPRESSION)
+            self._open[place] = LmdbMaker(str(folder), map_size=LARGEST, compress_level=COMPRESSION)
         file = io.BytesIO()
         Image.fromarray(picture).save(file, format='PNG', compress_level=COMPRESSION)
         self._open[place].put(file.getvalue(), name, picture.shape)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
-from .patch_prior import PatchPrior, autocast
+from .patch_prior import PatchPrior, autocast, check_precision
 from .state import Phase2State
 from .tiles import recomputed
 
@@ -101,8 +101,7 @@ class JointConfig:
         for name in ('lr_kernel', 'sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'joint.{name} must be finite and not negative, got {getattr(self, name)}')
-        if self.precision not in ('auto', 'fp32', 'bf16'):
-            raise ValueError(f'joint.precision must be auto, fp32 or bf16, got {self.precision!r}')
+        check_precision('joint.precision', self.precision)
         if self.weight_before + self.weight_after == 0:
             raise ValueError('joint.weight_before and joint.weight_after are both 0: nothing ties the image to y')
 
@@ -176,10 +175,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
                 x0 = prior.predict_x0(x_t, t).float()                                         # lines 18, 19
                 x0_refined = refine[-1](x0).float()                                           # line 20
             losses = _losses(y, x0_refined_above, x0_refined, k, degradation, config)         # 16, 21, 22
-            set_rate(optimiser, config, i, n_iter)
-            optimiser.zero_grad(set_to_none=True)
-            losses['total'].backward()
-            optimiser.step()                                                                  # lines 23, 24
+            update(optimiser, losses['total'], config, i, n_iter)                             # lines 23, 24
             step, done = step + 1, i + 1
             if done == n_iter:
                 x0_above, x_above = x0.detach(), x_t.detach()             # lines 26 to 28: see the module docstring
@@ -228,8 +224,11 @@ def load_states(parts: Sequence[nn.Module | torch.optim.Optimizer], states: Sequ
         part.load_state_dict(state)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, config: JointConfig, i: int, n_iter: int) -> None:
-    """Set the rate for step ``i`` of a cosine from lr at the first to lr_final at the last of ``n_iter`` steps."""
+def update(optimiser: torch.optim.Optimizer, loss: Tensor, config: JointConfig, i: int, n_iter: int) -> None:
+    """Gradient step ``i`` of ``n_iter``: the rate is a cosine from lr at the first to lr_final at the last."""
     share = (1 + math.cos(math.pi * i / max(n_iter - 1, 1))) / 2
     for group in optimiser.param_groups:
         group['lr'] = group['factor'] * (config.lr_final + (config.lr - config.lr_final) * share)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
-from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate
+from .joint import JointConfig, check_start, load_states, make_optimiser, read, update
 from .kernel_models import centre_of_mass_loss
 from .patch_prior import PatchPrior, autocast
 from .state import Phase2State
@@ -74,10 +74,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
                 x0 = refine_net(u).float()
             losses = {'consistency': F.mse_loss(degradation.forward(x0, k), y), 'centre': centre_of_mass_loss(k)}
             losses['total'] = losses['consistency'] + config.weight_centre * losses['centre']
-            set_rate(optimiser, config, i, n_iter)
-            optimiser.zero_grad(set_to_none=True)
-            losses['total'].backward()
-            optimiser.step()
+            update(optimiser, losses['total'], config, i, n_iter)
             step, done = step + 1, i + 1
             if done == n_iter:
                 if t_next >= 0:

@@ -9,6 +9,7 @@ A family is a frozen dataclass with ``size`` and ``draw(generator)``; its fields
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import kernels
-from .kernel_files import ARRAYS, PICTURES
-from .kernels import Range
+from .kernel_align import normalise
+from .kernel_files import ARRAYS, PICTURES, load_kernel
+from .kernels import gaussian, motion
 from .sections import check_number, check_range, from_section, nearest
+
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Drawn(Family):
 
 @dataclass(frozen=True)
 class Isotropic(Drawn):
-    """See :func:`.kernels.sample_isotropic`."""
+    """Isotropic Gaussians, sigma (pixels) uniform in its range (IKC and DAN at x4: 0.2 to 4)."""
 
     sigma: Range = (0.2, 4.0)
 
@@ -63,12 +66,16 @@ class Isotropic(Drawn):
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(K, K), sums to 1."""
-        return kernels.sample_isotropic(self.size, generator, self.sigma)
+        return gaussian(self.size, sigmas=_uniform(self.sigma, generator))
 
 
 @dataclass(frozen=True)
 class Anisotropic(Drawn):
-    """See :func:`.kernels.sample_anisotropic`."""
+    """Rotated anisotropic Gaussians with multiplicative noise (as in KernelGAN).
+
+    Both sigmas (pixels) are uniform in their range, theta is uniform in [0, π), and every entry is multiplied by a
+    number uniform in [1 - noise, 1 + noise] before the kernel is normalised. It is not re-centred.
+    """
 
     sigma: Range = (0.6, 5.0)
     noise: float = 0.25
@@ -80,12 +87,15 @@ class Anisotropic(Drawn):
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(K, K), sums to 1."""
-        return kernels.sample_anisotropic(self.size, generator, self.sigma, self.noise)
+        sigmas = _uniform(self.sigma, generator), _uniform(self.sigma, generator)
+        k = gaussian(self.size, sigmas=sigmas, theta=_uniform((0, math.pi), generator)).double()
+        factors = torch.rand(self.size, self.size, generator=generator, dtype=torch.float64) * 2 - 1
+        return normalise(k * (1 + self.noise * factors)).float()
 
 
 @dataclass(frozen=True)
 class Motion(Drawn):
-    """See :func:`.kernels.sample_motion`."""
+    """Camera shakes, see :func:`.kernels.motion`, with extent and optical blur uniform in their ranges."""
 
     extent: Range = (0.3, 0.95)
     blur: Range = (0.4, 0.8)
@@ -97,7 +107,8 @@ class Motion(Drawn):
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """(K, K), sums to 1."""
-        return kernels.sample_motion(self.size, generator, self.extent, self.blur)
+        extent, blur = _uniform(self.extent, generator), _uniform(self.blur, generator)
+        return motion(self.size, generator, extent=extent, blur=blur, steps=500)
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class Folder(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        found = [(path, kernels.load_kernel(path)) for path in _kernel_paths(Path(self.dataroot).expanduser())]
+        found = [(path, load_kernel(path)) for path in _kernel_paths(Path(self.dataroot).expanduser())]
         first, k = found[0]
         for path, other in found:
             if other.shape != k.shape:
@@ -173,6 +184,11 @@ class Mixture:
     def draw(self, generator: torch.Generator) -> Tensor:
         """A kernel (K, K), float32 on the CPU, that sums to 1."""
         return self.families[int(torch.multinomial(self._weights, 1, generator=generator))].draw(generator)
+
+
+def _uniform(range_: Range, generator: torch.Generator) -> float:
+    low, high = range_
+    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _family(entry: Any, where: str) -> Family:

@@ -11,14 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .kernel_align import centre, centre_by_pixels, centre_of_mass, normalise, resize, shift
-from .kernel_files import levin_kernels, load_kernel, load_levin
-
-__all__ = ['blind144_synthetic', 'centre', 'centre_by_pixels', 'centre_of_mass', 'delta', 'edge_share', 'gaussian',
-           'hollow_square', 'l_shape', 'levin_kernels', 'load_kernel', 'load_levin', 'motion', 'normalise', 'resize',
-           'sample_anisotropic', 'sample_isotropic', 'sample_motion', 'shift', 'square']
-
-Range = tuple[float, float]
+from .kernel_align import centre, normalise
 
 
 def delta(size: int) -> Tensor:
@@ -104,13 +97,13 @@ def blind144_synthetic() -> Tensor:
     return torch.stack([l_shape(), hollow_square(), square(), gaussian(24, [[5.0, 3.0], [3.0, 5.0]])])
 
 
-def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, inertia: float = 0.2,
-           jitter: float = 0.3, blur: float = 0.6, steps: int = 2000) -> Tensor:
+def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, blur: float = 0.6,
+           steps: int = 2000) -> Tensor:
     """Camera shake: the path of a point of light during the exposure, centred on its centre of mass.
 
     Model (our own): the hand's velocity is an Ornstein-Uhlenbeck process, v' = ρ v + √(1 - ρ²) n with
-    ρ = exp(-1 / (inertia · steps)), so that it keeps its direction for a fraction ``inertia`` of the exposure. Tremor
-    is a second such process with a tenth of the correlation time and ``jitter`` times the speed. The path, the
+    ρ = exp(-1 / (0.2 · steps)), so that it keeps its direction for a fifth of the exposure. Tremor is a second such
+    process with a tenth of the correlation time and 0.3 times the speed. The path, the
     integral of the summed velocities, is scaled to ``extent``, drawn by bilinear splats at equal time steps, and
     blurred by a Gaussian (the lens).
 
@@ -118,18 +111,15 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
         size: K.
         seed: an integer, or a CPU Generator to draw from.
         extent: largest distance of the path from its centre of mass, as a fraction of the available room, (0, 1].
-        inertia: correlation time of the velocity, as a fraction of the exposure, > 0.
-        jitter: speed of the tremor relative to the hand's, >= 0.
         blur: sigma of the optical blur in pixels; 0: none.
         steps: time steps of the exposure.
     """
-    if not 0 < extent <= 1 or inertia <= 0 or jitter < 0 or blur < 0 or steps < 2:
-        raise ValueError('motion needs 0 < extent <= 1, inertia > 0, jitter >= 0, blur >= 0 and steps >= 2, got '
-                         f'{extent}, {inertia}, {jitter}, {blur}, {steps}')
+    if not 0 < extent <= 1 or blur < 0 or steps < 2:
+        raise ValueError(f'motion needs 0 < extent <= 1, blur >= 0 and steps >= 2, got {extent}, {blur}, {steps}')
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    hand = _ornstein_uhlenbeck(steps, inertia, generator)
-    tremor = _ornstein_uhlenbeck(steps, inertia / 10, generator)
-    path = (hand + jitter * tremor).cumsum(0)
+    hand = _ornstein_uhlenbeck(steps, 0.2, generator)
+    tremor = _ornstein_uhlenbeck(steps, 0.2 / 10, generator)
+    path = (hand + 0.3 * tremor).cumsum(0)
     path = path - path.mean(0)
     middle = (_checked(size) - 1) / 2
     room = max(middle - 2.5 * blur, 0.0)
@@ -140,38 +130,6 @@ def motion(size: int, seed: int | torch.Generator = 0, *, extent: float = 0.75, 
         lens = torch.exp(-0.5 * ((lens[:, None] - lens) / blur) ** 2)
         k = lens @ k @ lens
     return centre(k).float()
-
-
-def sample_isotropic(size: int, generator: torch.Generator, sigma: Range = (0.2, 4.0)) -> Tensor:
-    """An isotropic Gaussian, sigma (pixels) uniform in its range (IKC and DAN at x4: 0.2 to 4)."""
-    return gaussian(size, sigmas=_uniform(*sigma, generator))
-
-
-def sample_anisotropic(size: int, generator: torch.Generator, sigma: Range = (0.6, 5.0), noise: float = 0.25) -> Tensor:
-    """A rotated anisotropic Gaussian with multiplicative noise (as in KernelGAN).
-
-    Both sigmas (pixels) are uniform in their range, theta is uniform in [0, π), and every entry is multiplied by a
-    number uniform in [1 - noise, 1 + noise] before the kernel is normalised. It is not re-centred.
-
-    Raises:
-        ValueError: noise is not in [0, 1).
-    """
-    if not 0 <= noise < 1:
-        raise ValueError(f'the noise of an anisotropic kernel must be in [0, 1), got {noise}')
-    sigmas = _uniform(*sigma, generator), _uniform(*sigma, generator)
-    k = gaussian(size, sigmas=sigmas, theta=_uniform(0, math.pi, generator)).double()
-    factors = torch.rand(size, size, generator=generator, dtype=torch.float64) * 2 - 1
-    return normalise(k * (1 + noise * factors)).float()
-
-
-def sample_motion(size: int, generator: torch.Generator, extent: Range = (0.3, 0.95),
-                  blur: Range = (0.4, 0.8)) -> Tensor:
-    """A camera-shake kernel, see :func:`motion`, with extent and optical blur uniform in their ranges."""
-    return motion(size, generator, extent=_uniform(*extent, generator), blur=_uniform(*blur, generator), steps=500)
-
-
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
 
 
 def _ornstein_uhlenbeck(steps: int, time: float, generator: torch.Generator) -> Tensor:

@@ -72,8 +72,13 @@ class PriorConfig:
             raise ValueError(f'prior.ema must be in [0, 1), got {self.ema}')
         if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
             raise ValueError(f'prior.max_grad_norm must be positive and finite, got {self.max_grad_norm}')
-        if self.precision not in ('auto', 'fp32', 'bf16'):
-            raise ValueError(f'prior.precision must be auto, fp32 or bf16, got {self.precision!r}')
+        check_precision('prior.precision', self.precision)
+
+
+def check_precision(name: str, value: str) -> None:
+    """Raise ValueError unless the option's value is one that :func:`autocast` takes."""
+    if value not in ('auto', 'fp32', 'bf16'):
+        raise ValueError(f'{name} must be auto, fp32 or bf16, got {value!r}')
 
 
 def computes_bf16(device: torch.device) -> bool:

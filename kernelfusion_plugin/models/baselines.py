@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.back_projection import back_project
 from ..core.degradation import upscale_bicubic
-from .levels import Places, places_of
+from .levels import places_of
 from .options import FileOptions, check_known_kernel, file_options, read_scale
 from .restoration_model import Restoration, RestorationModel
 
@@ -54,15 +54,11 @@ class Baseline(RestorationModel):
     """A closed-form method with ``scale`` and the section ``baseline:`` as options; its time counts as phase 2."""
 
     OPTIONS: ClassVar[type[BaselineOptions]] = BaselineOptions
+    PLACES = places_of(BaselineOptions.SECTION, BaselineOptions)
     METHOD: ClassVar[str] = ''  # name in tables and sheets; '': the class name
 
     def __init__(self, opt: dict[str, Any]) -> None:
         super().__init__(opt, *self.read_options(opt))
-
-    @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``baseline:``, see :mod:`.levels`."""
-        return places_of(cls.OPTIONS.SECTION, cls.OPTIONS)
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BaselineOptions]:
@@ -110,6 +106,7 @@ class BackProjectionModel(Baseline):
     """
 
     OPTIONS = BackProjectionOptions
+    PLACES = places_of(BackProjectionOptions.SECTION, BackProjectionOptions)
     METHOD = 'back-projection'
 
     def upscale(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from ..core.sections import check_number
 from ..entries import Entry
 from .adapters import adapter, picture
-from .levels import Places, places_of
-from .networks import Sizes, check_weights, enlarge, load_strictly, make_network, network_options, size_multiple
+from .build import build
+from .levels import places_of
+from .networks import Sizes, check_weights, enlarge, load_strictly, network_options, size_multiple
 from .options import FileOptions, file_options, read_scale
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
@@ -82,6 +83,8 @@ class BlindSRModel(ImageByImage, SRModel):
         ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
+    PLACES = places_of(BlindSROptions.SECTION, BlindSROptions)
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, files, opt['network_g'], net = self.read_options(opt)
         BaseModel.__init__(self, opt)
@@ -100,18 +103,13 @@ class BlindSRModel(ImageByImage, SRModel):
             self.init_training_settings()
 
     @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``blind_sr:``, see :mod:`.levels`."""
-        return places_of(BlindSROptions.SECTION, BlindSROptions)
-
-    @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> tuple[int, BlindSROptions, dict[str, Any], nn.Module]:
         """Scale, section ``blind_sr:``, network options and the network; see :class:`.validation.ImageByImage`."""
         super().read_options(opt)
         scale, files = read_scale(opt), file_options(BlindSROptions, opt)
         check_weights(opt['path'].get('pretrain_network_g'))  # before building a large network
         network = network_options(opt)
-        net = make_network(network)
+        net = build('network_g', network)
         if opt['is_train']:
             check_training(cls, opt)
             check_pairs(net, network, opt)
@@ -138,12 +136,6 @@ class BlindSRModel(ImageByImage, SRModel):
         self.cri_kernel = build_loss(options).to(self.device)
         super().init_training_settings()
 
-    def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch: ``lq`` (B, C, h, w) in [0, 1] and, if known, ``gt`` and ``kernel`` (B, K, K)."""
-        self.lq = data['lq'].to(self.device)
-        self.gt = data['gt'].to(self.device) if 'gt' in data else None
-        self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
-
     def optimize_parameters(self, current_iter: int) -> None:
         """One optimizer step on the current batch."""
         self.optimizer_g.zero_grad()
@@ -157,7 +149,7 @@ class BlindSRModel(ImageByImage, SRModel):
             self.model_ema(decay=self.ema_decay)
 
     def test(self) -> None:
-        """Set ``output`` (B, C, s·h, s·w) and ``estimate``; uses the EMA weights if there are any."""
+        """Set ``estimate``, ``output`` and ``kernel`` (B, K, K); uses the EMA weights if there are any."""
         net = getattr(self, 'net_g_ema', self.net_g)
         training = net.training
         net.eval()
@@ -169,13 +161,7 @@ class BlindSRModel(ImageByImage, SRModel):
             net.train(training)
         if side:
             self.logger.info(f'{self.title}: processed in tiles of {side} x {side}; the kernel, if any, is their mean')
-        sr = self.estimate.sr.clamp(0, 1)
-        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
-
-    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if known, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K), if any."""
-        known = {'lq': self.lq, 'result': self.output, 'gt': self.gt, 'kernel': self.estimate.kernel}
-        return OrderedDict((name, value.detach().cpu()) for name, value in known.items() if value is not None)
+        self.set_result(self.estimate.sr.clamp(0, 1), self.estimate.kernel)
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """Restore one image, write its results, and return its row of ``scores.csv``."""
@@ -194,7 +180,7 @@ class BlindSRModel(ImageByImage, SRModel):
         row = self.written(entry, image, self.folder(place, save_img),
                            {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
                             'preset': self._weights_name()})
-        self.lq = self.gt = self.output = self.estimate = None
+        self.lq = self.gt = self.output = self.kernel = self.estimate = None
         return row
 
     def about_run(self) -> dict[str, Any]:

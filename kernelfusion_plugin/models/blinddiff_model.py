@@ -17,11 +17,10 @@ from ..atomic import write_atomically
 from ..core.blinddiff import BlindDiffConfig, training_loss
 from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
-from ..core.kernels import normalise
+from ..core.kernel_align import normalise
 from ..core.restore import Progress
 from ..entries import Entry
-from .blinddiff_options import PLACES, BlindDiffGlue, build_net, load_into, parse_section
-from .levels import Places
+from .blinddiff_options import BLINDDIFF, BlindDiffGlue, build_net, load_into, parse_section
 from .options import read_scale, section_of
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
@@ -40,6 +39,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
         ValueError: an option is unknown or out of range, or weights are missing or do not fit the network.
     """
 
+    PLACES = BLINDDIFF
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.scale, (self.config, files, self.preset), net = self.read_options(opt)
         super().__init__(opt)
@@ -55,11 +56,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
             self.start_training(path)
         else:
             self.net_g.requires_grad_(False)
-
-    @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``blinddiff:``, see :mod:`.levels`."""
-        return PLACES
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]
@@ -142,15 +138,10 @@ class BlindDiffModel(ImageByImage, BaseModel):
     # Restoration
 
     def feed_data(self, data: Mapping[str, Any]) -> None:
-        """Take a batch: ``lq`` (B, C, h, w) in [0, 1], ``lq_path`` (B paths) and, if known, ``gt``, ``name`` (B) and
-        the true ``kernel`` (B, K, K).
-        """
-        self.lq = data['lq'].to(self.device)
-        self.gt = data['gt'].to(self.device) if 'gt' in data else None
+        """Also take ``lq_path`` (B paths) and, if known, ``name`` (B), see :class:`.validation.ImageByImage`."""
+        super().feed_data(data)
         paths = data.get('lq_path') or [''] * len(self.lq)
         self.names = list(data.get('name') or (Path(path).stem for path in paths))
-        self.k_true = data['kernel'].to(self.device) if data.get('kernel') is not None else None
-        self.output = self.kernel = None
 
     def test(self) -> None:
         """Run Algorithm 2 on the batch; sets ``output`` (B, C, s·h, s·w) and ``kernel`` (B, K, K)."""
@@ -164,9 +155,8 @@ class BlindDiffModel(ImageByImage, BaseModel):
                         self.k_true if self.files.kernel_oracle else None)
         state = self._drain(states)
         net.train(training)
-        sr = (state.x_t.clamp(-1, 1) + 1) / 2
-        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
-        self.kernel = torch.stack([normalise(k.clamp_min(0)) for k in state.kernel.double().cpu()]).float()
+        self.set_result((state.x_t.clamp(-1, 1) + 1) / 2,
+                        torch.stack([normalise(k.clamp_min(0)) for k in state.kernel.double().cpu()]).float())
 
     def _drain(self, states: Any) -> SampleState:  # noqa: ANN401
         """Run all steps and show their progress."""
@@ -179,14 +169,6 @@ class BlindDiffModel(ImageByImage, BaseModel):
             show.close()
         self.seconds = (time.perf_counter() - start) / len(self.names)
         return state
-
-    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if known, ``gt``: (B, C, H, W) RGB in [0, 1]; ``kernel`` (B, K, K)."""
-        visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
-        if self.gt is not None:
-            visuals['gt'] = self.gt.detach().cpu()
-        visuals['kernel'] = self.kernel
-        return visuals
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """Restore one image, write its results, and return its row of ``scores.csv``."""

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
-from ..core.sections import check_number, nearest
+from ..core.sections import check_number
+from .build import build
 from .levels import places_of
-from .options import FileOptions, build, section_of
-from .priors import load_weights
+from .networks import load_strictly
+from .options import FileOptions, check_keys, section_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class BlindDiffGlue(FileOptions):
         check_number('blinddiff.batch', self.batch, 1, whole=True)
 
 
-PLACES = places_of(BlindDiffGlue.SECTION, BlindDiffGlue, BlindDiffConfig)
-PLACES[BlindDiffGlue.SECTION].add('preset')
+BLINDDIFF = places_of(BlindDiffGlue.SECTION, BlindDiffGlue, BlindDiffConfig)
+BLINDDIFF[BlindDiffGlue.SECTION].add('preset')
 
 
 def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDiffGlue, str]:
@@ -46,10 +47,8 @@ def parse_section(section: Mapping[str, Any]) -> tuple[BlindDiffConfig, BlindDif
     Raises:
         ValueError: an unknown key (the nearest known one is named), or a value out of range.
     """
-    ours, known = {field.name for field in dataclasses.fields(BlindDiffGlue)}, PLACES[BlindDiffGlue.SECTION]
-    for key in section:
-        if key not in known:
-            raise ValueError(f"unknown option 'blinddiff.{key}'{nearest(str(key), known)}")
+    ours = {field.name for field in dataclasses.fields(BlindDiffGlue)}
+    check_keys('blinddiff', section, BLINDDIFF[BlindDiffGlue.SECTION])
     files = BlindDiffGlue(**{key: section[key] for key in section if key in ours})
     config = BlindDiffConfig.from_options({key: section[key] for key in section if key not in ours})
     return config, files, section.get('preset', 'paper')
@@ -76,9 +75,4 @@ def load_into(net: nn.Module, path: str, key: str) -> None:
     if not Path(path).is_file():
         raise ValueError(f'path.pretrain_network_g: there is no file {path}. No weights come with this package: train '
                          'some (options/train_blinddiff_iso.yml), or name yours')
-    state, _ = load_weights(path, (key, 'params'))
-    try:
-        net.load_state_dict(state)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{path}: the weights do not fit network_g: {reason[:300]}') from None
+    load_strictly(net, path, (key, 'params'))

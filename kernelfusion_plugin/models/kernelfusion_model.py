@@ -15,14 +15,17 @@ from torch import Tensor
 from ..advice import kernel_warning, with_blur_warning
 from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
+from ..core.faults import prefixed
 from ..core.inputs import check_takes_kernels, grid_for
 from ..core.phase1 import lacking_weights, unused_weights
 from ..core.restore import repeatable, restore_steps
+from ..core.solver import Factory
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
+from .build import network_factories
 from .history import History
-from .levels import KERNELFUSION, Places
-from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
+from .levels import KERNELFUSION
+from .options import GlueOptions, check_known_kernel, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
 from .unfinished import Unfinished
@@ -46,6 +49,8 @@ class KernelFusionModel(RestorationModel):
         ValueError: an option is unknown, out of range, or contradicts another.
     """
 
+    PLACES = KERNELFUSION
+
     def __init__(self, opt: dict[str, Any]) -> None:
         self.config, glue, self.factories = self.read_options(opt)
         super().__init__(opt, self.config.scale, glue)
@@ -55,8 +60,7 @@ class KernelFusionModel(RestorationModel):
         self.priors = PriorStore(glue.prior_dir or self.results / 'priors', reuse=glue.prior_dir is not None)
         pretrained = opt['path'].get('pretrain_network_g')
         self.pretrained = load_weights(pretrained)[0] if pretrained else None
-        unused = unused_weights(self.pretrained or {}, self.config)
-        if 'prior' in unused:
+        if 'prior' in unused_weights(self.pretrained or {}, self.config):
             raise ValueError(f'path.pretrain_network_g: {pretrained}: weights of PD, but this run has no PD: set '
                              'kernelfusion.em.final_prior to internal or both, or solver to joint')
         self.unfinished = Unfinished(self.results, opt, self.logger)
@@ -67,11 +71,6 @@ class KernelFusionModel(RestorationModel):
         self.stop = StopRequest()
 
     @classmethod
-    def places(cls) -> Places:
-        """Keys of the section ``kernelfusion:``, see :mod:`.levels`."""
-        return KERNELFUSION
-
-    @classmethod
     def read_options(cls, opt: Mapping[str, Any]
                      ) -> tuple[KernelFusionConfig, GlueOptions, dict[str, Factory | None]]:
         """The section ``kernelfusion:`` and the networks; see :class:`.validation.ImageByImage`."""
@@ -79,21 +78,17 @@ class KernelFusionModel(RestorationModel):
         config, glue = parse_section(opt)
         check_known_kernel(glue, opt)
         if glue.known_kernel:
-            try:
+            with prefixed('kernelfusion.known_kernel'):
                 check_takes_kernels(config)
-            except ValueError as error:
-                raise ValueError(f'kernelfusion.known_kernel: {error}') from error
         config, factories = network_factories(opt, config)
         if config.texture_weights:
-            try:
-                load_texture_net(config.texture_weights)  # so that a fault is reported once, not for each image
-            except ValueError as error:
-                raise ValueError(f'kernelfusion.texture_weights: {error}') from error
+            with prefixed('kernelfusion.texture_weights'):  # once, not for each image
+                load_texture_net(config.texture_weights)
         return config, glue, factories
 
     def restore(self, y: Tensor) -> Restoration:
         """Run Phase 1, unless there are saved weights for this image, and Phase 2."""
-        config, kernel = self.config, self.known_kernel()
+        config, kernel, title = self.config, self.known_kernel(), self.title or self.name
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger, kernel is not None)
@@ -101,26 +96,25 @@ class KernelFusionModel(RestorationModel):
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
-            self.logger.info(f'{self.title or self.name}: resumes from its checkpoint')
+            self.logger.info(f'{title}: resumes from its checkpoint')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
-        show = self.progress(self.title or self.name)
+        show = self.progress(title)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         if snapshot is None and kernel is None:
-            steps = with_blur_warning(steps, y, config,
-                                      lambda warning: self.logger.warning(f'{self.title or self.name}: {warning}'))
+            steps = with_blur_warning(steps, y, config, lambda warning: self.logger.warning(f'{title}: {warning}'))
         with torch.enable_grad(), repeatable(self.device) if self.files.deterministic else nullcontext():
             try:
                 result = drain(steps, checkpoint, (show, history.add), self.stop,
                                lambda: {'history': history.state()})
             except Stopped as stopped:
-                self.logger.info(f'{self.title or self.name}: stopped. The same command resumes '
+                self.logger.info(f'{title}: stopped. The same command resumes '
                                  + ('from here' if checkpoint else 'at the start of this image'))
                 raise SystemExit(128 + stopped.signal) from stopped
             finally:
                 show.close()
         if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
-            self.logger.warning(f'{self.title or self.name}: {warning}')
+            self.logger.warning(f'{title}: {warning}')
         fitted = lacking_weights(prior_state or {}, config, kernel is not None)
         if self.files.save_prior and not self.pretrained and fitted:
             weights = {**(prior_state or {}), **result.prior_state}

@@ -17,7 +17,7 @@ from ..core.config import KernelFusionConfig
 from ..core.sections import nearest
 from ..data.check import KEYS
 from ..option_checks import TOP_LEVEL
-from .options import GlueOptions
+from .options import GlueOptions, check_keys
 
 Places = Mapping[str, Collection[str]]
 
@@ -56,10 +56,8 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
         belongs = _where(key, own) or _where(key, KERNELFUSION)
         if key not in TOP_LEVEL and belongs and not _is_anchor(opt, key, own):
             raise ValueError(f'unknown option {key!r}: did you mean {belongs}?')
-    for section, known in (('val', VAL), ('path', PATH)):
-        for key in opt[section]:
-            if key not in known:
-                raise ValueError(f"unknown option '{section}.{key}'{nearest(str(key), known)}")
+    check_keys('val', opt['val'], VAL)
+    check_keys('path', opt['path'], PATH)
     for name, dataset in opt['datasets'].items():
         _check_dataset(f'datasets:{name}', dataset, own)
 

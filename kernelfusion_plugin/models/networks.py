@@ -17,7 +17,8 @@ from ..core.memory import is_out_of_memory
 from ..core.sections import nearest
 from ..core.tiles import tiled
 from .adapters import Estimate
-from .options import build, check_network, section_of
+from .build import check_network
+from .options import section_of
 from .priors import load_weights
 from .published import missing_weights
 
@@ -44,15 +45,6 @@ def network_options(opt: Mapping[str, Any]) -> dict[str, Any]:
         if options.setdefault(name, opt['scale']) != opt['scale']:
             raise ValueError(f"'network_g.{name}' is {options[name]}, but 'scale' is {opt['scale']}: remove it")
     return options
-
-
-def make_network(options: Mapping[str, Any]) -> nn.Module:
-    """Build the network from :func:`network_options`.
-
-    Raises:
-        ValueError: an argument has an invalid value; one line.
-    """
-    return build('network_g', options)
 
 
 def check_weights(path: str | Path | None) -> None:

@@ -1,30 +1,19 @@
-"""Turns BasicSR's option dictionary into the core's configuration, the plug-in's options and network factories."""
+"""Turns BasicSR's option dictionary into the core's configuration and the plug-in's options."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor, nn
-
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.faults import first_line, named
 from ..core.sections import check_number, must_be, nearest
-from ..core.solver import SUM_ERROR
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
-
-Factory = Callable[[], nn.Module]
-PROBE = (1, 3, 128, 128)  # shape of the input that networks are tested with
 
 
 @dataclass(frozen=True)
@@ -100,6 +89,13 @@ def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return section
 
 
+def check_keys(section: str, keys: Iterable[object], known: Collection[str]) -> None:
+    """Raise ValueError for a key of a section that is not a known one, naming the nearest."""
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"unknown option '{section}.{key}'{nearest(str(key), known)}")
+
+
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:
     """The option file's section ``kind.SECTION`` as a ``kind`` object; an absent section gives the defaults.
 
@@ -107,10 +103,7 @@ def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions
         ValueError: not a section, an unknown key (the nearest known one is named), or a value of the wrong type.
     """
     section = section_of(opt, kind.SECTION)
-    known = {field.name for field in dataclasses.fields(kind)}
-    for key in section:
-        if key not in known:
-            raise ValueError(f"unknown option '{kind.SECTION}.{key}'{nearest(str(key), known)}")
+    check_keys(kind.SECTION, section, {field.name for field in dataclasses.fields(kind)})
     return kind(**section)
 
 
@@ -153,62 +146,17 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     """
     section = dict(section_of(opt, 'kernelfusion'))
     ours = {field.name for field in dataclasses.fields(GlueOptions)}
-    core = {field.name for field in dataclasses.fields(KernelFusionConfig)}
-    for key in section:
-        if key not in ours | core:
-            raise ValueError(f"unknown option 'kernelfusion.{key}'{nearest(str(key), ours | core)}")
+    check_keys('kernelfusion', section, ours | {field.name for field in dataclasses.fields(KernelFusionConfig)})
     if section.get('scale') is None:
         section['scale'] = read_scale(opt)
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
     nested = {name for name, value in vars(KernelFusionConfig()).items() if dataclasses.is_dataclass(value)}
-    config = KernelFusionConfig.from_dict({key: _plain(value) for key, value in section.items()
+    config = KernelFusionConfig.from_dict({key: plain(value) for key, value in section.items()
                                            if value is not None or key not in nested})  # an empty section is absent
     if opt.get('scale') is not None and read_scale(opt) != config.scale:
         raise ValueError(f"'scale' is {opt['scale']}, but 'kernelfusion.scale' is {config.scale}: remove the "
                          'latter')
     return config, glue
-
-
-def network_factories(opt: Mapping[str, Any], config: KernelFusionConfig
-                      ) -> tuple[KernelFusionConfig, dict[str, Factory | None]]:
-    """Zero-argument factories of PD, R and the kernel network for ``restore_steps``; None for the core's default.
-
-    Missing arguments are filled in: PD's ``channels`` from the section (that is, the preset), and the kernel network's
-    ``kernel_size`` and ``scale``. Channels given in network_g are copied into the configuration.
-
-    Raises:
-        ValueError: unknown type or argument, channels that contradict the section's, or a network whose output is
-            unsuitable.
-    """
-    given = section_of(opt, 'network_g').get('channels')
-    stated = ((opt.get('kernelfusion') or {}).get('prior') or {}).get('channels')
-    if given is not None:
-        check_number('network_g.channels', given, 1, whole=True)
-        if stated is not None and given != config.prior.channels:
-            raise ValueError(f"'network_g.channels' is {given}, but 'kernelfusion.prior.channels' is {stated}: "
-                             'leave one of them out')
-        config = dataclasses.replace(config, prior=dataclasses.replace(config.prior, channels=given))
-    fill = {'kernel_size': config.kernel_size, 'scale': config.scale}
-
-    def check_patch_net(net: nn.Module, kind: str) -> None:
-        t = torch.zeros(1, dtype=torch.int64)
-        _check_output('network_g', kind, lambda: net.eval()(torch.zeros(PROBE), t), PROBE,
-                      'forward(x_t, t) must return a tensor of the shape of x_t')
-
-    def check_refine_net(net: nn.Module, kind: str) -> None:
-        _check_output('network_r', kind, lambda: net.eval()(torch.zeros(PROBE)), PROBE,
-                      'forward(x) must return a tensor of the shape of x')
-
-    def check_kernel_model(net: nn.Module, kind: str) -> None:
-        size = config.kernel_size, config.kernel_size
-        _check_output('network_k', kind, net, size,
-                      f'forward() must return a kernel of shape {size}, finite, with the sum 1', is_kernel=True)
-
-    return config, {
-        'make_patch_net': _factory(opt, 'network_g', {'channels': config.prior.channels}, check_patch_net),
-        'make_refine_net': _factory(opt, 'network_r', {}, check_refine_net),
-        'make_kernel_model': _factory(opt, 'network_k', fill, check_kernel_model),
-    }
 
 
 def check_names(opt: Mapping[str, Any]) -> None:
@@ -230,68 +178,6 @@ def check_names(opt: Mapping[str, Any]) -> None:
         keys[name] = key
 
 
-def build(key: str, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of the section ``key`` like BasicSR's ``build_network``, but without its log line.
-
-    Raises:
-        ValueError: the type or an argument is unknown, or an argument has an invalid value; in one line.
-    """
-    arguments = copy.deepcopy(dict(options))
-    kind = arguments.pop('type', None)
-    check_network(key, kind)
-    try:
-        return ARCH_REGISTRY.get(kind)(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"'{key}' ({kind}): {first_line(error)}") from error
-
-
-def check_network(key: str, kind: object) -> None:
-    """Raise ValueError if the network type ``kind`` of the section ``key`` is unknown, naming the nearest known one."""
-    if kind not in ARCH_REGISTRY:
-        raise ValueError(f"unknown network {kind!r} in '{key}'{nearest(str(kind), ARCH_REGISTRY.keys())}")
-
-
-def _factory(opt: Mapping[str, Any], key: str, fill: Mapping[str, Any],
-             check: Callable[[nn.Module, str], None]) -> Factory | None:
-    options = section_of(opt, key)
-    if not options:
-        return None
-    kind = options.get('type')
-    check_network(key, kind)
-    accepted = inspect.signature(ARCH_REGISTRY.get(kind)).parameters
-    options = {**{name: value for name, value in fill.items() if name in accepted}, **_plain(options)}
-    for name in ('kernel_size', 'scale'):
-        if name in fill and options.get(name, fill[name]) != fill[name]:
-            raise ValueError(f"'{key}.{name}' is {options[name]}, but this run uses {fill[name]}: remove it")
-    check(build(key, options), kind)
-    return lambda: build(key, options)
-
-
-def _check_output(key: str, kind: str, run: Callable[[], object], shape: tuple[int, ...], what: str,
-                  is_kernel: bool = False) -> None:
-    """Raise ValueError if a network's output is unsuitable, now rather than obscurely after hours of Phase 1."""
-    try:
-        with torch.no_grad():
-            out = run()
-        out = out.detach() if isinstance(out, Tensor) else out
-    except Exception as error:  # noqa: BLE001  (the user's own network: any error is reported as a fault in the options)
-        if torch.cuda.is_available() and not isinstance(error, TypeError):
-            return  # it may work on a GPU only
-        found = f'raises {named(error)}'
-    else:
-        if not isinstance(out, Tensor):
-            found = f'returns {type(out).__name__}'
-        elif out.shape != shape:
-            found = f'returns shape {tuple(out.shape)}'
-        elif not out.isfinite().all():
-            found = 'returns values that are not finite'
-        elif is_kernel and abs(float(out.sum()) - 1) > SUM_ERROR:
-            found = f'returns the sum {float(out.sum()):.4g}'
-        else:
-            return
-    raise ValueError(f"'{key}' ({kind}): {what}, but {found}")
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Convert mappings of any type (YAML gives ordered ones) to dicts; None, an empty section, stays None."""
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

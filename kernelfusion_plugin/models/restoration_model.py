@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,27 +93,16 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if data['lq'].ndim != 4 or data['lq'].shape[0] != 1:
             raise ValueError(f'{type(self).__name__} takes one image at a time, (1, C, h, w); '
                              f'got {tuple(data["lq"].shape)}')
-        self.lq = data['lq'].to(self.device)
-        self.gt = data['gt'] if 'gt' in data else None
+        super().feed_data({'lq': data['lq']})
+        self.gt, self.k_true = data.get('gt'), data.get('kernel')  # both stay on the CPU
         self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
         self.kernel_name = data.get('kernel_name') or self.name
-        self.k_true = data.get('kernel')
-        self.output = self.restoration = None
+        self.restoration = None
 
     def test(self) -> None:
-        """Restore the current image; sets ``restoration`` and ``output``."""
+        """Restore the current image; sets ``restoration``, ``output`` and ``kernel`` (K, K)."""
         self.restoration = self.restore(self.rgb(self.lq))
-        sr = (self.restoration.sr + 1) / 2
-        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
-
-    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
-        """``lq``, ``result`` and, if known, ``gt``: (1, C, H, W) RGB in [0, 1]; ``kernel`` (K, K), if any."""
-        visuals = OrderedDict(lq=self.lq.detach().cpu(), result=self.output.detach().cpu())
-        if self.gt is not None:
-            visuals['gt'] = self.gt.detach().cpu()
-        if self.restoration.kernel is not None:
-            visuals['kernel'] = self.restoration.kernel
-        return visuals
+        self.set_result((self.restoration.sr + 1) / 2, self.restoration.kernel)
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """Restore one image, write its results, and return its row of ``scores.csv``."""
@@ -135,7 +123,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if folder is not None and found.history is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
-        self.lq = self.gt = self.output = self.restoration = None
+        self.lq = self.gt = self.output = self.kernel = self.restoration = None
         return row
 
     def done_before(self, dataset: str) -> dict[str, Any] | None:

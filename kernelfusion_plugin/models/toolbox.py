@@ -16,14 +16,9 @@ from ..core.sections import nearest
 UNREAD = ('basicsr.metrics.niqe', 'basicsr.metrics.psnr_ssim')  # their metrics accept any keyword but ignore it
 
 
-def needs_truth(kind: str) -> bool:
-    """Whether a registered metric needs ground truth (``img2``), unlike NIQE."""
-    return 'img2' in inspect.signature(METRIC_REGISTRY.get(kind)).parameters
-
-
 def images_of(kind: str) -> tuple[str, ...]:
-    """Names of the image arguments of a registered metric."""
-    return ('img', 'img2') if needs_truth(kind) else ('img',)
+    """Names of the image arguments of a registered metric; ``img2``, ground truth, is not among those of NIQE."""
+    return ('img', 'img2') if 'img2' in inspect.signature(METRIC_REGISTRY.get(kind)).parameters else ('img',)
 
 
 def check_metrics(opt: Mapping[str, Any]) -> None:

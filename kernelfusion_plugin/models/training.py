@@ -18,7 +18,7 @@ from ..core.sections import check_number, nearest
 from ..data.check import KEYS as KNOWN_SETS
 from ..data.random_blur_dataset import RandomBlurDataset
 from ..option_checks import is_our_model
-from .options import section_of
+from .options import check_keys, section_of
 
 LOSSES = ('pixel_opt', 'perceptual_opt', 'kernel_opt')
 KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler', *LOSSES)  # train options of all our models
@@ -35,9 +35,8 @@ def check_training(model: type[BaseModel], opt: Mapping[str, Any]) -> None:
         ValueError: in one line that names the option.
     """
     train, logger = section_of(opt, 'train'), section_of(opt, 'logger')
-    for key in train:
-        if key not in KEYS and is_our_model(opt['model_type']):
-            raise ValueError(f"unknown option 'train.{key}'{nearest(str(key), KEYS)}")
+    if is_our_model(opt['model_type']):
+        check_keys('train', train, KEYS)
     missing = [key for key in ('optim_g', 'scheduler', 'total_iter') if train.get(key) is None]
     if missing:
         raise ValueError(f"'train' needs {', '.join(missing)}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import time
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from basicsr.utils import get_root_logger
@@ -39,10 +40,7 @@ class ImageByImage:
     image is logged in one line, recorded in ``runlog.failures`` and skipped.
     """
 
-    @classmethod
-    def places(cls) -> Places:
-        """The keys of the model's own sections, see :func:`.levels.places_of`."""
-        raise NotImplementedError
+    PLACES: ClassVar[Places]  # the keys of the model's own sections, see :func:`.levels.places_of`
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]) -> Any:  # noqa: ANN401  (each model's own)
@@ -96,6 +94,22 @@ class ImageByImage:
     def rgb(lq: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1] to RGB in [-1, 1]; a single channel is replicated."""
         return (lq * 2 - 1).expand(-1, 3, -1, -1)
+
+    def feed_data(self, data: Mapping[str, Any]) -> None:
+        """Take a batch: ``lq`` (B, C, h, w) in [0, 1] and, if known, ``gt`` and the true ``kernel`` (B, K, K)."""
+        self.lq, self.gt, self.k_true = (None if data.get(key) is None else data[key].to(self.device)
+                                         for key in ('lq', 'gt', 'kernel'))
+        self.output = self.kernel = None
+
+    def set_result(self, sr: Tensor, kernel: Tensor | None) -> None:
+        """Set ``output``, sr (B, 3, s·h, s·w) in [0, 1] with as many channels as lq, and ``kernel``."""
+        self.output = sr.mean(dim=1, keepdim=True) if self.lq.shape[1] == 1 else sr
+        self.kernel = kernel
+
+    def get_current_visuals(self) -> OrderedDict[str, Tensor]:
+        """``lq``, ``result``, (B, C, H, W) RGB in [0, 1], and, if there are any, ``gt`` and ``kernel``; on the CPU."""
+        known = {'lq': self.lq, 'result': self.output, 'gt': self.gt, 'kernel': self.kernel}
+        return OrderedDict((name, value.detach().cpu()) for name, value in known.items() if value is not None)
 
     def endings(self, save_img: bool) -> list[str]:
         """Name endings, after the image's name, of the files that may be written."""

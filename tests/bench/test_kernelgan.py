@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from kernelfusion_plugin.bench import kernelgan
-from kernelfusion_plugin.core.kernels import centre_of_mass
+from kernelfusion_plugin.core.kernel_align import centre_of_mass
 
 
 def draw(scale, seed):

@@ -18,7 +18,8 @@ from kernelfusion_plugin.bench.datasets import RECIPES, Setting, Sources, find_r
 from kernelfusion_plugin.bench.make import cases, read_hr
 from kernelfusion_plugin.cli import main
 from kernelfusion_plugin.core.inputs import known_kernel
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian
+from kernelfusion_plugin.core.kernel_align import centre_of_mass
+from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.option_files import read_file
 
 TWELVE = [f'{number:04d}' for number in range(801, 813)]

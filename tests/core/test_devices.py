@@ -32,11 +32,11 @@ from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import solve_joint
 from kernelfusion_plugin.core.joint_ablations import solve_ablation
-from kernelfusion_plugin.core.kernel_align import centre, centre_by_pixels, resize
+from kernelfusion_plugin.core.kernel_align import centre, centre_by_pixels, resize, shift
 from kernelfusion_plugin.core.kernel_basis import kernel_basis
 from kernelfusion_plugin.core.kernel_models import DirectKernel, LinearCnnKernel
 from kernelfusion_plugin.core.kernel_pca import decode, pca_matrix
-from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion, shift
+from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
 from kernelfusion_plugin.core.memory import capacity
 from kernelfusion_plugin.core.nets.dan import DAN
 from kernelfusion_plugin.core.nets.danv2 import DANv2

@@ -22,8 +22,9 @@ from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
 from kernelfusion_plugin.core.em_steps import reverse_pass
 from kernelfusion_plugin.core.frame import Frame
+from kernelfusion_plugin.core.kernel_align import centre_of_mass, shift
 from kernelfusion_plugin.core.kernel_search import find_kernel
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion, shift
+from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.noise import Noise, Sigma
 from kernelfusion_plugin.core.piece import informative_piece

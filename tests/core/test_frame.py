@@ -14,8 +14,9 @@ from kernelfusion_plugin.core.degradation import Degradation, resample_kernel, s
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.em_state import EmPlace, EmProblem
 from kernelfusion_plugin.core.frame import Frame, within
+from kernelfusion_plugin.core.kernel_align import centre_of_mass, shift
 from kernelfusion_plugin.core.kernel_search import carry_over
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, motion, shift
+from kernelfusion_plugin.core.kernels import gaussian, motion
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.piece import unsure_rims
 from kernelfusion_plugin.core.stages import kernel_stages, scaled

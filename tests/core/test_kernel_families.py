@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernelfusion_plugin.core import kernels
-from kernelfusion_plugin.core.kernel_families import Mixture
+from kernelfusion_plugin.core import kernel_align
+from kernelfusion_plugin.core.kernel_families import Anisotropic, Isotropic, Mixture, Motion
 
 DRAWS = 300
 
@@ -16,14 +16,14 @@ def moments(k):
     """Covariance (2, 2) of a kernel about its centre of mass, rows x, y."""
     k = k.double()
     at = torch.arange(k.shape[-1]).double()
-    my, mx = kernels.centre_of_mass(k).tolist()
+    my, mx = kernel_align.centre_of_mass(k).tolist()
     xx, yy = (k.sum(0) * (at - mx) ** 2).sum(), (k.sum(1) * (at - my) ** 2).sum()
     xy = (k * (at[:, None] - my) * (at - mx)).sum()
     return torch.tensor([[xx, xy], [xy, yy]])
 
 
 def test_isotropic_sigma_is_uniform(generator):
-    drawn = torch.stack([kernels.sample_isotropic(31, generator, (1.0, 3.0)) for _ in range(DRAWS)])
+    drawn = torch.stack([Isotropic(size=31, sigma=(1.0, 3.0)).draw(generator) for _ in range(DRAWS)])
     assert drawn.dtype == torch.float32 and drawn.min() >= 0
     torch.testing.assert_close(drawn.sum((1, 2)), torch.ones(DRAWS))
     torch.testing.assert_close(drawn, drawn.transpose(1, 2))
@@ -33,7 +33,7 @@ def test_isotropic_sigma_is_uniform(generator):
 
 
 def test_anisotropic_widths_and_turn_are_uniform(generator):
-    drawn = [kernels.sample_anisotropic(41, generator, (1.0, 4.0), noise=0) for _ in range(DRAWS)]
+    drawn = [Anisotropic(size=41, sigma=(1.0, 4.0), noise=0).draw(generator) for _ in range(DRAWS)]
     values, vectors = torch.linalg.eigh(torch.stack([moments(k) for k in drawn]))
     sigma = values.sqrt()
     assert sigma.min() > 0.97 and sigma.max() < 4.05
@@ -46,22 +46,23 @@ def test_anisotropic_widths_and_turn_are_uniform(generator):
 
 def test_anisotropic_noise_is_multiplicative_and_bounded():
     def pair(noise):
-        return [kernels.sample_anisotropic(21, torch.Generator().manual_seed(s), (1.0, 4.0), noise) for s in range(20)]
+        family = Anisotropic(sigma=(1.0, 4.0), noise=noise)
+        return [family.draw(torch.Generator().manual_seed(s)) for s in range(20)]
 
     ratio = torch.stack(pair(0.25)).double() / torch.stack(pair(0)).double()
     ratio = ratio[torch.stack(pair(0)) > 1e-12]
     assert ratio.min() > 0.75 / 1.25 and ratio.max() < 1.25 / 0.75
     assert float(ratio.std()) == pytest.approx(0.25 / math.sqrt(3), rel=0.1)
     with pytest.raises(ValueError, match='noise'):
-        kernels.sample_anisotropic(21, torch.Generator(), noise=1)
+        Anisotropic(noise=1)
 
 
 def test_motion_draws_differ_in_extent(generator):
-    drawn = [kernels.sample_motion(24, generator) for _ in range(30)]
+    drawn = [Motion(size=24).draw(generator) for _ in range(30)]
     spread = torch.stack([moments(k).trace().sqrt() for k in drawn])
     assert spread.max() > 1.8 * spread.min()
     for k in drawn:
-        torch.testing.assert_close(kernels.centre_of_mass(k), torch.full((2,), 11.5), atol=1e-3, rtol=0)
+        torch.testing.assert_close(kernel_align.centre_of_mass(k), torch.full((2,), 11.5), atol=1e-3, rtol=0)
 
 
 def test_mixture_draws_by_weight_and_from_the_generator_alone(tmp_path, generator):

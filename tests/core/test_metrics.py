@@ -11,7 +11,7 @@ from scipy import signal
 from skimage import color
 from skimage import metrics as reference
 
-from kernelfusion_plugin.core import kernels, metrics
+from kernelfusion_plugin.core import kernel_align, kernels, metrics
 from kernelfusion_plugin.core.back_projection import back_project
 from kernelfusion_plugin.core.degradation import Degradation, upscale_bicubic
 
@@ -118,7 +118,7 @@ def test_kernel_ncc_of_different_sizes_is_centre_on_centre():
 @pytest.mark.parametrize('by', [(0, 0), (2, -3), (-4, 4)])
 def test_best_shift_undoes_a_shift(by):
     k = kernels.gaussian(24, [[3.0, 1.0], [1.0, 2.0]])
-    ncc, found = metrics.kernel_ncc_best_shift(kernels.shift(k, by), k)
+    ncc, found = metrics.kernel_ncc_best_shift(kernel_align.shift(k, by), k)
     assert found == (-by[0], -by[1]) and ncc == pytest.approx(1, abs=1e-4)
 
 
@@ -172,7 +172,7 @@ def test_kernel_lr_psnr_is_scipys():
 
 def test_kernel_lr_psnr_weighs_what_a_picture_shows():
     flat, x, k = torch.zeros(3, 64, 64), picture(64, 64), kernels.motion(24, 1)
-    other = kernels.shift(k, (1, 0))
+    other = kernel_align.shift(k, (1, 0))
     assert metrics.kernel_lr_psnr(other / other.sum(), k, flat, 4) == math.inf
     assert metrics.kernel_lr_psnr(other / other.sum(), k, x, 4) < 45
     with pytest.raises(ValueError, match='leaves nothing'):

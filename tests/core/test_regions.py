@@ -12,7 +12,8 @@ from kernelfusion_plugin.core.degradation import Degradation
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import solve_em
 from kernelfusion_plugin.core.inputs import checked, forward_model
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape
+from kernelfusion_plugin.core.kernel_align import centre_of_mass
+from kernelfusion_plugin.core.kernels import gaussian, l_shape
 from kernelfusion_plugin.core.metrics import kernel_ncc
 from kernelfusion_plugin.core.noise import Noise
 from kernelfusion_plugin.core.regional_degradation import RegionalDegradation, choose_grid

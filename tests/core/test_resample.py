@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kernelfusion_plugin.core.degradation import Degradation, resample_kernel
-from kernelfusion_plugin.core.kernels import centre_of_mass, gaussian, l_shape, motion
+from kernelfusion_plugin.core.kernel_align import centre_of_mass
+from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
 
 GRIDS = [(2, 12), (2, 16), (2, 15), (3, 18), (3, 20), (4, 24), (4, 31), (4, 32)]
 

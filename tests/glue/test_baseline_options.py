@@ -20,7 +20,8 @@ from kernelfusion_plugin.core.degradation import synthesise
 from kernelfusion_plugin.core.kernel_families import Mixture
 from kernelfusion_plugin.core.kernel_pca import pca_matrix
 from kernelfusion_plugin.core.kernels import gaussian
-from kernelfusion_plugin.models.networks import make_network, network_options
+from kernelfusion_plugin.models.build import build
+from kernelfusion_plugin.models.networks import network_options
 from kernelfusion_plugin.models.published import PUBLISHED
 from kernelfusion_plugin.option_files import apply_force_yml, read_file
 
@@ -64,7 +65,7 @@ def test_the_file_says_where_its_weights_come_from(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', PARAMETERS)
 def test_the_network_is_the_published_one(name):
     compat.register()
-    net = make_network(network_options(options(name)))
+    net = build('network_g', network_options(options(name)))
     count = sum(p.numel() for p in net.parameters())
     assert PARAMETERS[name] in (None, count)
 
@@ -89,7 +90,7 @@ def test_the_file_runs_at_full_size(name, truth, tmp_path, monkeypatch):
     compat.register()
     opt = options(name)
     torch.manual_seed(0)
-    net = make_network(network_options(opt))
+    net = build('network_g', network_options(opt))
     if hasattr(net, 'encoder'):
         net.encoder.copy_(torch.randn(net.encoder.shape))
     weights = tmp_path / opt['path']['pretrain_network_g']

@@ -263,7 +263,7 @@ def test_weights_that_are_missing_or_of_another_network(data, tmp_path):
     opt['path'] = {'visualization': str(tmp_path)}
     with pytest.raises(ValueError, match='pretrain_network_g must name trained weights'):
         BlindDiffModel(opt)
-    with pytest.raises(ValueError, match='do not fit network_g'):
+    with pytest.raises(ValueError, match='does not fit network_g'):
         load_into(build_net({'network_g': {**NET, 'dim': 16}}, 4), str(data / 'net.pth'), 'params')
     with pytest.raises(ValueError, match='there is no file .*net.pth'):
         load_into(build_net({'network_g': NET}, 4), str(tmp_path / 'net.pth'), 'params')

@@ -21,7 +21,8 @@ from PIL import Image
 from starting import ROOT
 from test_restore_command import OPTIONS, call, contents, write
 
-from kernelfusion_plugin.core.kernels import gaussian, load_kernel
+from kernelfusion_plugin.core.kernel_files import load_kernel
+from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.estimate import Pace
 from kernelfusion_plugin.files import BadPicture, read_picture, write_picture
 
@@ -124,7 +125,7 @@ def through_the_toolbox(first, last, folder, monkeypatch):
 @pytest.fixture(autouse=True)
 def quick_command(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({}, 'em', []))
 
 
 def test_some_through_the_reader(tmp_path):

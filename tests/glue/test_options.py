@@ -16,9 +16,10 @@ from kernelfusion_plugin.bench.datasets import Setting, Sources, find_recipe
 from kernelfusion_plugin.bench.make import make_dataset
 from kernelfusion_plugin.cli.restore import fits_patch_prior
 from kernelfusion_plugin.models.baselines import BackProjectionModel
+from kernelfusion_plugin.models.build import network_factories
 from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.levels import check_levels
-from kernelfusion_plugin.models.options import network_factories, parse_section
+from kernelfusion_plugin.models.options import parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
 from kernelfusion_plugin.option_checks import with_defaults
 from kernelfusion_plugin.option_files import read_file
@@ -151,7 +152,7 @@ def test_there_is_a_file_per_experiment():
 @pytest.mark.parametrize('file', sorted(OPTIONS.rglob('*.yml')), ids=lambda path: path.stem)
 def test_every_option_of_a_file_is_where_it_is_read(file):
     opt = with_defaults(read_file(file), str(file))
-    check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).places())
+    check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).PLACES)
 
 
 @pytest.mark.parametrize(('section', 'message'), [

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -23,7 +21,7 @@ from kernelfusion_plugin.cli import fit_textures, main
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.memory import SHORTAGE
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
-from kernelfusion_plugin.estimate import Pace, measure_pace
+from kernelfusion_plugin.estimate import Pace
 from kernelfusion_plugin.files import read_picture
 from kernelfusion_plugin.live import LiveView
 from kernelfusion_plugin.restoration import Restoration
@@ -44,7 +42,7 @@ def run(tmp_path, monkeypatch, caplog):
     """Calls ``restore`` in a folder of its own, without the estimate; gives (exit status, what was said)."""
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': 100.0}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({'prior': 100.0}, 'em', []))
 
     def restore_command(*arguments):
         caplog.clear()
@@ -62,6 +60,24 @@ def write(path, seed=0, size=(18, 20), **options):
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(values).save(path, **options)
     return path
+
+
+def write_two(folder):
+    """a.png and b.png."""
+    for seed, name in enumerate('ab'):
+        write(folder / f'{name}.png', seed)
+
+
+def full_at(name, patch):
+    """The disk is full when the file ``name`` is written."""
+    replace = os.replace
+
+    def full(source, target):
+        if os.path.basename(target) == name:
+            raise OSError(errno.ENOSPC, 'No space left on device', str(target))
+        replace(source, target)
+
+    patch.setattr(os, 'replace', full)
 
 
 def contents(folder):
@@ -171,25 +187,6 @@ def test_a_result_of_another_format_is_not_the_one_that_is_asked_for(run, tmp_pa
         assert 'is kept' in run('a.png', '-o', out)[1]
 
 
-def test_the_digest_of_the_code_is_of_all_files(tmp_path, monkeypatch):
-    def digest():
-        checkpoints.code_digest.cache_clear()
-        return checkpoints.code_digest()
-
-    before = digest()
-    monkeypatch.setattr(checkpoints, '__file__', str(tmp_path / 'checkpoints.py'))
-    (tmp_path / 'core').mkdir()
-    seen = [before, digest()]
-    for name, text in (('a.py', 'x = 1'), ('core/b.py', 'x = 1'), ('a.py', 'x = 2')):
-        (tmp_path / name).write_text(text)
-        seen.append(digest())
-    (tmp_path / 'core/b.py').rename(tmp_path / 'b.py')
-    seen.append(digest())
-    assert len(set(seen)) == 6
-    monkeypatch.undo()
-    assert digest() == before
-
-
 def test_another_version_begins_anew(run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
     assert run('a.png')[0] == 0
@@ -200,8 +197,7 @@ def test_another_version_begins_anew(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(('phase', 'step'), [('prior', 2), ('em', 3)])
 def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatch):
-    for seed, name in enumerate('ab'):
-        write(tmp_path / 'in' / f'{name}.png', seed)
+    write_two(tmp_path / 'in')
     assert run('in', '-o', 'whole')[0] == 0
     show = LiveView.__call__
 
@@ -227,8 +223,7 @@ def test_stopped_and_gone_on_with(number, phase, step, run, tmp_path, monkeypatc
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_in_the_last_step_of_a_picture(number, run, tmp_path, monkeypatch):
     """That picture is written, the next is not begun; behind the last one there is nothing to stop."""
-    for seed, name in enumerate('ab'):
-        write(tmp_path / 'in' / f'{name}.png', seed)
+    write_two(tmp_path / 'in')
     show, last = LiveView.__call__, 'a.png'
 
     def stop(self, progress):
@@ -284,62 +279,12 @@ def test_what_another_process_has_done_meanwhile_is_kept(options, run, tmp_path,
     assert (tmp_path / 'restored/a_run').exists() == bool(options)
 
 
-def test_asking_for_a_lock_takes_it_from_nobody(tmp_path):
-    """``watch`` and waiting ranks ask all the time."""
-    done = threading.Event()
-
-    def ask():
-        while not done.is_set():
-            checkpoints.is_locked(tmp_path / 'lock')
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        for _ in range(300):
-            checkpoints.hold(tmp_path / 'lock').close()
-    finally:
-        done.set()
-        asking.join()
-    with checkpoints.locked(tmp_path / 'lock'), pytest.raises(ValueError, match='another process is working here'):
-        checkpoints.hold(tmp_path / 'lock')
-
-
-def test_a_damaged_checkpoint_is_none_and_told_in_a_line_whatever_it_is_called(tmp_path, caplog):
-    path = tmp_path / 'two\nlines.pt'
-    path.write_bytes(b'no checkpoint')
-    assert checkpoints.Checkpoint(path, 'key').load() is None
-    (record,) = caplog.records
-    assert 'two?lines.pt: not a checkpoint' in record.message and '\n' not in record.message
-
-
-def test_a_lock_that_was_removed_while_it_was_waited_for_is_none(tmp_path):
-    """As by the process that had it, at its end: the next one would stand beside who holds the file that is gone."""
-    path, waited = tmp_path / 'a_run/lock', []
-    first = checkpoints.hold(path, make_folder=True)
-    waiting = threading.Thread(target=lambda: waited.append(checkpoints.hold(path, make_folder=True)))
-    waiting.start()
-    time.sleep(0.1)
-    shutil.rmtree(path.parent)
-    first.close()
-    waiting.join()
-    with waited[0], pytest.raises(ValueError, match='another process is working here'):
-        checkpoints.hold(path)
-
-
 @pytest.mark.parametrize('name', ['a_x2.png', 'a_kernel.npy', 'a_sheet.png', 'a_restored.json'])
 def test_a_full_disk(name, run, tmp_path, monkeypatch):
-    for seed, letter in enumerate('ab'):
-        write(tmp_path / 'in' / f'{letter}.png', seed)
+    write_two(tmp_path / 'in')
     assert run('in', '-o', 'whole')[0] == 0
-    replace = os.replace
-
-    def full(source, target):
-        if os.path.basename(target) == name:
-            raise OSError(errno.ENOSPC, 'No space left on device', str(target))
-        replace(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, 'replace', full)
+        full_at(name, patch)
         status, said = run('in', '-o', 'out', '--checkpoint-every', 0)
     assert status == 1 and f'{name}: No space left on device' in said and '1 done, 1 failed' in said
     assert not list((tmp_path / 'out').glob('.*')) and not (tmp_path / 'out/a_restored.json').exists()
@@ -356,8 +301,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(run, tmp_path,
 
 
 def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeypatch):
-    for seed, name in enumerate('ab'):
-        write(tmp_path / 'in' / f'{name}.png', seed)
+    write_two(tmp_path / 'in')
     assert run('in', '-o', 'whole')[0] == 0
     show, step = LiveView.__call__, TextureUNet.forward
 
@@ -452,15 +396,8 @@ def test_results_of_other_settings_are_known_for_ours(run, tmp_path, monkeypatch
     write(tmp_path / 'a.png')
     for options in ([], ['--scale', 3], [], ['--scale', 3]):
         assert run('a.png', *options)[0] == 0
-    replace = os.replace
-
-    def full(source, target):
-        if os.path.basename(target) == 'a_restored.json':
-            raise OSError(errno.ENOSPC, 'No space left on device', str(target))
-        replace(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, 'replace', full)
+        full_at('a_restored.json', patch)
         assert run('a.png', '--scale', 4)[0] == 1
     assert (tmp_path / 'restored/a_x4.png').exists()
     assert run('a.png', '--scale', 4)[0] == 0 and run('a.png')[0] == 0
@@ -635,7 +572,7 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     (432_100, 'about 120 h')])
 def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch):
     write(tmp_path / 'a.png')
-    monkeypatch.setattr('kernelfusion_plugin.cli.restore.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
+    monkeypatch.setattr('kernelfusion_plugin.cli.batch.measure_pace', lambda *_: Pace({'prior': seconds}, 'em', []))
     assert f'{said}, estimated from a few' in run('a.png', '--dry-run')[1]
 
 
@@ -747,52 +684,6 @@ def test_the_record_says_how_it_came_about(run, tmp_path):
     assert record['config']['seed'] == 7 and record['versions']['torch'] == torch.__version__
     assert set(record['files']) == {'a_x2.png', 'a_kernel.npy', 'a_kernel.png', 'a_sheet.png'}
     assert str(tmp_path) not in json.dumps(record)
-
-
-@pytest.mark.slow  # it measures time, which a busy machine spoils
-@pytest.mark.parametrize('changes', [{}, {'solver': 'joint'}], ids=['em', 'joint'])
-def test_the_estimate_is_within_a_factor_of_2(changes):
-    """Of a picture four times the size of the one that was timed; a busy machine may need a second look."""
-    config = KernelFusionConfig.from_dict({**TOY, 'prior': {'channels': 16, 'steps': 60},
-                                           'em': {**EM, 'sketch_passes': 3, 'fine_passes': 3, 'final_steps': 6},
-                                           'joint': {'n_iter': 2, 'n_iter_first': 4, 'n_steps': 3}, **changes})
-    y = torch.rand(1, 3, 70, 90, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ratios = []
-    for _ in range(4):
-        said = sum(measure_pace(y[..., :35, :45], config).seconds((70, 90)).values())
-        ratios.append(said / sum(restore(y, config).seconds.values()))
-        if 0.5 < ratios[-1] < 2:
-            return
-    raise AssertionError(f'estimate / truth: {ratios}')
-
-
-def test_the_estimate_knows_of_regions(monkeypatch):
-    """Half the steps of one search again, on each half; what is timed scatters, so only the order is asked for."""
-    monkeypatch.setattr('kernelfusion_plugin.estimate._timed', lambda states, _: ((1.0, state) for state in states))
-    y = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    one, two, auto = (measure_pace(y, KernelFusionConfig.from_dict({**TOY, 'regions': regions}))
-                      for regions in ('1x1', '1x2', 'auto'))
-    size, small = (64, 128), (63, 127)
-    assert one.seconds(size)['em'] < two.seconds(size)['em'] < 3 * one.seconds(size)['em']
-    assert auto.seconds(size) == two.seconds(size) and auto.seconds(small) == one.seconds(small)
-
-
-def test_the_estimate_judges_no_kernel(monkeypatch):
-    """Its pace does not depend on how likely a kernel is, and to find out takes time."""
-    for name in ('kernel_search.nll', 'restarts.mean_nll'):
-        monkeypatch.setattr(f'kernelfusion_plugin.core.{name}', lambda *args: pytest.fail('judged'))
-    y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert measure_pace(y, KernelFusionConfig.from_dict(TOY)).seconds((20, 24))['em'] > 0
-
-
-@pytest.mark.parametrize('joint', [{'pipeline': 'dip'}, {'pipeline': 'pd_unet'}, {'separate_unets': True}])
-def test_the_estimate_knows_the_ablations(joint):
-    config = KernelFusionConfig.from_dict({**TOY, 'solver': 'joint', 'joint': {**joint, 'n_iter': 1, 'n_iter_first': 1,
-                                                                               'n_steps': 2}})
-    y = torch.rand(1, 3, 20, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    seconds = measure_pace(y, config).seconds((20, 24))
-    assert set(seconds) == ({'joint'} if joint.get('pipeline') == 'dip' else {'prior', 'joint'})
-    assert all(value > 0 for value in seconds.values())
 
 
 def test_the_seed_name_is_the_files_own(tmp_path):

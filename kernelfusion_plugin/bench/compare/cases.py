@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from ... import report
-from ...core.kernels import load_kernel
+from ...core.kernel_files import load_kernel
 from ...entries import BadImage, Entry, entries
+from ...option_checks import SECTIONS
 from ...true_kernels import find_kernel, kernel_place
 from .methods import Method
 
 Key = tuple[str, str]  # data set, image
-SECTIONS = ('kernelfusion', 'baseline', 'blind_sr', 'blinddiff')  # sections of our models, which may have kernel_dir
 
 
 @dataclass(frozen=True)

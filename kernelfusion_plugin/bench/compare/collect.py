@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ... import report
 from ...core import metrics, shift_metrics
-from ...core.kernels import load_kernel
+from ...core.kernel_files import load_kernel
 from ...entries import BadImage
 from . import runs
 from .cases import Case, Data, Key
@@ -31,7 +30,7 @@ class Outcome:
     Attributes:
         picture: file of the picture; None if there is none that can be scored.
         kernel: the kernel that the method saved as NAME_kernel.npy.
-        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, ``kernel_ncc``, ``kernel_ncc_best_shift`` and,
+        scores: ``psnr`` in dB (inf: identical to the truth), ``ssim``, those of :func:`~...report.kernel_scores` and,
             if any method is blind, ``psnr_best_shift``; unknown ones are missing.
         seconds: as reported in the method's scores.csv; None: unknown for single images.
         fault: why there is no picture or no score; '' if there is no fault.
@@ -139,7 +138,7 @@ def _outcome(method: Method, case: Case, root: Path, folder: str, gt: np.ndarray
     if picture.shape[:2] != size:
         return Outcome(fault=f'{path.name} has {_text(picture.shape)} pixels (width x height), but {case.scale} times '
                              f'the LR image is {_text(size)}')
-    scores = {**_picture_scores(picture, gt, blind), **_kernel_scores(kernel, case.kernel)}
+    scores = {**_picture_scores(picture, gt, blind), **report.kernel_scores(kernel, case.kernel)}
     return Outcome(path, kernel, scores, fault=fault)
 
 
@@ -158,14 +157,6 @@ def _picture_scores(picture: np.ndarray, gt: np.ndarray | None, blind: bool) -> 
     if min(metrics.crop_border(x, metrics.PAPER_BORDER).shape[-2:]) >= SSIM_WINDOW:
         scores['ssim'] = metrics.ssim_y(x, truth)
     return scores
-
-
-def _kernel_scores(kernel: np.ndarray | None, truth: np.ndarray | None) -> dict[str, float]:
-    if kernel is None or truth is None:
-        return {}
-    k, k_true = torch.from_numpy(kernel), torch.from_numpy(truth)
-    return {'kernel_ncc': metrics.kernel_ncc(k, k_true),
-            'kernel_ncc_best_shift': metrics.kernel_ncc_best_shift(k, k_true)[0]}
 
 
 def _why(method: Method, case: Case, done: Run, root: Path) -> str:

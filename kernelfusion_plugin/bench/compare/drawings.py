@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from ...atomic import write_atomically
 from ...pictures import FAINT, GAP, INK, NOTE, PAD, PAPER, TITLE, Panel, draw_sheet, fitted, font
-from ...report import kernel_picture, shared_grid
+from ...report import kernel_picture, save_picture, shared_grid
 from .cases import Key
 from .collect import Comparison, Outcome
 from .statistics import METRICS, kernel_groups
@@ -48,7 +48,7 @@ def save_contact_sheet(path: Path, comparison: Comparison, view: View) -> None:
         panels.append(Panel(fitted(title, TITLE, PANEL), note, enlarged, whole=False))
     rows = [draw_sheet(panels[start:start + COLUMNS], image_name(comparison, view.key) if start == 0 else '')
             for start in range(0, len(panels), COLUMNS)]
-    save_image(path, _stacked(rows))
+    save_picture(path, np.asarray(_stacked(rows)))
 
 
 def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
@@ -62,7 +62,7 @@ def save_kernel_matrix(path: Path, comparison: Comparison) -> Path | None:
     path.unlink(missing_ok=True)  # from an older comparison
     if not estimating:
         return None
-    save_image(path, _kernel_matrix(comparison, estimating))
+    save_picture(path, np.asarray(_kernel_matrix(comparison, estimating)))
     return path
 
 
@@ -147,7 +147,7 @@ def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
             values = [[value for key in keys if math.isfinite(
                 value := comparison.outcome(label, key).scores.get(metric.key, math.nan))] for keys in parts.values()]
             _boxes(axes, values, number, len(labels))
-        axes.set_ylabel(f'{metric.title} ({metric.unit})' if metric.unit else metric.title)
+        axes.set_ylabel(metric.heading)
         axes.set_xticks(range(len(parts)), [_plain(fitted(part, NOTE, 120)) for part in parts])
         axes.set_xlim(-0.6, len(parts) - 0.4)
         axes.grid(axis='y', alpha=0.25)
@@ -157,11 +157,6 @@ def save_box_plots(path: Path, comparison: Comparison) -> Path | None:
     canvas = FigureCanvasAgg(figure)
     write_atomically(path, lambda file: canvas.print_png(file, metadata={'Software': None}))
     return path
-
-
-def save_image(path: Path, image: Image.Image) -> None:
-    """Save an image as PNG."""
-    write_atomically(path, lambda file: image.save(file, format='PNG'))
 
 
 def _parts(comparison: Comparison) -> dict[str, list[Key]]:

@@ -79,12 +79,9 @@ def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
     opt = read_file(file)
     apply_force_yml(opt, force_yml)
     opt = with_defaults(opt, str(file))
-    sections = {'datasets': opt['datasets'], 'path': opt['path'], 'val': opt['val']}
-    if isinstance(opt['datasets'], dict):
-        sections |= {f'datasets:{key}': value for key, value in opt['datasets'].items()}
-    for key, value in sections.items():
+    for key, value in opt['datasets'].items():
         if not isinstance(value, dict):
-            raise ValueError(f'{file}: {key} must be a section, got {value!r}')
+            raise ValueError(f'{file}: datasets:{key} must be a section, got {value!r}')
     opt['path'].pop('results_root', None)
     opt['val'].pop('metrics', None)
     opt['val']['save_img'] = True

@@ -27,6 +27,11 @@ class Metric:
     unit: str
     digits: int
 
+    @property
+    def heading(self) -> str:
+        """Title and unit."""
+        return f'{self.title} ({self.unit})' if self.unit else self.title
+
 
 METRICS = (Metric('psnr', 'PSNR', 'dB', 2), Metric('psnr_best_shift', 'PSNR at best shift', 'dB', 2),
            Metric('ssim', 'SSIM', '', 4), Metric('kernel_ncc', 'kernel correlation', '', 3),
@@ -53,7 +58,7 @@ class Mean:
     difference: Difference | None  # None: for the reference, or if the reference lacks the metric
 
 
-def bootstrap_interval(differences: Sequence[float], level: float = LEVEL, resamples: int = RESAMPLES,
+def bootstrap_interval(differences: Sequence[float], resamples: int = RESAMPLES,
                        seed: int = SEED) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13), resampling images.
 
@@ -73,7 +78,7 @@ def bootstrap_interval(differences: Sequence[float], level: float = LEVEL, resam
     for start in range(0, resamples, rows):
         drawn = generator.integers(0, d.size, (min(rows, resamples - start), d.size))
         means.append(d[drawn].mean(axis=1))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...atomic import write_text_atomically
+from ...report import csv_text
 from . import runs
 from .cases import Key
 from .collect import Comparison
@@ -106,7 +105,7 @@ def markdown(comparison: Comparison) -> str:
         parts += [f'### {_escape(name)}', _means(comparison, name)]
     parts.append('## Images')
     for metric in shown_metrics(comparison):
-        parts += [f'### {_title(metric)}', _images(comparison, metric)]
+        parts += [f'### {metric.heading}', _images(comparison, metric)]
     missing = [f'* {_escape(line)}' for line in faults(comparison)]
     parts += ['## Missing', '\n'.join(missing)] if missing else []
     return '\n\n'.join(part for part in parts if part) + '\n'
@@ -128,7 +127,7 @@ def _means(comparison: Comparison, group: str) -> str:
     metrics, keys = shown_metrics(comparison), groups(comparison)[group]
     head = ['method']
     for metric in metrics:
-        head += [_title(metric), *(['difference [95 %] (n), better on'] if differing(comparison, metric.key) else [])]
+        head += [metric.heading, *(['difference [95 %] (n), better on'] if differing(comparison, metric.key) else [])]
     rows = []
     for method in comparison.methods:
         row = [titled(comparison, method.label)]
@@ -198,10 +197,6 @@ def _mean_columns(metric: Metric, found: Mean | None) -> dict[str, Any]:
     return dict(zip((metric.key + suffix for suffix in suffixes), values))
 
 
-def _title(metric: Metric) -> str:
-    return f'{metric.title} ({metric.unit})' if metric.unit else metric.title
-
-
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join('| ' + ' | '.join(_escape(cell) for cell in line) + ' |' for line in lines)
@@ -215,10 +210,4 @@ def _escape(text: str) -> str:
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval='',
-                            lineterminator='\n')
-    writer.writeheader()
-    writer.writerows({key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
-                     for row in rows)
-    return text.getvalue()
+    return csv_text(dict.fromkeys(key for row in rows for key in row), rows)

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from ..kernels import delta
 
 
-class ChannelAttention(nn.Module):
-    """f times a weight per channel in (0, 1), computed from the channels' means."""
+class ChannelAttention(nn.Sequential):
+    """f times a weight per channel in (0, 1), computed from the channels' means by layers named ``name``."""
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int, reduction: int, activation: nn.Module, name: str) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, channels // reduction, 1), nn.LeakyReLU(0.2),
-                                  nn.Conv2d(channels // reduction, channels, 1), nn.Sigmoid())
+        self.add_module(name, nn.Sequential(nn.Conv2d(channels, channels // reduction, 1), activation,
+                                            nn.Conv2d(channels // reduction, channels, 1), nn.Sigmoid()))
 
     def forward(self, f: Tensor) -> Tensor:
-        return f * self.body(f.mean(dim=(-2, -1), keepdim=True))
+        return f * super().forward(f.mean(dim=(-2, -1), keepdim=True))
 
 
 class ConditionalBlock(nn.Module):
@@ -35,7 +35,8 @@ class ConditionalBlock(nn.Module):
         super().__init__()
         both = channels + condition
         self.body = nn.Sequential(nn.Conv2d(both, both, 3, padding=1), nn.LeakyReLU(0.2),
-                                  nn.Conv2d(both, channels, 3, padding=1), ChannelAttention(channels))
+                                  nn.Conv2d(both, channels, 3, padding=1),
+                                  ChannelAttention(channels, 16, nn.LeakyReLU(0.2), 'body'))
 
     def forward(self, f: Tensor, g: Tensor) -> Tensor:
         return f + self.body(torch.cat([f, g], dim=1))
@@ -102,6 +103,23 @@ class AlternatingNet(nn.Module):
         self.register_buffer('init_kernel', no_blur)
         self.register_buffer('init_ker_map', self.encode(no_blur.flatten(1)))
 
+    def forward(self, y: Tensor) -> tuple[list[Tensor], ...]:
+        """y (B, C, h, w) to the pictures (B, C, s·h, s·w) and estimates of all rounds; the last ones are the result.
+
+        No gradient flows from one network into the other: each learns from its own output.
+        """
+        code = self.init_ker_map.expand(y.shape[0], -1)
+        rounds = []
+        for _ in range(self.loop):
+            x = self.Restorer(y, code.detach())
+            code, *kernel = self.estimate(x.detach(), y)
+            rounds.append((x, code, *kernel))
+        return tuple(map(list, zip(*rounds)))
+
+    def estimate(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        """The kernel's code (B, L) and, if it is estimated, the kernel (B, K²); see :class:`Estimator` for x and y."""
+        raise NotImplementedError
+
     def encode(self, kernels: Tensor) -> Tensor:
         """Codes (B, L) of kernels (B, K²): k·P."""
         return kernels @ self.encoder[0]
@@ -137,19 +155,9 @@ class DAN(AlternatingNet):
         self.Restorer = Restorer(nf, nb, upscale, input_para, in_nc)
         self.Estimator = Estimator(upscale, input_para, in_nc)
 
-    def forward(self, y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """y (B, C, h, w) to the pictures (B, C, s·h, s·w) and codes (B, L) of all rounds; the last ones are the result.
-
-        No gradient flows from one network into the other: each learns from its own output.
-        """
-        code = self.init_ker_map.expand(y.shape[0], -1)
-        pictures, codes = [], []
-        for _ in range(self.loop):
-            x = self.Restorer(y, code.detach())
-            code = self.Estimator(x.detach(), y)
-            pictures.append(x)
-            codes.append(code)
-        return pictures, codes
+    def estimate(self, x: Tensor, y: Tensor) -> tuple[Tensor]:
+        """The code (B, L)."""
+        return (self.Estimator(x, y),)
 
 
 def upscaler(channels: int, scale: int, colours: int) -> nn.Sequential:

@@ -18,8 +18,8 @@ class DualPathBlock(nn.Module):
 
     def __init__(self, channels: int, condition: int, side: int, condition_side: int) -> None:
         super().__init__()
-        self.body1 = _two_convs(channels, channels, side)
-        self.body2 = _two_convs(condition, channels, condition_side)
+        self.body1 = two_convs(channels, channels, side, 0.2)
+        self.body2 = two_convs(condition, channels, condition_side, 0.2)
 
     def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         b = self.body2(g)
@@ -97,22 +97,13 @@ class DANv2(AlternatingNet):
         self.Restorer = Restorer(nf, nb, ng, upscale, input_para, in_nc)
         self.Estimator = Estimator(upscale, kernel_size, in_nc)
 
-    def forward(self, y: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """y (B, C, h, w) to the pictures (B, C, s·h, s·w), codes (B, L) and kernels (B, K²) of all rounds.
-
-        No gradient flows from one network into the other: each learns from its own output.
-        """
-        code = self.init_ker_map.expand(y.shape[0], -1)
-        pictures, codes, kernels = [], [], []
-        for _ in range(self.loop):
-            x = self.Restorer(y, code.detach())
-            k = self.Estimator(x.detach(), y)
-            code = self.encode(k)
-            for found, new in ((pictures, x), (codes, code), (kernels, k)):
-                found.append(new)
-        return pictures, codes, kernels
+    def estimate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The code (B, L), and the kernel (B, K²)."""
+        k = self.Estimator(x, y)
+        return self.encode(k), k
 
 
-def _two_convs(inputs: int, outputs: int, side: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, side, padding=side // 2), nn.LeakyReLU(0.2),
+def two_convs(inputs: int, outputs: int, side: int, slope: float) -> nn.Sequential:
+    """Two convolutions with filters of ``side`` x ``side`` and a leaky ReLU between them."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, side, padding=side // 2), nn.LeakyReLU(slope),
                          nn.Conv2d(outputs, outputs, side, padding=side // 2))

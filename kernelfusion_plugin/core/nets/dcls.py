@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deconvolution import constrained_least_squares
-from .dan import upscaler
-from .danv2 import DualPathGroup
+from .dan import ChannelAttention, upscaler
+from .danv2 import DualPathGroup, two_convs
 
 FILTERS = {11: (7, 3, 3, 1), 21: (11, 7, 5, 1), 31: (11, 9, 7, 5, 3)}  # sides of the Estimator's filters, by K
 SMALLEST = 7  # pixels: the least that three 3 x 3 convolutions without padding take
@@ -33,28 +33,16 @@ class ResidualBlock(nn.Module):
         return f + self.conv2(F.leaky_relu(self.conv1(f), 0.1))
 
 
-class ChannelAttention(nn.Module):
-    """f times a weight per channel in (0, 1), computed from the channels' means."""
-
-    def __init__(self, channels: int, reduction: int = 4) -> None:
-        super().__init__()
-        self.conv_du = nn.Sequential(nn.Conv2d(channels, channels // reduction, 1), nn.ReLU(),
-                                     nn.Conv2d(channels // reduction, channels, 1), nn.Sigmoid())
-
-    def forward(self, f: Tensor) -> Tensor:
-        return f * self.conv_du(f.mean(dim=(-2, -1), keepdim=True))
-
-
 class DualPathBlock(nn.Module):
     """(f, g) to (f + CA(conv(σ([a(f), b(g)]))), g + CA(b(g)))."""
 
     def __init__(self, channels: int, primitive: int) -> None:
         super().__init__()
-        self.body1 = _two_convs(channels)
-        self.body2 = _two_convs(primitive)
+        self.body1 = two_convs(channels, channels, 3, 0.1)
+        self.body2 = two_convs(primitive, primitive, 3, 0.1)
         self.CA_body1 = nn.Sequential(nn.LeakyReLU(0.1), nn.Conv2d(channels + primitive, channels, 3, padding=1),
-                                      ChannelAttention(channels))
-        self.CA_body2 = ChannelAttention(primitive)
+                                      ChannelAttention(channels, 4, nn.ReLU(), 'conv_du'))
+        self.CA_body2 = ChannelAttention(primitive, 4, nn.ReLU(), 'conv_du')
 
     def forward(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         a, b = self.body1(f), self.body2(g)
@@ -187,8 +175,3 @@ class DCLS(nn.Module):
                              f'{y.shape[-1]} x {y.shape[-2]} (width x height)')
         k = self.Estimator(y)
         return self.Restorer(y, k.detach()), k
-
-
-def _two_convs(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.1),
-                         nn.Conv2d(channels, channels, 3, padding=1))

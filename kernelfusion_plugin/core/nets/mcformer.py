@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..degradation import upscale_bicubic
-from .patch_net import sinusoidal_embedding
+from .patch_net import sinusoidal_embedding, through
 from .restormer import ChannelAttention, Down, GatedFeedForward, PixelNorm, Up
 
 MULTIPLE = 8  # divides x_t's height and width: four levels, each half the size of the previous one
@@ -205,28 +205,22 @@ class ModulatedTransformer(nn.Module):
 
     def _backbone(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, C, H, W) to (B, 2C, H, W)."""
-        skip1 = _through(self.encoder_level1, h, embedding)
-        skip2 = _through(self.encoder_level2, self.down1_2(skip1), embedding)  # (B, 2C, H / 2, W / 2)
-        skip3 = _through(self.encoder_level3, self.down2_3(skip2), embedding)  # (B, 4C, H / 4, W / 4)
-        h = _through(self.latent, self.down3_4(skip3), embedding)  # (B, 8C, H / 8, W / 8)
+        skip1 = through(self.encoder_level1, h, embedding)
+        skip2 = through(self.encoder_level2, self.down1_2(skip1), embedding)  # (B, 2C, H / 2, W / 2)
+        skip3 = through(self.encoder_level3, self.down2_3(skip2), embedding)  # (B, 4C, H / 4, W / 4)
+        h = through(self.latent, self.down3_4(skip3), embedding)  # (B, 8C, H / 8, W / 8)
         h = self.reduce_chan_level3(torch.cat([self.up4_3(h), skip3], dim=1))
-        h = self.up3_2(_through(self.decoder_level3, h, embedding))
+        h = self.up3_2(through(self.decoder_level3, h, embedding))
         h = self.reduce_chan_level2(torch.cat([h, skip2], dim=1))
-        h = self.up2_1(_through(self.decoder_level2, h, embedding))
-        h = _through(self.decoder_level1, torch.cat([h, skip1], dim=1), embedding)
-        return _through(self.refinement, h, embedding)
+        h = self.up2_1(through(self.decoder_level2, h, embedding))
+        h = through(self.decoder_level1, torch.cat([h, skip1], dim=1), embedding)
+        return through(self.refinement, h, embedding)
 
     def _check_sizes(self, x_t: Tensor, y: Tensor) -> None:
         height, width = x_t.shape[-2:]
         if height % MULTIPLE or width % MULTIPLE or (height, width) != tuple(self.scale * n for n in y.shape[-2:]):
             raise ValueError(f'x_t must be {self.scale} times as large as y, height and width multiples of {MULTIPLE}; '
                              f'got {height} x {width} and {y.shape[-2]} x {y.shape[-1]}')
-
-
-def _through(blocks: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-    for block in blocks:
-        h = block(h, embedding)
-    return h
 
 
 def _check(dim: int, num_blocks: Sequence[int], heads: Sequence[int], layers: int, upsampling: str) -> None:

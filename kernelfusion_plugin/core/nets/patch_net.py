@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,13 @@ def sinusoidal_embedding(t: Tensor, dim: int) -> Tensor:
     freqs = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * freqs
     return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def through(blocks: Iterable[nn.Module], h: Tensor, embedding: Tensor) -> Tensor:
+    """h after ``blocks`` in sequence, each of which also sees the embedding."""
+    for block in blocks:
+        h = block(h, embedding)
+    return h
 
 
 class PatchBlock(nn.Module):
@@ -68,7 +76,4 @@ class PatchDiffusionNet(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         embedding = self.embed(sinusoidal_embedding(t, self.channels).to(x_t.dtype))  # (B, 4C)
-        h = x_t
-        for block in self.blocks:
-            h = block(h, embedding)  # (B, C, H, W)
-        return self.head(h)
+        return self.head(through(self.blocks, x_t, embedding))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .patch_net import sinusoidal_embedding
+from .patch_net import sinusoidal_embedding, through
 
 EMBED_IN, EMBED_DIM = 64, 128
 
@@ -47,13 +47,12 @@ class TextureUNet(nn.Module):
 
     Args:
         channels: filters per level, finest first.
-        image_channels: 3 for RGB.
 
     Shapes: x_t (B, 3, H, W) in about [-1, 1] plus noise, t (B,) int64; v (B, 3, H, W). Any H and W: internally,
     the picture is padded by replication at the bottom and right to a multiple of 2^(levels - 1).
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64, 128), image_channels: int = 3) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64, 128)) -> None:
         super().__init__()
         first, last = channels[0], channels[-1]
         self.multiple = 2 ** (len(channels) - 1)
@@ -61,13 +60,13 @@ class TextureUNet(nn.Module):
         self.reach = 2 + 8 * (self.multiple - 1) + 4 * self.multiple + self.multiple
         self.embed = nn.Sequential(nn.Linear(EMBED_IN, EMBED_DIM), nn.SiLU(), nn.Linear(EMBED_DIM, EMBED_DIM),
                                    nn.SiLU())
-        self.head = nn.Conv2d(image_channels, first, 3, padding=1)
+        self.head = nn.Conv2d(3, first, 3, padding=1)
         self.encoder = nn.ModuleList(nn.ModuleList([_Block(c), _Block(c)]) for c in channels[:-1])
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(channels))
         self.bottom = nn.ModuleList([_Block(last), _Block(last)])
         self.up = nn.ModuleList(nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in pairwise(channels))
         self.decoder = nn.ModuleList(nn.ModuleList([_Block(c), _Block(c)]) for c in channels[:-1])
-        self.tail = nn.Conv2d(first, image_channels, 3, padding=1)
+        self.tail = nn.Conv2d(first, 3, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
 
@@ -80,16 +79,10 @@ class TextureUNet(nn.Module):
         h = self.head(x_t)
         skips = []
         for blocks, down in zip(self.encoder, self.down):
-            h = _through(blocks, h, embedding)
+            h = through(blocks, h, embedding)
             skips.append(h)
             h = down(h)  # (B, C_i+1, H / 2^i+1, W / 2^i+1)
-        h = _through(self.bottom, h, embedding)
+        h = through(self.bottom, h, embedding)
         for blocks, up in zip(reversed(self.decoder), reversed(self.up)):
-            h = _through(blocks, up(h) + skips.pop(), embedding)
+            h = through(blocks, up(h) + skips.pop(), embedding)
         return self.tail(h)[..., :height, :width]
-
-
-def _through(blocks: nn.ModuleList, h: Tensor, embedding: Tensor) -> Tensor:
-    for block in blocks:
-        h = block(h, embedding)
-    return h
