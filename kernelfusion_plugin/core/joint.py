@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
-from .patch_prior import PatchPrior, autocast
+from .patch_prior import PatchPrior, autocast, take_step
 from .state import Phase2State
 from .tiles import recomputed
 
@@ -179,7 +179,7 @@ def solve_joint(y: Tensor, prior: PatchPrior, degradation: Degradation, refine_n
             set_rate(optimiser, config, i, n_iter)
             optimiser.zero_grad(set_to_none=True)
             losses['total'].backward()
-            optimiser.step()                                                                  # lines 23, 24
+            take_step(optimiser)                                                              # lines 23, 24
             step, done = step + 1, i + 1
             if done == n_iter:
                 x0_above, x_above = x0.detach(), x_t.detach()             # lines 26 to 28: see the module docstring

@@ -28,7 +28,7 @@ from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
 from .joint import JointConfig, check_start, load_states, make_optimiser, read, set_rate
 from .kernel_models import centre_of_mass_loss
-from .patch_prior import PatchPrior, autocast
+from .patch_prior import PatchPrior, autocast, take_step
 from .state import Phase2State
 
 
@@ -77,7 +77,7 @@ def solve_ablation(y: Tensor, prior: PatchPrior | None, schedule: Schedule, degr
             set_rate(optimiser, config, i, n_iter)
             optimiser.zero_grad(set_to_none=True)
             losses['total'].backward()
-            optimiser.step()
+            take_step(optimiser)
             step, done = step + 1, i + 1
             if done == n_iter:
                 if t_next >= 0:
