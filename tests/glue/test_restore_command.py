@@ -373,8 +373,9 @@ def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeyp
     monkeypatch.setattr(TextureUNet, 'forward', full)
     monkeypatch.setattr(LiveView, '__call__', watch)
     seen, broken = [], True
-    status, said = run('in', '-o', 'out', '--checkpoint-every', 0)
-    assert status == 1 and '2 failed' in said and f'a.png: {SHORTAGE}' in said and seen[-1][:2] == ('b.png', 'prior')
+    status, said = run('in', '-o', 'out', '--checkpoint-every', 0, '--fresh')
+    assert status == 1 and '2 failed' in said and f'a.png: {SHORTAGE}; the same command without --fresh' in said
+    assert seen[-1][:2] == ('b.png', 'prior')
     status, said = run('in', '-o', 'out', '--set', 'memory_limit=0.1')
     assert status == 1 and said.count('needs about') == 2 and 'memory_limit is 0.1 GB: take a smaller picture' in said
     seen, broken = [], False
