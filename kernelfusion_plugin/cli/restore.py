@@ -10,6 +10,7 @@ import re
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..estimate import measure_pace
 from ..files import WRITABLE, BadPicture, distinct_names, find_pictures, printable
+from ..live import at_work
 from ..option_files import parse_value
 from ..progress import label
 from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
@@ -113,10 +115,11 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
     todo = plan(find_pictures(places), out, settings)
     if not dry_run:
         ready_folder(todo[0].out.parent, f'-o {out}')
-    found = survey(todo)
-    for line in announcement(todo, found):
-        log.info(line)
-    ctx.exit(rehearse(found) if dry_run else restore_all(todo))
+    with nullcontext() if dry_run else at_work(todo[0].out.parent):
+        found = survey(todo)
+        for line in announcement(todo, found):
+            log.info(line)
+        ctx.exit(rehearse(found) if dry_run else restore_all(todo))
 
 
 def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:

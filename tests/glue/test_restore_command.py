@@ -25,7 +25,7 @@ from kernelfusion_plugin.core.memory import SHORTAGE
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
 from kernelfusion_plugin.estimate import Pace, measure_pace
 from kernelfusion_plugin.files import read_picture
-from kernelfusion_plugin.live import LiveView
+from kernelfusion_plugin.live import LiveView, at_work, follow, is_at_work
 from kernelfusion_plugin.restoration import Restoration
 
 EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'steps': 2,
@@ -722,6 +722,39 @@ def test_watch_says_where_a_run_stands(run, tmp_path, monkeypatch):
     assert run('a.png')[0] == 0
     assert 'a.png: phase 1 (patch prior), step 3/3' in seen[0] and 'a.png: phase 2 (em), step 8/8' in seen[1]
     assert 'no process' not in seen[1]
+
+
+def test_watch_follows_a_folder_from_the_first_picture_to_the_last(run, tmp_path):
+    """Though nothing runs between two pictures, of which one is kept and one is refused."""
+    for seed, name in enumerate('abcd'):
+        write(tmp_path / 'in' / f'{name}.png', seed)
+    out, said = tmp_path / 'out', []
+    assert run('in/b.png', '-o', 'out', '--save-run')[0] == 0
+    (tmp_path / 'in/c.png').write_bytes(b'')
+
+    def watch():
+        while not is_at_work(out):
+            time.sleep(0.001)
+        said.extend(follow(out, 0.001))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert run('in', '-o', 'out', '--save-run')[0] == 1
+    thread.join(60)
+    places = [said.index(f'live picture: {out / name}_run/live.png') for name in 'ad']
+    assert any(line.startswith('a.png: phase 1') for line in said[places[0]:places[1]])
+    assert any(line.startswith('d.png: phase 2') for line in said[places[1]:])
+    assert said[-2:] == ['d.png: finished', 'the run has ended'] and not list(out.glob('.*'))
+
+
+def test_watch_waits_for_the_first_step(tmp_path, monkeypatch):
+    """While the pictures are read and the time is estimated; a command that was killed then is not waited for."""
+    (tmp_path / '.restore-0123.lock').touch()
+    assert 'no run here' in call('watch', tmp_path).output
+    with at_work(tmp_path):
+        assert call('watch', tmp_path, '--once').output == 'no step done yet\n'
+        monkeypatch.setattr('kernelfusion_plugin.live.time.sleep', lambda seconds: next(tmp_path.glob('.*')).unlink())
+        assert call('watch', tmp_path).output == 'no step done yet\nthe run has ended\n'
 
 
 def test_sweeping_leaves_other_files(run, tmp_path):
