@@ -21,7 +21,7 @@ from ..core.restore import repeatable, restore_steps
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .history import History
-from .levels import KERNELFUSION, Places
+from .levels import Places, kernelfusion_places
 from .options import Factory, GlueOptions, check_known_kernel, network_factories, parse_section
 from .priors import PriorStore, image_digest, load_weights
 from .restoration_model import Restoration, RestorationModel
@@ -69,7 +69,7 @@ class KernelFusionModel(RestorationModel):
     @classmethod
     def places(cls) -> Places:
         """Keys of the section ``kernelfusion:``, see :mod:`.levels`."""
-        return KERNELFUSION
+        return kernelfusion_places()
 
     @classmethod
     def read_options(cls, opt: Mapping[str, Any]

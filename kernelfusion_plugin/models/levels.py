@@ -13,7 +13,7 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from ..core.config import KernelFusionConfig
+from ..core.config import KernelFusionConfig, own_sections
 from ..core.sections import nearest
 from ..data.check import KEYS
 from ..option_checks import TOP_LEVEL
@@ -38,7 +38,14 @@ def places_of(section: str, *kinds: type) -> dict[str, set[str]]:
     return places
 
 
-KERNELFUSION = places_of(GlueOptions.SECTION, GlueOptions, KernelFusionConfig)
+def kernelfusion_places() -> dict[str, set[str]]:
+    """Those of the section ``kernelfusion:``, including the solvers that an option file has imported."""
+    places = places_of(GlueOptions.SECTION, GlueOptions, KernelFusionConfig)
+    places[GlueOptions.SECTION] = {*(field.name for field in dataclasses.fields(GlueOptions)),
+                                   *KernelFusionConfig.keys()}
+    for name, kind in own_sections().items():
+        places |= places_of(f'{GlueOptions.SECTION}: {name}', kind)
+    return places
 
 
 def check_levels(opt: Mapping[str, Any], own: Places) -> None:
@@ -53,7 +60,7 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
     for key in opt:
         if str(key).startswith('network_') and key not in NETWORKS:
             raise ValueError(f'unknown option {key!r}{nearest(key, NETWORKS)}')
-        belongs = _where(key, own) or _where(key, KERNELFUSION)
+        belongs = _where(key, own) or _where(key, kernelfusion_places())
         if key not in TOP_LEVEL and belongs and not _is_anchor(opt, key, own):
             raise ValueError(f'unknown option {key!r}: did you mean {belongs}?')
     for section, known in (('val', VAL), ('path', PATH)):
