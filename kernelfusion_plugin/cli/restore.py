@@ -110,9 +110,10 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         log.info(f'--preset {config.preset} has no effect with these options: see --help')
     settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
+    paths = find_pictures(places)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: is an input folder: the next run would restore the results too; name another')
-    todo = plan(find_pictures(places), out, settings)
+    todo = plan(paths, out, settings)
     if not dry_run:
         ready_folder(todo[0].out.parent, f'-o {out}')
     with nullcontext() if dry_run else at_work(todo[0].out.parent):

@@ -631,6 +631,12 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     assert '--preset quick has no effect with these options' in said
 
 
+def test_an_empty_name_is_no_folder(run):
+    """As from a script's variable that is not set; it is not taken for the working folder."""
+    status, said = run('', '-o', '.')
+    assert status == 2 and 'the name of a picture is empty: give a file' in said
+
+
 @pytest.mark.parametrize(('seconds', 'said'), [
     (0.123, 'about 0.12 s'), (89, 'about 89 s'), (100, 'about 1.7 min'), (5399, 'about 90 min'), (5400, 'about 1.5 h'),
     (432_100, 'about 120 h')])
