@@ -62,7 +62,8 @@ class Entry:
         try:
             item = self.dataset[self.index]
         except Exception as error:  # noqa: BLE001  (BasicSR, OpenCV and LMDB raise anything: TypeError, cv2.error, …)
-            raise BadImage(self._diagnosis() or f'{self.path}: {named(error)}') from error
+            reason = first_line(error) if isinstance(error, ValueError) else named(error)
+            raise BadImage(self._diagnosis() or f'{self.path}: ' + reason.removeprefix(f'{self.path}: ')) from error
         fault = self._diagnosis()
         if fault:
             raise BadImage(fault)

@@ -5,6 +5,9 @@
     frames/*.png    live.png at about a hundred steps of Phase 2, if requested
     lock            held by the running process
     checkpoint.pt   see ``checkpoints``
+
+In the results folder, ``.restore-….lock`` is held by each ``kernelfusion restore`` that writes there, from its first
+picture to its last.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from PIL import Image
 
 from . import pictures, report
 from .atomic import write_atomically, write_text_atomically
-from .checkpoints import is_locked
+from .checkpoints import is_locked, locked
 from .core.restore import Progress
 from .files import printable
 from .progress import label
@@ -31,6 +36,7 @@ log = logging.getLogger(__name__)
 
 COUNT = 100  # approximate number of frames of an animation
 STATUS, LIVE, LOCK, FRAMES = 'status.json', 'live.png', 'lock', 'frames'
+COMMANDS = '.restore-*.lock'  # in a results folder
 VIEW = 512  # longest side of the picture in live.png
 
 
@@ -91,26 +97,93 @@ class LiveView:
         return pictures.draw_sheet(panels, self.name)
 
 
+@contextmanager
+def at_work(results: Path) -> Iterator[None]:
+    """While the block runs, :func:`is_at_work` tells of it. Removes what killed processes have left of that."""
+    for path in results.glob(COMMANDS):
+        if not is_locked(path):
+            path.unlink(missing_ok=True)
+    path = results / COMMANDS.replace('*', secrets.token_hex(8))
+    with locked(path):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def is_at_work(results: Path) -> bool:
+    """Whether a command restores pictures into a folder, perhaps between two of them."""
+    return any(is_locked(path) for path in results.glob(COMMANDS))
+
+
 def find_run(place: Path) -> Path:
     """The run folder: ``place`` itself, or the most recently written one in it.
 
     Raises:
         ValueError: there is none.
     """
-    runs = [path for path in (place, *sorted(place.glob('*_run'))) if (path / STATUS).is_file()]
-    if not runs:
+    run = latest_run(place)
+    if run is None:
         raise ValueError(f'{place}: no run here. During a run there is a folder NAME_run next to its result, '
                          'which --save-run keeps')
-    return max(runs, key=lambda path: (path / STATUS).stat().st_mtime)
+    return run
+
+
+def latest_run(place: Path) -> Path | None:
+    """As :func:`find_run`; None if there is none."""
+    written = {}
+    for path in (place, *sorted(place.glob('*_run'))):
+        with suppress(OSError):  # no run, or one that has just ended
+            written[path] = (path / STATUS).stat().st_mtime
+    return max(written, key=written.__getitem__, default=None)
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
     """Contents of ``status.json``, plus ``active``: whether a process is running; None without the file."""
+    active = is_locked(folder / LOCK)  # first: a run that has ended leaves no status, or its last
     try:
         status = json.loads((folder / STATUS).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return None
-    return {**status, 'active': is_locked(folder / LOCK)} if isinstance(status, dict) else None
+    return {**status, 'active': active} if isinstance(status, dict) else None
+
+
+def follow(place: Path, interval: float = 2.0, once: bool = False) -> Iterator[str]:
+    """Say in lines how the restoring goes on, until it is over.
+
+    Args:
+        place: a folder NAME_run, or the folder of results, in which one picture may follow another.
+        interval: seconds between two checks.
+        once: check only once.
+
+    Raises:
+        ValueError: there is no run, and no command at work that may begin one.
+    """
+    alone = any((place / name).exists() for name in (STATUS, LOCK))  # a folder NAME_run
+    run, said = None, ''
+    while True:
+        # asked first, so that nothing that the last run has written is missed
+        working = is_locked(place / LOCK) if alone else is_at_work(place)
+        latest = run if run is not None and is_locked(run / LOCK) else latest_run(place)
+        status = None if latest is None else read_status(latest)
+        active = status is not None and status['active']
+        if status is None and not working and not said:
+            find_run(place)
+        line = '' if not working else 'no step done yet' if run is None else 'between two pictures'
+        if status is not None and (active or not working):
+            if latest != run:
+                yield f'live picture: {latest / LIVE}'
+            run, line = latest, status_line(status)
+        if line and line != said:
+            yield line
+            said = line
+        if not active and not working:
+            unfinished = status is not None and status.get('state') != 'finished'
+            yield 'no process is running: repeat the restore command to resume' if unfinished else 'the run has ended'
+            return
+        if once:
+            return
+        time.sleep(interval)
 
 
 def status_line(status: dict[str, Any]) -> str:

@@ -112,7 +112,8 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
     missing = [name for name in names if name not in there]
     if missing:
         raise ValueError(f'{sources.hr}: {len(missing)} of {len(names)} pictures are missing: '
-                         f'{", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}; --image chooses others')
+                         f'{", ".join(missing[:5])}{" …" if len(missing) > 5 else ""}; --image chooses others, '
+                         'by name without extension')
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
     if len({kernel_stem(recipe.kernel_tmpl, name) for name in names}) < len(names):

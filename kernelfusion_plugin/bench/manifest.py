@@ -19,7 +19,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f'{path}: cannot be read as a manifest: {error}') from error
+        reason = getattr(error, 'strerror', None) or error
+        raise ValueError(f'{path}: cannot be read as a manifest: {reason}') from error
     if not isinstance(manifest, dict) or manifest.get('format') != FORMAT or 'setting' not in manifest:
         raise ValueError(f'{path}: not a manifest of format {FORMAT}')
     return manifest

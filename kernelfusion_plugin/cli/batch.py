@@ -140,13 +140,13 @@ def reason(one: Restoration, error: Exception) -> str:
     """Why a picture failed, in one line."""
     if isinstance(error, (BadPicture, ValueError)):
         return printable(str(error).strip().removeprefix(f'{one.path}: '))
+    later = f'; {same_command(one.settings)} resumes from here'
     if isinstance(error, OSError):
         where = f'{printable(str(error.filename))}: ' if error.filename else ''
-        later = f'; {same_command(one.settings)} resumes from here'
         return (f'{where}{error.strerror or first_line(error)}'
                 + (later if error.errno in (errno.ENOSPC, errno.EDQUOT) else ''))
     if is_out_of_memory(error):
-        return SHORTAGE
+        return SHORTAGE + later
     if os.environ.get('KERNELFUSION_DEBUG') == '1':
         log.error(traceback.format_exc())
     return f'{named(error)} (a bug in the program: set KERNELFUSION_DEBUG=1 for the traceback)'

@@ -66,6 +66,7 @@ def command(ctx: click.Context, files: tuple[Path, ...], out: Path, reference: s
     comparison = _collected(given, label, data, out, fresh, ctx.meta['command'])
     _write(comparison, out, chosen, page_images)
     if not comparison.complete():
+        _say_what_is_missing(comparison)
         ctx.exit(1)
 
 
@@ -91,6 +92,14 @@ def _write(comparison: Comparison, out: Path, crops: dict[str, Any], page_images
     boxes = drawings.save_box_plots(out / 'boxes.png', comparison)
     page.write_page(out / 'comparison.html', comparison, shown, kernels, boxes)
     log.info(f'{out / "comparison.html"}: {len(keys)} images, {len(comparison.methods)} methods')
+
+
+def _say_what_is_missing(comparison: Comparison) -> None:
+    """Name the methods that lack images though their runs succeeded; of the others it has been said."""
+    from ..bench.compare import table
+    for label, run in comparison.runs.items():
+        if run.status == 0 and any(comparison.outcome(label, key).picture is None for key in comparison.cases):
+            log.warning(f'{label}: {table.state(comparison, label)}')
 
 
 def _spread(args: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ..core.regional_degradation import read_grid
 from ..core.solvers import SOLVERS
 from ..core.texture_prior import load_texture_net
 from ..files import WRITABLE, distinct_names, find_pictures
+from ..live import at_work
 from ..option_files import parse_value
 from ..restoration import MOST_SHRUNK, Restoration, Settings, came_about
 from .batch import announcement, rehearse, restore_all, survey
@@ -101,15 +103,17 @@ def command(ctx: click.Context, places: tuple[str, ...], out: Path, kernel_file:
         log.info(f'--preset {config.preset} has no effect with these options: see --help')
     settings = Settings(config, device, kernel, save_run, fresh, shrink, checkpoint_every)
     keep_freed_memory(settings.device)
+    paths = find_pictures(places)
     if any(Path(place).is_dir() and Path(place).resolve() == out.resolve() for place in places):
         raise ValueError(f'-o {out}: is an input folder: the next run would restore the results too; name another')
-    todo = plan(find_pictures(places), out, settings)
+    todo = plan(paths, out, settings)
     if not dry_run:
         ready_folder(todo[0].out.parent, f'-o {out}')
-    found = survey(todo)
-    for line in announcement(todo, found):
-        log.info(line)
-    ctx.exit(rehearse(found) if dry_run else restore_all(todo))
+    with nullcontext() if dry_run else at_work(todo[0].out.parent):
+        found = survey(todo)
+        for line in announcement(todo, found):
+            log.info(line)
+        ctx.exit(rehearse(found) if dry_run else restore_all(todo))
 
 
 def gather(options: dict[str, Any], changes: Iterable[str], given: Collection[str]) -> dict[str, Any]:

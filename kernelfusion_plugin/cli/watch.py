@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import click
 
 from ..click_path import UserPath
-from ..live import LIVE, find_run, read_status, save_animation, status_line
+from ..live import find_run, follow, save_animation
 
 
 @click.command()
@@ -21,24 +20,12 @@ from ..live import LIVE, find_run, read_status, save_animation, status_line
 def command(run: Path, animation: Path | None, once: bool, interval: float) -> None:
     """Follow RUN: a folder NAME_run, or the results folder that contains it (default: restored).
 
-    Prints a line at every change until the run ends. NAME_run/live.png shows the current picture and kernel; open it
-    in an image viewer that reloads changed files.
+    Prints a line at every change until the run ends; in a results folder, until the last picture is done.
+    NAME_run/live.png shows the current picture and kernel; open it in an image viewer that reloads changed files.
     """
-    folder = find_run(run)
     if animation is not None:
-        click.echo(f'{animation}: {save_animation(folder, animation)} frames')
+        folder = find_run(run)
+        click.echo(f'{animation}: {save_animation(folder, animation)} frames of {folder}')
         return
-    click.echo(f'live picture: {folder / LIVE}')
-    said = ''
-    while (status := read_status(folder)) is not None:
-        line = status_line(status)
-        if line != said:
-            click.echo(line)
-            said = line
-        if once or not status['active']:
-            break
-        time.sleep(interval)
-    if status is None:
-        click.echo('the run has ended')
-    elif not status['active'] and status.get('state') != 'finished':
-        click.echo('no process is running: repeat the restore command to resume')
+    for line in follow(run, interval, once):
+        click.echo(line)

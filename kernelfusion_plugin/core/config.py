@@ -7,7 +7,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,9 @@ class KernelFusionConfig:
             weights.
         tuning: Phase 1 settings for tuning the texture prior to y (``em.final_prior: tuned``).
         em, joint: settings of the two Phase 2 solvers.
+        own: settings of another solver, of its type :attr:`.Solver.settings` or a mapping; None if it has none. In
+            dicts and option files the section of the solver's name. Each field has a default and is a number, text,
+            true or false, or None.
 
     Raises:
         ValueError: a value is out of range; the message names the option.
@@ -84,11 +87,13 @@ class KernelFusionConfig:
     tuning: TuningConfig = TuningConfig()
     texture_weights: str | None = None
     memory_limit: float | None = None
+    own: Any = None
 
     def __post_init__(self) -> None:
         self._read_types()
         if self.solver not in SOLVERS:
             raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
+        self._read_own()
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
             raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for the whole picture')
         if self.border not in BORDERS:
@@ -113,13 +118,18 @@ class KernelFusionConfig:
         """Whether the texture prior is used, as shipped or tuned to y."""
         return SOLVERS[self.solver].uses_textures(self)
 
+    @property
+    def phase2(self) -> Any:
+        """Settings of the solver."""
+        return getattr(self, self.solver, self.own)
+
     def _read_types(self) -> None:
         """Convert every value to its field's type; a section given as a mapping overrides values of the preset's."""
         if self.preset not in tuple(PRESETS):  # a tuple, since the value may be unhashable
             raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
         hints = typing.get_type_hints(type(self))
         sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
-        for name in hints.keys() - sections.keys():
+        for name in hints.keys() - sections.keys() - {'own'}:
             object.__setattr__(self, name, _read(getattr(self, name), hints[name], name))
         for name, kind in sections.items():
             given = getattr(self, name)
@@ -127,13 +137,20 @@ class KernelFusionConfig:
                 default = PRESETS[self.preset].get(name) or kind()
                 object.__setattr__(self, name, default if given is None else _replace(default, given, f'{name}.'))
 
+    def _read_own(self) -> None:
+        kind = SOLVERS[self.solver].settings
+        if kind is None and self.own is not None:
+            raise ValueError(f'solver {self.solver!r} has no settings of its own, got {self.own!r}')
+        if kind is not None and not isinstance(self.own, kind):
+            object.__setattr__(self, 'own', _section(kind, self.own, self.solver))
+
     def _check_levels(self) -> None:
         """Check that the solver starts at a level its prior is trained on, before spending hours on Phase 1."""
         limit = 'timesteps' if self.prior.t_max is None else 't_max'
         limits = {'prior': (f'prior.{limit}', getattr(self.prior, limit)),
                   'textures': ("the texture prior's levels", T_MAX)}
         for name, priors in SOLVERS[self.solver].starts(self).items():
-            start = getattr(getattr(self, self.solver), name)
+            start = getattr(self.phase2, name)
             for what, levels in (limits[prior] for prior in priors):
                 if start >= levels:
                     raise ValueError(f'{self.solver}.{name} must be below {what} = {levels}, the levels that the prior '
@@ -153,12 +170,31 @@ class KernelFusionConfig:
         """
         if not isinstance(options, Mapping):
             raise ValueError(f'the settings must be a section of options, got {options!r}')
-        _check_names(options, typing.get_type_hints(cls), '')
-        return cls(**options)
+        _check_names(options, cls.keys(), '')
+        own = {name: _section(kind, options[name], name) for name, kind in own_sections().items() if name in options}
+        fields = {key: value for key, value in options.items() if key not in own}
+        return cls(**fields, own=own.get(str(fields.get('solver'))))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON or YAML; the inverse of ``from_dict``."""
-        return dataclasses.asdict(self)
+        settings = dataclasses.asdict(self)
+        own = settings.pop('own')
+        return settings if own is None else {**settings, self.solver: own}
+
+    @classmethod
+    def keys(cls) -> set[str]:
+        """The keys that ``from_dict`` takes."""
+        return {field.name for field in dataclasses.fields(cls)} - {'own'} | own_sections().keys()
+
+
+def own_sections() -> dict[str, type]:
+    """Settings of the solvers outside of this package, by the solver's name."""
+    return {name: solver.settings for name, solver in SOLVERS.items() if solver.settings is not None}
+
+
+def _section(kind: type, options: Any, name: str) -> Any:
+    """A ``kind`` with the options of the section ``name``; None: all defaults."""
+    return _replace(kind(), {} if options is None else options, f'{name}.')
 
 
 def _replace(config: Any, options: Any, prefix: str) -> Any:
@@ -171,7 +207,7 @@ def _replace(config: Any, options: Any, prefix: str) -> Any:
                                           for key, value in options.items()})
 
 
-def _check_names(options: Mapping[str, Any], known: Mapping[str, Any], prefix: str) -> None:
+def _check_names(options: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
     for key in options:
         if key not in known:
             raise ValueError(f'unknown option {prefix + str(key)!r}{nearest(str(key), known, prefix)}')

@@ -23,18 +23,20 @@ def inspected(y: Tensor, config: KernelFusionConfig,
         ValueError: :func:`check_surroundings`, :func:`checked`, :func:`known_kernel`, :func:`forward_model` or the
             solver rejects the input; a one-line message.
     """
-    check_surroundings()
-    y, kernel = checked(y), known_kernel(kernel, config)
+    y = checked(y)
+    check_surroundings(y.device)
+    kernel = known_kernel(kernel, config)
     kernel = None if kernel is None else kernel.to(y.device)
     degradation = forward_model(y, config, kernel)
     SOLVERS[config.solver].check(tuple(y.shape[-2:]), config, kernel is not None)
     return y, kernel, degradation
 
 
-def check_surroundings() -> None:
-    """Check PyTorch's global state: default dtype and device are float32 and cpu, and no autocast context is active.
+def check_surroundings(device: torch.device) -> None:
+    """Check PyTorch's global state: default dtype and device are float32 and cpu, and autocast is off.
 
-    An outer autocast context, even a disabled one, would cache low-precision weights beyond the step that trains them.
+    Args:
+        device: on which the run computes.
 
     Raises:
         ValueError: the state is different; a one-line message.
@@ -43,11 +45,11 @@ def check_surroundings() -> None:
     if born.dtype != torch.float32 or born.device.type != 'cpu':
         raise ValueError(f'restoring a picture needs torch.float32 and cpu as default dtype and device, got '
                          f'{born.dtype} on {born.device}: see torch.set_default_dtype and torch.set_default_device')
-    within = torch.autocast_increment_nesting() > 1
-    torch.autocast_decrement_nesting()
-    if within:
-        raise ValueError('a picture cannot be restored within torch.autocast, not even a disabled one: call it '
-                         'outside')
+    for kind in dict.fromkeys(('cpu', device.type)):
+        one = torch.ones(1, 1, device=kind)
+        if (one @ one).dtype != torch.float32:
+            raise ValueError('a picture cannot be restored within torch.autocast: call it outside, or within '
+                             f'torch.autocast({kind!r}, enabled=False)')
 
 
 def forward_model(y: Tensor, config: KernelFusionConfig, kernel: Tensor | None = None) -> Degradation:

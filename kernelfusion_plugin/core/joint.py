@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
-from .patch_prior import PatchPrior, autocast, check_precision
+from .patch_prior import PatchPrior, autocast, check_precision, take_step
 from .state import Phase2State
 from .tiles import recomputed
 
@@ -231,4 +231,4 @@ def update(optimiser: torch.optim.Optimizer, loss: Tensor, config: JointConfig, 
         group['lr'] = group['factor'] * (config.lr_final + (config.lr - config.lr_final) * share)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    optimiser.step()
+    take_step(optimiser)

@@ -17,8 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 CPU = torch.device('cpu')
 CGROUPS = Path('/sys/fs/cgroup')
-SHORTAGE = ('out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale. '
-            'The same command goes on where it was left')
+SHORTAGE = 'out of memory: free some, set memory_limit to the GB that are free, or take a smaller picture or scale'
 OUT_OF_MEMORY = ('out of memory', "can't allocate memory", 'ALLOC_FAILED')  # phrases in the text of a RuntimeError
 PROBES = (64, 128)  # sides of the trial pictures
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h

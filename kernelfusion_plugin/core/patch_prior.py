@@ -145,6 +145,15 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
+def take_step(optimizer: torch.optim.Optimizer) -> None:
+    """``optimizer.step()``, and forget the weights that autocast has rounded.
+
+    By itself it keeps them to the end of the outermost context, which may be a disabled one around the whole run.
+    """
+    optimizer.step()
+    torch.clear_autocast_cache()
+
+
 @dataclass(frozen=True)
 class PriorState:
     """State after ``step`` of ``total`` in Phase 1: the loss, and the net to use if training stopped here.
@@ -220,7 +229,7 @@ def fit_prior(net: nn.Module, draw: Callable[[], Tensor], schedule: Schedule, co
         loss.backward()
         if config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(net.parameters(), config.max_grad_norm)
-        optimizer.step()
+        take_step(optimizer)
         anneal.step()
         if shadow is not None:
             decay = min(config.ema, (1 + step) / (10 + step))  # a shorter memory while the weights still change fast

@@ -111,7 +111,7 @@ class Cost:
     def _run(self, name: str, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         prior = name in self.priors
-        settings = self.config.prior if prior else getattr(self.config, self.config.solver, None)
+        settings = self.config.prior if prior else self.config.phase2
         level = (torch.zeros(len(x), dtype=torch.int64, device=x.device),) if prior else ()
         with autocast(self.device, getattr(settings, 'precision', 'fp32')):
             return self.nets[name](x, *level)

@@ -160,7 +160,7 @@ def restore_steps(y: Tensor, config: KernelFusionConfig | None = None, *, name: 
     start = time.perf_counter() - seconds
     problem = Problem(y, config, degradation, priors, generator, seeds.build,
                       {'refine': make_refine_net, 'kernel': make_kernel_model}, kernel, place, plan.recompute)
-    rate = f'{config.solver}.lr' if hasattr(getattr(config, config.solver, None), 'lr') else ''
+    rate = f'{config.solver}.lr' if hasattr(config.phase2, 'lr') else ''
     state = None
     for state in SOLVERS[config.solver].solve(problem):
         loss, seconds = state.losses.get('total', sum(state.losses.values())), time.perf_counter() - start

@@ -55,6 +55,7 @@ class Problem:
 class Solver(ABC):
     """A method for Phase 2. Only ``training`` and ``solve`` must be implemented."""
 
+    settings: type | None = None  # of a solver outside of this package: frozen dataclass of ``KernelFusionConfig.own``
     takes_kernels = False  # whether it accepts known kernels
     takes_regions = False  # whether it can find one kernel per region
 

@@ -1,7 +1,8 @@
 """The solvers of Phase 2, and what a run has to know about each.
 
-To add one, write a :class:`~.solver.Solver` in a module of its own and a line in :data:`SOLVERS`; its settings are a
-frozen dataclass, in a field of :class:`~.config.KernelFusionConfig` of the solver's name.
+To add one, write a :class:`~.solver.Solver` in a module of its own and a line in :data:`SOLVERS`. Its settings are a
+frozen dataclass: outside of this package :attr:`.Solver.settings`, in it a field of
+:class:`~.config.KernelFusionConfig` of the solver's name.
 """
 
 from __future__ import annotations

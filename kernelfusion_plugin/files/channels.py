@@ -13,6 +13,8 @@ from PIL import Image, ImageCms
 from .exif import ORIENTATION, orientation
 from .faults import BadPicture
 
+WHITE_IS_ZERO = 0  # of TIFF's PhotometricInterpretation
+
 
 def channels(raw: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (h, w) or (h, w, 3) as uint8, uint16 or floats in [0, 1], upright, and alpha (h, w) or None."""
@@ -22,7 +24,7 @@ def channels(raw: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | N
     if values.dtype not in (np.uint8, np.uint16):
         values = from_floats(values)
     if _is_negative(image):
-        values = np.iinfo(values.dtype).max - values
+        values = negative(values)
     return split(_upright(values, orientation(image)))
 
 
@@ -32,6 +34,11 @@ def split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return values, None
     colour = values[..., 0] if values.shape[2] < 3 else values[..., :3]
     return colour, values[..., -1] if values.shape[2] in (2, 4) else None
+
+
+def negative(values: np.ndarray) -> np.ndarray:
+    """Unsigned integers with black and white exchanged."""
+    return np.iinfo(values.dtype).max - values
 
 
 def _plain(image: Image.Image) -> np.ndarray:
@@ -49,7 +56,7 @@ def _plain(image: Image.Image) -> np.ndarray:
 
 def _is_negative(image: Image.Image) -> bool:
     """Whether 0 is white in a TIFF and PIL has not inverted it, which it does for 8 bits only."""
-    return image.format == 'TIFF' and image.tag_v2.get(262) == 0 and (  # PhotometricInterpretation
+    return image.format == 'TIFF' and image.tag_v2.get(262) == WHITE_IS_ZERO and (  # PhotometricInterpretation
         image.mode == 'F' or image.mode.startswith('I;16'))
 
 

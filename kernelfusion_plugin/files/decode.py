@@ -26,14 +26,15 @@ from torch import Tensor
 
 from ..core.degradation import downscale_bicubic
 from ..core.faults import first_line
-from .channels import channels, from_floats, split, tiff_values
+from .channels import WHITE_IS_ZERO, channels, from_floats, negative, split, tiff_values
 from .exif import read_exif
 from .faults import BadPicture, UnknownFormat, of_file
 from .hidden import fill_hidden
 
 MAX_PIXELS = 100_000_000  # files that claim more are not decoded
 TIFF = re.compile(rb'II[*+]\0|MM\0[*+]')
-CAMERA_RAW = (32803, 34892)  # TIFF's PhotometricInterpretation: colour filter array, linear raw
+GREY_OR_RGB = (WHITE_IS_ZERO, 1, 2)  # TIFF's PhotometricInterpretation
+CAMERA_RAW = (32803, 34892)  # likewise: colour filter array, linear raw
 SAVE_AS = 'save it as PNG, JPEG or TIFF, with 8 or 16 bits'
 UNREAD = (  # formats that PIL, or some versions of it, cannot read: start of the file, and name
     (re.compile(rb'.{4}ftyp(hei|hev|mif1|msf1)', re.DOTALL), 'HEIC (HEIF)'),
@@ -218,8 +219,9 @@ def _by_tifffile(raw: bytes) -> _Content:
             page = file.pages[0]
             if page.size > 8 * MAX_PIXELS or page.imagewidth * page.imagelength > MAX_PIXELS:
                 raise BadPicture(f'the image is too large to decode: {page.shape}')
-            if page.photometric not in (1, 2):  # grey with 0 as black, RGB
-                raise ValueError(page.photometric)
+            scheme = page.tags.valueof(262)  # without the tag, page.photometric is WHITE_IS_ZERO
+            if scheme not in GREY_OR_RGB:
+                raise ValueError(f'photometric interpretation {getattr(scheme, "name", scheme)}')
             profile = page.tags.get(34675)
         values = tiff_values(raw)
     except BadPicture:
@@ -227,6 +229,7 @@ def _by_tifffile(raw: bytes) -> _Content:
     except Exception as error:
         raise UnknownFormat(f'{UNREAD[-1][1]} is not supported ({first_line(error)}): {SAVE_AS}') from error
     colour, alpha = split(values if values.dtype == np.uint8 else from_floats(values))
+    colour = negative(colour) if scheme == WHITE_IS_ZERO else colour
     found = getattr(profile, 'value', None)
     return _Content(colour, alpha, found if isinstance(found, bytes) else None, 'TIFF', {})
 

@@ -48,8 +48,8 @@ def find_pictures(places: Sequence[str]) -> list[Path]:
     """
     found: dict[str, Path] = {}
     for place in places:
-        if not place:
-            raise ValueError('the name of a picture is empty')  # would mean the working folder
+        if not place:  # would mean the working folder
+            raise ValueError('the name of a picture is empty: give a file, a folder or a pattern')
         path = Path(os.path.expanduser(place))  # '~draft.png' is unchanged if there is no such user
         if path.is_dir():
             files = pictures_in(path)

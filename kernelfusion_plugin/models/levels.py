@@ -13,7 +13,7 @@ from typing import Any
 
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from ..core.config import KernelFusionConfig
+from ..core.config import KernelFusionConfig, own_sections
 from ..core.sections import nearest
 from ..data.check import KEYS
 from ..option_checks import TOP_LEVEL
@@ -41,6 +41,15 @@ def places_of(section: str, *kinds: type) -> dict[str, set[str]]:
 KERNELFUSION = places_of(GlueOptions.SECTION, GlueOptions, KernelFusionConfig)
 
 
+def with_solvers(places: Places) -> Places:
+    """The same with the sections of the solvers that an option file has imported, where they belong."""
+    if GlueOptions.SECTION not in places:
+        return places
+    keys = set(places[GlueOptions.SECTION]) - {'own'} | own_sections().keys()
+    return {**places, GlueOptions.SECTION: keys,
+            **{f'{GlueOptions.SECTION}: {name}': set(vars(kind())) for name, kind in own_sections().items()}}
+
+
 def check_levels(opt: Mapping[str, Any], own: Places) -> None:
     """Check an option file for one of our models for options that nothing would read.
 
@@ -50,10 +59,11 @@ def check_levels(opt: Mapping[str, Any], own: Places) -> None:
     Raises:
         ValueError: there is one; the message names it and where it belongs.
     """
+    own = with_solvers(own)
     for key in opt:
         if str(key).startswith('network_') and key not in NETWORKS:
             raise ValueError(f'unknown option {key!r}{nearest(key, NETWORKS)}')
-        belongs = _where(key, own) or _where(key, KERNELFUSION)
+        belongs = _where(key, own) or _where(key, with_solvers(KERNELFUSION))
         if key not in TOP_LEVEL and belongs and not _is_anchor(opt, key, own):
             raise ValueError(f'unknown option {key!r}: did you mean {belongs}?')
     check_keys('val', opt['val'], VAL)

@@ -146,13 +146,11 @@ def parse_section(opt: Mapping[str, Any]) -> tuple[KernelFusionConfig, GlueOptio
     """
     section = dict(section_of(opt, 'kernelfusion'))
     ours = {field.name for field in dataclasses.fields(GlueOptions)}
-    check_keys('kernelfusion', section, ours | {field.name for field in dataclasses.fields(KernelFusionConfig)})
+    check_keys('kernelfusion', section, ours | KernelFusionConfig.keys())
     if section.get('scale') is None:
         section['scale'] = read_scale(opt)
     glue = GlueOptions(**{key: section.pop(key) for key in ours & section.keys()})
-    nested = {name for name, value in vars(KernelFusionConfig()).items() if dataclasses.is_dataclass(value)}
-    config = KernelFusionConfig.from_dict({key: plain(value) for key, value in section.items()
-                                           if value is not None or key not in nested})  # an empty section is absent
+    config = KernelFusionConfig.from_dict({key: plain(value) for key, value in section.items()})
     if opt.get('scale') is not None and read_scale(opt) != config.scale:
         raise ValueError(f"'scale' is {opt['scale']}, but 'kernelfusion.scale' is {config.scale}: remove the "
                          'latter')

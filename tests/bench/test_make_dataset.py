@@ -323,7 +323,9 @@ def test_where_nothing_can_be_made_it_is_said(div2k, tmp_path, caplog):
     (['DIV2KMotion', '--image', '0801', '--jpeg', '0'], '--jpeg'),
     (['DIV2KMotion', '--image', '0801', '--piece', '30'], '--piece'),
     (['DIV2KMotion', '--verify'], 'needs a manifest.json'),
-    (['HR/Levin09.mat.json'], 'cannot be read as a manifest'),
+    (['HR/Levin09.mat.json'], 'Levin09.mat.json: cannot be read as a manifest: No such file or directory'),
+    (['HR/x.json', '--verify'], 'x.json: cannot be read as a manifest: No such file or directory'),
+    (['DIV2KMotion', '--image', '0801.png'], 'missing: 0801.png; --image chooses others, by name without extension'),
 ])
 def test_faults_are_one_line(arguments, message, div2k, tmp_path):
     arguments = [str(div2k) if word == 'HR' else word.replace('HR', str(div2k)) for word in arguments]

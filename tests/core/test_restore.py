@@ -422,13 +422,22 @@ def test_other_defaults_of_pytorch_are_refused(setting, other, usual, words):
         setting(usual)
 
 
-@pytest.mark.parametrize('enabled', [True, False])
-def test_autocast_around_it_is_refused(enabled):
-    """One that is turned off, too, would leave training with weights of steps before."""
-    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
-        with pytest.raises(ValueError, match=r'within torch\.autocast'):
+def test_autocast_around_it_is_refused():
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        with pytest.raises(ValueError, match=r"within torch\.autocast: .* torch\.autocast\('cpu', enabled=False\)"):
             restore(image(), TOY)
     next(restore_steps(image(), TOY))
+
+
+@pytest.mark.parametrize(('solver', 'joint'), [('em', {}), ('joint', {}), ('joint', {'pipeline': 'dip'})])
+def test_autocast_around_it_that_is_turned_off_changes_nothing(solver, joint):
+    """It would keep weights rounded to bfloat16 to its end, so that training would not see its own steps."""
+    config = dataclasses.replace(INTERNAL, solver=solver, prior=dataclasses.replace(TOY.prior, precision='bf16'),
+                                 joint=dataclasses.replace(TOY.joint, precision='bf16', **joint))
+    expected = restore(image(), config)
+    with torch.autocast('cpu', dtype=torch.bfloat16), torch.autocast('cpu', enabled=False):
+        result = restore(image(), config)
+    assert torch.equal(result.sr, expected.sr) and torch.equal(result.kernel, expected.kernel)
 
 
 def test_a_known_kernel_with_a_gradient_gives_a_result_without():

@@ -1,6 +1,8 @@
 """Another solver than ours: what README's "Extending" says is enough is enough."""
 
 import dataclasses
+import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -49,6 +51,60 @@ def test_a_solver_of_ones_own(config):
     assert [(p.phase, p.step, p.total) for p in seen] == [('landweber', step, 5) for step in range(1, 6)]
     assert seen[-1].loss < seen[0].loss
     assert KernelFusionConfig.from_dict(config.to_dict()) == config
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 1.0
+    steps: int = 5
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f'relaxed.steps must be at least 1, got {self.steps}')
+
+
+class Relaxed(Landweber):
+    settings = Settings
+
+    def solve(self, problem):
+        own = problem.config.own
+        for state in super().solve(problem):
+            yield dataclasses.replace(state, total=own.steps, x0_hat=own.rate * state.x0_hat)
+            if state.step == own.steps:
+                return
+
+
+def test_its_settings_are_a_section_of_its_name(monkeypatch):
+    monkeypatch.setitem(SOLVERS, 'relaxed', Relaxed())
+    given = {'scale': 2, 'kernel_size': 8, 'solver': 'relaxed', 'relaxed': {'rate': '5e-1', 'steps': 2}}
+    config = KernelFusionConfig.from_dict(given)
+    assert config.own == Settings(0.5, 2) and config.to_dict()['relaxed'] == {'rate': 0.5, 'steps': 2}
+    assert KernelFusionConfig.from_dict(config.to_dict()) == config
+    assert config == KernelFusionConfig(scale=2, kernel_size=8, solver='relaxed', own={'rate': 0.5, 'steps': 2})
+    assert KernelFusionConfig.from_dict({**given, 'relaxed': None}).own == Settings()
+    assert KernelFusionConfig.from_dict({**given, 'solver': 'em'}).own is None  # a section of another, as of joint
+    seen = []
+    restore(image(), config, on_progress=seen.append)
+    assert [(p.step, p.total) for p in seen] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'relaxed': {'rat': 1}}, "unknown option 'relaxed.rat': did you mean 'relaxed.rate'? Known: rate, steps"),
+    ({'relaxd': {'rate': 1}}, "unknown option 'relaxd': did you mean 'relaxed'? Known: "),
+    ({'solver': 'em', 'relaxed': {'rat': 1}}, "unknown option 'relaxed.rat'"),
+    ({'relaxed': {'steps': 1.5}}, "option 'relaxed.steps' must be a whole number, got 1.5"),
+    ({'relaxed': {'steps': 0}}, 'relaxed.steps must be at least 1, got 0'),
+    ({'relaxed': 3}, "option 'relaxed' must be a section of options, got 3"),
+    ({'own': {'rate': 1}}, "unknown option 'own'")])
+def test_faults_in_its_settings(options, words, monkeypatch):
+    monkeypatch.setitem(SOLVERS, 'relaxed', Relaxed())
+    with pytest.raises(ValueError, match=f'^{re.escape(words)}'):
+        KernelFusionConfig.from_dict({'solver': 'relaxed', **options})
+
+
+def test_settings_that_a_solver_does_not_have():
+    with pytest.raises(ValueError, match=r"solver 'em' has no settings of its own, got \{'rate': 1\}"):
+        KernelFusionConfig(own={'rate': 1})
 
 
 @pytest.mark.parametrize(('change', 'words'), [

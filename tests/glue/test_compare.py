@@ -284,6 +284,18 @@ def test_methods_of_one_name_stay_apart(tmp_path, data, monkeypatch):
     assert (tmp_path / 'out' / 'runs' / 'twin_x').is_dir() and (tmp_path / 'out' / 'runs' / 'twin_y').is_dir()
 
 
+def test_a_method_on_fewer_pictures_is_named(tmp_path, data, monkeypatch, caplog):
+    """Its run succeeded, so that nothing else tells why the status is 1."""
+    caplog.set_level('INFO')
+    Methods(monkeypatch, a=noise(3), b=noise(5))
+    files = [option_file(tmp_path / 'a.yml', data),
+             option_file(tmp_path / 'b.yml', write_images(tmp_path / 'few', ['ape_k1']))]
+    assert compare('-opt', *files, '--out', tmp_path / 'out').exit_code == 1
+    said = "2 of 3 images are missing: not in this method's data"
+    assert caplog.messages[-1] == f'b: {said}' and not any(line.startswith('a: 2') for line in caplog.messages)
+    assert f'| {said} |' in (tmp_path / 'out/comparison.md').read_text()
+
+
 def test_names_that_collide_as_files():
     assert methods.slugs(['a/b', 'a b', 'A_B', '...', '']) == ['a_b', 'a_b_2', 'A_B_3', 'unnamed', 'unnamed_2']
 

@@ -556,6 +556,20 @@ def test_a_tiff_whose_zero_is_white_is_no_negative(dtype, tmp_path):
         assert np.array_equal(as_read(read_picture(tmp_path / 'a.tif')), given), packed
 
 
+@pytest.mark.parametrize(('dtype', 'byteorder'), [(np.uint16, '>'), (np.float16, '<'), (np.float32, '>')])
+def test_nor_is_one_that_only_tifffile_reads(dtype, byteorder, tmp_path):
+    given = np.array([[0, 65535, 32768]], np.uint16).repeat(4, 0)
+    stored = 65535 - given if dtype == np.uint16 else (1 - given / 65535).astype(dtype)
+    tifffile.imwrite(tmp_path / 'a.tif', stored, photometric='miniswhite', byteorder=byteorder)
+    assert np.abs(as_read(read_picture(tmp_path / 'a.tif')).astype(int) - given).max() <= (dtype == np.float16)
+
+
+def test_a_tiff_in_unknown_colours_is_refused_by_their_name(tmp_path):
+    tifffile.imwrite(tmp_path / 'a.tif', np.zeros((6, 8, 4), np.float32), photometric='separated')
+    with pytest.raises(BadPicture, match=r'TIFF, is not supported \(photometric interpretation SEPARATED\): save it'):
+        read_picture(tmp_path / 'a.tif')
+
+
 def test_a_tiff_of_12_bits_is_as_bright_as_it_is_seen(tmp_path):
     """As scanners and microscopes write them, two values in three bytes."""
     given = values((6, 8), np.uint16) >> 4

@@ -4,14 +4,20 @@ import csv
 import re
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from comparing import Methods, compare, noise, option_file, write_images
 from starting import ROOT, python, startup_folder, toy_options, write
 
+from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.option_checks import import_modules
 
 METHODS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 from torch import nn
@@ -40,13 +46,21 @@ class Nearest(nn.Module):
         return F.interpolate(y, scale_factor=self.scale, mode='nearest')
 
 
+@dataclass(frozen=True)
+class Width:
+    sigma: float = 1.0
+
+
 class NearestSolver(Solver):
+    settings = Width
+
     def training(self, config, kernel_known=False):
         return {}
 
     def solve(self, problem):
         x = to_canvas(problem.y, problem.degradation)
-        yield Phase2State(1, 1, 0, x, gaussian(problem.config.kernel_size, sigmas=1.0), {'residual': 0.0})
+        k = gaussian(problem.config.kernel_size, sigmas=problem.config.own.sigma)
+        yield Phase2State(1, 1, 0, x, k, {'residual': 0.0})
 
 
 SOLVERS['nearest'] = NearestSolver()
@@ -71,6 +85,23 @@ def test_a_module_beside_the_option_file(changes, tmp_path):
     assert ran.returncode == 0, ran.stderr
     (row,) = csv.DictReader((tmp_path / 'results/toy/scores.csv').open())
     assert 100 < float(row['val_light']) < 155
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    ('kernelfusion:nearest:sigma=2.0', ''),
+    ('kernelfusion:nearest:sigm=2', "unknown option 'nearest.sigm': did you mean 'nearest.sigma'?"),
+    ('kernelfusion:nearst:sigma=2', "unknown option 'kernelfusion.nearst': did you mean 'nearest'?"),
+    ('sigma=2', "unknown option 'sigma': did you mean 'kernelfusion: nearest: sigma'?")])
+def test_settings_of_a_solver_of_ones_own(change, said, tmp_path):
+    write(tmp_path / 'my_methods.py', METHODS)
+    file = toy_options(tmp_path, images=1, **{'import': 'my_methods'},
+                       kernelfusion={'solver': 'nearest', 'kernel_size': 8, 'sheet': False, 'plot': False})
+    ran = python(ROOT / 'basicsr/test.py', '-opt', file, '--force_yml', change, cwd=tmp_path)
+    if said:
+        assert ran.returncode == 2 and said in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
+        return
+    (found,) = (tmp_path / 'results/toy').rglob('*_kernel.npy')
+    assert np.allclose(np.load(found), gaussian(8, sigmas=2.0).numpy())
 
 
 def test_under_basicsrs_own_program(tmp_path):

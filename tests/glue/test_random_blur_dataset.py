@@ -15,6 +15,7 @@ from basicsr.data import build_dataloader, build_dataset  # noqa: E402
 from basicsr.data.data_sampler import EnlargedSampler  # noqa: E402
 
 from kernelfusion_plugin.core.degradation import Degradation  # noqa: E402
+from kernelfusion_plugin.entries import BadImage, entries  # noqa: E402
 
 KERNELS = [{'type': 'isotropic', 'sigma': [0.5, 3.0], 'size': 21}, {'type': 'motion', 'size': 21}]
 
@@ -151,6 +152,12 @@ def test_bad_options(changes, message, folder):
     phase = changes.pop('phase', 'val')
     with pytest.raises(ValueError, match=message):
         make(folder, phase, **changes)
+
+
+def test_an_image_that_it_refuses_is_named_once(folder):
+    (refused, *_) = entries(make(folder, gt_size=80))
+    with pytest.raises(BadImage, match=r'^\S+/a\.png: the image of 90 x 67 .* smaller than gt_size 80: remove it$'):
+        refused.read(4, crop_gt=False)
 
 
 def test_bad_files(folder):

@@ -23,7 +23,7 @@ from kernelfusion_plugin.core.memory import SHORTAGE
 from kernelfusion_plugin.core.nets.texture_unet import TextureUNet
 from kernelfusion_plugin.estimate import Pace
 from kernelfusion_plugin.files import read_picture
-from kernelfusion_plugin.live import LiveView
+from kernelfusion_plugin.live import LiveView, at_work, follow, is_at_work
 from kernelfusion_plugin.restoration import Restoration
 
 EM = {'sketch_passes': 1, 'coarse_passes': 1, 'fine_passes': 1, 'uncertainty': 0, 'steps': 2,
@@ -317,8 +317,9 @@ def test_out_of_memory_costs_no_step_and_no_other_picture(run, tmp_path, monkeyp
     monkeypatch.setattr(TextureUNet, 'forward', full)
     monkeypatch.setattr(LiveView, '__call__', watch)
     seen, broken = [], True
-    status, said = run('in', '-o', 'out', '--checkpoint-every', 0)
-    assert status == 1 and '2 failed' in said and f'a.png: {SHORTAGE}' in said and seen[-1][:2] == ('b.png', 'prior')
+    status, said = run('in', '-o', 'out', '--checkpoint-every', 0, '--fresh')
+    assert status == 1 and '2 failed' in said and f'a.png: {SHORTAGE}; the same command without --fresh' in said
+    assert seen[-1][:2] == ('b.png', 'prior')
     status, said = run('in', '-o', 'out', '--set', 'memory_limit=0.1')
     assert status == 1 and said.count('needs about') == 2 and 'memory_limit is 0.1 GB: take a smaller picture' in said
     seen, broken = [], False
@@ -567,6 +568,12 @@ def test_a_preset_that_makes_no_difference_is_said_to(run, tmp_path):
     assert '--preset quick has no effect with these options' in said
 
 
+def test_an_empty_name_is_no_folder(run):
+    """As from a script's variable that is not set; it is not taken for the working folder."""
+    status, said = run('', '-o', '.')
+    assert status == 2 and 'the name of a picture is empty: give a file' in said
+
+
 @pytest.mark.parametrize(('seconds', 'said'), [
     (0.123, 'about 0.12 s'), (89, 'about 89 s'), (100, 'about 1.7 min'), (5399, 'about 90 min'), (5400, 'about 1.5 h'),
     (432_100, 'about 120 h')])
@@ -658,6 +665,39 @@ def test_watch_says_where_a_run_stands(run, tmp_path, monkeypatch):
     assert run('a.png')[0] == 0
     assert 'a.png: phase 1 (patch prior), step 3/3' in seen[0] and 'a.png: phase 2 (em), step 8/8' in seen[1]
     assert 'no process' not in seen[1]
+
+
+def test_watch_follows_a_folder_from_the_first_picture_to_the_last(run, tmp_path):
+    """Though nothing runs between two pictures, of which one is kept and one is refused."""
+    for seed, name in enumerate('abcd'):
+        write(tmp_path / 'in' / f'{name}.png', seed)
+    out, said = tmp_path / 'out', []
+    assert run('in/b.png', '-o', 'out', '--save-run')[0] == 0
+    (tmp_path / 'in/c.png').write_bytes(b'')
+
+    def watch():
+        while not is_at_work(out):
+            time.sleep(0.001)
+        said.extend(follow(out, 0.001))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    assert run('in', '-o', 'out', '--save-run')[0] == 1
+    thread.join(60)
+    places = [said.index(f'live picture: {out / name}_run/live.png') for name in 'ad']
+    assert any(line.startswith('a.png: phase 1') for line in said[places[0]:places[1]])
+    assert any(line.startswith('d.png: phase 2') for line in said[places[1]:])
+    assert said[-2:] == ['d.png: finished', 'the run has ended'] and not list(out.glob('.*'))
+
+
+def test_watch_waits_for_the_first_step(tmp_path, monkeypatch):
+    """While the pictures are read and the time is estimated; a command that was killed then is not waited for."""
+    (tmp_path / '.restore-0123.lock').touch()
+    assert 'no run here' in call('watch', tmp_path).output
+    with at_work(tmp_path):
+        assert call('watch', tmp_path, '--once').output == 'no step done yet\n'
+        monkeypatch.setattr('kernelfusion_plugin.live.time.sleep', lambda seconds: next(tmp_path.glob('.*')).unlink())
+        assert call('watch', tmp_path).output == 'no step done yet\nthe run has ended\n'
 
 
 def test_sweeping_leaves_other_files(run, tmp_path):

@@ -22,6 +22,8 @@ from .runs import Run
 
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
 
+ELSEWHERE = "not in this method's data"  # fault of an image that only other methods have
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -100,7 +102,7 @@ def collect(methods: Sequence[Method], data: Data, done: Mapping[str, Run], root
         for method in methods:
             folder = data.folders.get((method.label, key))
             if folder is None:
-                outcomes[method.label, key] = Outcome(fault="not in this method's data")
+                outcomes[method.label, key] = Outcome(fault=ELSEWHERE)
                 continue
             outcome = _outcome(method, case, root, folder, gt, size, blind)
             if outcome.picture is None and not outcome.fault:

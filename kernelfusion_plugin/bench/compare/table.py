@@ -11,7 +11,7 @@ from ...atomic import write_text_atomically
 from ...report import csv_text
 from . import runs
 from .cases import Key
-from .collect import Comparison
+from .collect import ELSEWHERE, Comparison
 from .statistics import METRICS, Mean, Metric, differing, groups, having, mean, remarks
 
 NONE = '–'
@@ -59,7 +59,8 @@ def state(comparison: Comparison, label: str) -> str:
         return 'ok, results of an earlier run' if done.reused else 'ok'
     if done.status not in (0, runs.INCOMPLETE) or len(lacking) == len(comparison.cases):
         return lacking[0].fault
-    return f'{len(lacking)} of {len(comparison.cases)} images are missing, see runs/{method.slug}.log'
+    why = ELSEWHERE if all(outcome.fault == ELSEWHERE for outcome in lacking) else f'see runs/{method.slug}.log'
+    return f'{len(lacking)} of {len(comparison.cases)} images are missing: {why}'
 
 
 def made(comparison: Comparison, label: str) -> tuple[str, str, str]:
