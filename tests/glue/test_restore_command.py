@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import threading
+import time
 
 import numpy as np
 import pytest
