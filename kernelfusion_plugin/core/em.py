@@ -18,7 +18,8 @@ on some pictures; if too much, kernels with fine parts grow too wide on others. 
 amounts and keeps the one under which y is likeliest (``likelihood``). For wide kernels the likelihood does not decide;
 there the search is repeated with an amount that follows from the kernel's area, and the likelier kernel is taken. What
 there is of a kernel outside the grid asked for is haze, and subtracted everywhere. A black frame around y tells where
-the kernel lies (``frame``).
+the kernel lies and how strong its parts are (``frame``); without one the weak parts, which come out too faint, are made
+up for at the end.
 
 A run is a ladder of loops: searches (``restarts``); attempts, stages, trials (``kernel_search``); passes, each of which
 is an E step and an M step (``em_steps``); then the final passes, here. All take an ``EmProblem``, which stays the same,

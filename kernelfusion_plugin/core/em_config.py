@@ -64,10 +64,10 @@ class EmConfig:
             not count for the centre, and at the end of the search it is set to zero, as faint wings would sharpen the
             picture too much. Not earlier: a faint part that is cut off leaves a ghost in the picture, the next fit
             explains the ghost and makes what is left of that part fainter still, until the kernel is a dot.
-        density_power: EM gives a kernel's weak parts too small a share of the light, up to a third too little, and the
-            picture then has pale ghosts of its edges. So at the end of a search each value is multiplied by the
-            kernel's density around it to this power minus 1 (:func:`~.em_steps.with_weak_parts`); 1: left as found. Not
-            where y's frame is used, which weighs the parts itself.
+        density_power: EM gives a kernel's weak parts too small a share of the light, a tenth to a third too little. So
+            at the end of a search each value is multiplied by the kernel's density around it to this power minus 1
+            (:func:`~.em_steps.with_weak_parts`); 1: left as found. Not where y's frame is used, which weighs the parts
+            itself.
         final_samples: 0: one final pass without noise. Else the result is the mean of this many samples of
             p(x | y, k): one is the sharpest, the mean of many has the least error.
         final_steps, final_t_start, final_noise: of each final pass.
