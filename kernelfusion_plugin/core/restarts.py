@@ -27,8 +27,8 @@ AREA_WEIGHT = 0.7  # of ln(area): on ten pieces with three searches each, 0.6 to
 def search(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> Iterator[EmStep]:
     """``em.searches`` times :func:`~.kernel_search.find_kernel`, from ``place`` on.
 
-    ``place.best`` is then the kernel found, its weak parts made up for unless y's frame has told their share; of several
-    the one that :func:`surprise` finds the likeliest.
+    ``place.best`` is then the kernel found, its weak parts made up for unless y's frame has told their share; of
+    several the one that :func:`surprise` finds the likeliest.
     """
     searches = problem.config.searches
     for _ in range(place.searches, searches):
