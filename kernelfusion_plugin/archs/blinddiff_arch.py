@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.kernel_basis import kernel_basis
 from ..core.kernel_families import Family, Mixture
 from ..core.nets.mcformer import ModulatedTransformer
+from ..core.sections import check_choice
 
 HEADS = ('pca', 'softmax')
 SAMPLES = 2000  # kernels from which the basis is computed; drawn at each start with a fixed seed
@@ -33,8 +34,7 @@ class MCFormer(ModulatedTransformer):
 
     def __init__(self, kernel_head: str = 'pca', kernels: Sequence[Mapping[str, Any]] | None = None,
                  code_length: int = 10, kernel_size: int = 21, **network: Any) -> None:  # noqa: ANN401
-        if kernel_head not in HEADS:
-            raise ValueError(f'network_g.kernel_head must be one of {", ".join(HEADS)}, got {kernel_head!r}')
+        check_choice('network_g.kernel_head', kernel_head, HEADS)
         basis = None
         if kernel_head == 'pca':
             mixture = Mixture.from_options(kernels or [{'type': 'isotropic', 'size': kernel_size}], 'network_g.kernels')

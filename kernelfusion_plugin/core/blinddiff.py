@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .degradation import BORDERS
 from .diffusion import Schedule
-from .sections import check_number, from_section, nearest
+from .sections import check_choice, check_number, from_section, nearest
 
 CHOICES = {'sampler': ('ancestral', 'ddim'), 'guidance': ('kernel', 'bicubic'),
            'residual': ('squared', 'norm'), 'downsample': ('direct', 'bicubic'),
@@ -73,8 +73,7 @@ class BlindDiffConfig:
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f'{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+            check_choice(name, getattr(self, name), known)
         check_number('timesteps', self.timesteps, 2, whole=True)
         check_number('steps', self.steps, 1, self.timesteps, whole=True)
         check_number('eta', self.eta, 0, 1)

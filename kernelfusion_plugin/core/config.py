@@ -16,7 +16,7 @@ from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
 from .regional_degradation import read_grid
-from .sections import must_be, nearest
+from .sections import check_choice, must_be, nearest
 from .solvers import SOLVERS
 from .texture_prior import T_MAX, TRAINING, TuningConfig
 
@@ -91,13 +91,11 @@ class KernelFusionConfig:
 
     def __post_init__(self) -> None:
         self._read_types()
-        if self.solver not in SOLVERS:
-            raise ValueError(f'solver must be one of {", ".join(SOLVERS)}, got {self.solver!r}')
+        check_choice('solver', self.solver, SOLVERS)
         self._read_own()
         if read_grid(self.regions) != (1, 1) and not SOLVERS[self.solver].takes_regions:
             raise ValueError(f'regions: {self.regions}: solver {self.solver!r} finds one kernel for the whole picture')
-        if self.border not in BORDERS:
-            raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {self.border!r}')
+        check_choice('border', self.border, BORDERS)
         if not 2 <= self.scale <= 8:
             raise ValueError(f'scale must be between 2 and 8, got {self.scale}')
         if self.memory_limit is not None and not 0 < self.memory_limit < math.inf:
@@ -125,8 +123,7 @@ class KernelFusionConfig:
 
     def _read_types(self) -> None:
         """Convert every value to its field's type; a section given as a mapping overrides values of the preset's."""
-        if self.preset not in tuple(PRESETS):  # a tuple, since the value may be unhashable
-            raise ValueError(f'preset must be one of {", ".join(PRESETS)}, got {self.preset!r}')
+        check_choice('preset', self.preset, PRESETS)
         hints = typing.get_type_hints(type(self))
         sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
         for name in hints.keys() - sections.keys() - {'own'}:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .kernel_align import normalise, tent
+from .sections import check_choice
 
 BORDERS = ('valid', 'reflect', 'replicate', 'zeros')
 BAND_BYTES = 32 * 2 ** 20  # size of the bands in which the operators process a picture, to bound their workspace
@@ -47,8 +48,7 @@ class Degradation:
         if kernel_size < scale:
             raise ValueError(f'kernel_size must be at least the scale {scale}, got {kernel_size}: '
                              'a smaller kernel leaves HR pixels that no LR pixel depends on')
-        if border not in BORDERS:
-            raise ValueError(f'border must be one of {", ".join(BORDERS)}, got {border!r}')
+        check_choice('border', border, BORDERS)
         self.scale = scale
         self.kernel_size = kernel_size
         self.border = border

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from .degradation import Degradation, to_canvas
 from .diffusion import Schedule, noise_like
 from .kernel_models import centre_of_mass_loss
-from .patch_prior import PatchPrior, autocast, check_precision, take_step
+from .patch_prior import PRECISIONS, PatchPrior, autocast, take_step
+from .sections import check_choice
 from .state import Phase2State
 from .tiles import recomputed
 
@@ -86,8 +87,7 @@ class JointConfig:
     precision: str = 'auto'
 
     def __post_init__(self) -> None:
-        if self.pipeline not in PIPELINES:
-            raise ValueError(f'joint.pipeline must be one of {", ".join(PIPELINES)}, got {self.pipeline!r}')
+        check_choice('joint.pipeline', self.pipeline, PIPELINES)
         if self.separate_unets and self.pipeline != 'kernelfusion':
             raise ValueError(f'joint.separate_unets: the pipeline {self.pipeline} has only one U-Net, applied once')
         if self.n_iter < 1 or self.n_iter_first < 1:
@@ -101,7 +101,7 @@ class JointConfig:
         for name in ('lr_kernel', 'sigma_scale', 'weight_before', 'weight_after', 'weight_centre'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f'joint.{name} must be finite and not negative, got {getattr(self, name)}')
-        check_precision('joint.precision', self.precision)
+        check_choice('joint.precision', self.precision, PRECISIONS)
         if self.weight_before + self.weight_after == 0:
             raise ValueError('joint.weight_before and joint.weight_after are both 0: nothing ties the image to y')
 

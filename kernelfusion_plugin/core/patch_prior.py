@@ -20,9 +20,11 @@ from torch import Generator, Tensor, nn
 from .diffusion import Schedule
 from .nets.patch_net import RECEPTIVE_FIELD
 from .orientations import COUNT, oriented
+from .sections import check_choice
 from .tiles import Tiles
 
 READ = 25  # on a GPU, the loss is read every this many steps
+PRECISIONS = ('auto', 'fp32', 'bf16')  # see :func:`autocast`
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,7 @@ class PriorConfig:
             raise ValueError(f'prior.ema must be in [0, 1), got {self.ema}')
         if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
             raise ValueError(f'prior.max_grad_norm must be positive and finite, got {self.max_grad_norm}')
-        check_precision('prior.precision', self.precision)
-
-
-def check_precision(name: str, value: str) -> None:
-    """Raise ValueError unless the option's value is one that :func:`autocast` takes."""
-    if value not in ('auto', 'fp32', 'bf16'):
-        raise ValueError(f'{name} must be auto, fp32 or bf16, got {value!r}')
+        check_choice('prior.precision', self.precision, PRECISIONS)
 
 
 def computes_bf16(device: torch.device) -> bool:

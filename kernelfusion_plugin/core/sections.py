@@ -83,5 +83,12 @@ def check_number(name: str, value: Any, low: float, high: float = float('inf'), 
         raise ValueError(f'{name} must be a {"whole " if whole else ""}number, {bounds}, got {value!r}')
 
 
+def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
+    """Raise ValueError unless the value is a known one; the message names the option and all known values."""
+    known = tuple(known)  # in which an unhashable value can be looked up, too
+    if value not in known:
+        raise ValueError(f'{name} must be one of {", ".join(map(str, known))}, got {value!r}')
+
+
 def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

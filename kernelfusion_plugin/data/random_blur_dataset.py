@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.degradation import BORDERS, Degradation
 from ..core.kernel_families import Mixture
-from ..core.sections import check_number, check_range, from_section
+from ..core.sections import check_choice, check_number, check_range, from_section
 from ..core.seeds import derived
 from ..listing import no_pictures, without_others
 
@@ -55,8 +55,7 @@ class BlurOptions:
             check_number('gt_size', self.gt_size, self.scale, whole=True)
             if self.gt_size % self.scale:
                 raise ValueError(f'gt_size must be a multiple of the scale {self.scale}, got {self.gt_size}')
-        if self.border not in BORDERS[1:]:
-            raise ValueError(f'border must be one of {", ".join(BORDERS[1:])}, got {self.border!r}')
+        check_choice('border', self.border, BORDERS[1:])
         object.__setattr__(self, 'noise', check_range('noise', self.noise, 0, 255))
         if self.jpeg is not None:
             low, high = check_range('jpeg', self.jpeg, 1, 100)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import metrics
-from ..core.sections import nearest
+from ..core.sections import check_choice, nearest
 
 OPTIONS = ('border', 'input_order', 'better')  # better: BasicSR's own key, for its record of the best iteration
 BORDER = metrics.PAPER_BORDER
@@ -65,8 +65,7 @@ def read_border(border: Any) -> float | int:  # noqa: ANN401
 
 def to_pair(img: np.ndarray, img2: np.ndarray, input_order: str) -> tuple[Tensor, Tensor]:
     """Both images of a metric in the core's format: (1, 3, H, W) RGB in [-1, 1], float64."""
-    if input_order not in ('HWC', 'CHW'):
-        raise ValueError(f"input_order must be 'HWC' or 'CHW', got {input_order!r}")
+    check_choice('input_order', input_order, ('HWC', 'CHW'))
     return _tensor(img, input_order), _tensor(img2, input_order)
 
 

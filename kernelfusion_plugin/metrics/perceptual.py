@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core.faults import first_line
 from ..core.metrics import crop_border
+from ..core.sections import check_choice
 from .border import BORDER, check_options, read_border, to_pair
 
 NETS = ('alex', 'vgg', 'squeeze')
@@ -38,8 +39,7 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, border: float | int = BOR
 def _check(options: Mapping[str, Any]) -> None:
     """Raise ValueError before the work for whatever would fail later, including a missing package or weights."""
     net = options.get('net', 'alex')
-    if net not in NETS:
-        raise ValueError(f'net of calculate_lpips must be one of {", ".join(NETS)}, got {net!r}')
+    check_choice('net of calculate_lpips', net, NETS)
     check_options({key: value for key, value in options.items() if key != 'net'})
     _network(net)
 

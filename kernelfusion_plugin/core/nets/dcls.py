@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..deconvolution import constrained_least_squares
+from ..sections import check_choice
 from .dan import ChannelAttention, upscaler
 from .danv2 import DualPathGroup, two_convs
 
@@ -78,8 +79,7 @@ class Estimator(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, latent: int, colours: int, softmax: bool) -> None:
         super().__init__()
-        if kernel_size not in FILTERS:
-            raise ValueError(f'kernel_size of DCLS must be one of {", ".join(map(str, FILTERS))}, got {kernel_size}')
+        check_choice('kernel_size of DCLS', kernel_size, FILTERS)
         self.kernel_size, self.colours, self.softmax = kernel_size, colours, softmax
         self.head = nn.Sequential(nn.Conv2d(colours, channels, 7, padding=3))
         self.body = nn.Sequential(nn.Sequential(*(ResidualBlock(channels) for _ in range(3))))

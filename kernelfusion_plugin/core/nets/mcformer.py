@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..degradation import upscale_bicubic
+from ..sections import check_choice
 from .patch_net import sinusoidal_embedding, through
 from .restormer import ChannelAttention, Down, GatedFeedForward, PixelNorm, Up
 
@@ -230,5 +231,4 @@ def _check(dim: int, num_blocks: Sequence[int], heads: Sequence[int], layers: in
     if dim < 2 or dim % 2 or any(2 ** level * dim % count for level, count in enumerate(heads)):
         raise ValueError(f'dim must be even, and 1, 2, 4 and 8 times dim multiples of the heads {list(heads)}, '
                          f'got {dim}')
-    if upsampling not in UPSAMPLINGS:
-        raise ValueError(f'upsampling must be one of {", ".join(UPSAMPLINGS)}, got {upsampling!r}')
+    check_choice('upsampling', upsampling, UPSAMPLINGS)
