@@ -46,14 +46,14 @@ def patch(module: ModuleType) -> None:
 
 
 def _parse_or_exit(original: Callable[..., tuple], root_path: str, is_train: bool = True) -> tuple:
-    """:func:`parse_options`. In a program that is not ours, a fault in the options of a run of ours is reported in one
-    line and ends the program with status 2, as a fault in its command line does.
+    """:func:`parse_options`. A fault in the options of a run of ours is reported in one line and ends the program with
+    status 2, as a fault in its command line does.
     """
     from kernelfusion_plugin import launch
     try:
         return parse_options(original, root_path, is_train)
     except FAULTS as error:
-        if _every_run or not _is_ours(_command_line()[0]) or not launch.told(error):
+        if not _is_ours(_command_line()[0]) or not launch.told(error):
             raise
         raise SystemExit(2) from error
 
