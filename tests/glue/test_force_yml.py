@@ -114,6 +114,12 @@ def test_training_goes_to_the_users_folder_too(parse, tmp_path):
     assert opt['path']['models'] == str(tmp_path / 'cwd' / 'experiments' / 'toy' / 'models')
 
 
+@pytest.mark.parametrize('val', [{}, {'val_freq': None}], ids=['absent', '~'])
+def test_a_training_without_val_freq_never_validates(parse, tmp_path, val):
+    opt, _ = parse('-opt', toy_options(tmp_path, model_type='SRModel', val=val), is_train=True)
+    assert 100_000 % opt['val']['val_freq'] != 0  # BasicSR's question after each iteration
+
+
 def test_other_peoples_runs_are_basicsrs_own(parse, tmp_path, monkeypatch):
     file = toy_options(tmp_path, model_type='SRModel')
     text = file.read_text().replace('kernelfusion:', 'other:') + 'lr: 1e-4\n'
