@@ -408,3 +408,6 @@ def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):
     force = ['--force_yml', 'datasets:train:kernels=[1]']
     wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), *force])
     assert wrong.exit_code == 2 and "in 'datasets.train.kernels.0'" in wrong.output
+    monkeypatch.setattr('kernelfusion_plugin.cli.pca.pca_matrix', lambda *_: pytest.fail('found out after the work'))
+    wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '-o', str(data / 'train.yml/pca.pth')])
+    assert wrong.exit_code == 2 and 'train.yml/pca.pth: cannot be created or written to' in wrong.output
