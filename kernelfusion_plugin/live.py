@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from . import pictures, report
 from .atomic import write_atomically, write_text_atomically
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 
 COUNT = 100  # approximate number of frames of an animation
 STATUS, LIVE, LOCK, FRAMES = 'status.json', 'live.png', 'lock', 'frames'
+MADE_BY = 'kernelfusion watch'  # comment in the files of our animations
 COMMANDS = '.restore-*.lock'  # in a results folder
 VIEW = 512  # longest side of the picture in live.png
 
@@ -199,11 +202,15 @@ def save_animation(folder: Path, out: Path) -> int:
     """Save the frames of a saved run as GIF or, for the extensions .png and .apng, animated PNG; returns their number.
 
     Raises:
-        ValueError: there are no frames, or the extension is not supported.
+        ValueError: there are no frames, the extension is not supported, or ``out`` is a file that is not one of our
+            animations and would be overwritten.
     """
     kinds = {'.gif': 'GIF', '.png': 'PNG', '.apng': 'PNG'}
     if out.suffix.lower() not in kinds:
         raise ValueError(f'{out}: an animation must end in .gif, .png or .apng')
+    if os.path.lexists(out) and not _is_our_animation(out):
+        raise ValueError(f'{out} would be overwritten, but is not an animation of this command: move it away or give '
+                         'another --animation')
     paths = sorted((folder / FRAMES).glob('*.png'))
     if not paths:
         raise ValueError(f'{folder}: no frames: only runs with --save-run keep them')
@@ -213,9 +220,18 @@ def save_animation(folder: Path, out: Path) -> int:
         frames[index] = Image.new('RGB', size, pictures.PAPER)
         frames[index].paste(frame)
     times = [80] * (len(frames) - 1) + [2000]
+    about = PngInfo()
+    about.add_text('comment', MADE_BY)
     write_atomically(out, lambda file: frames[0].save(file, format=kinds[out.suffix.lower()], save_all=True,
-                                                      append_images=frames[1:], duration=times, loop=0))
+                                                      append_images=frames[1:], duration=times, loop=0,
+                                                      comment=MADE_BY, pnginfo=about))  # of GIF, and of PNG
     return len(frames)
+
+
+def _is_our_animation(path: Path) -> bool:
+    with suppress(Exception), Image.open(path) as image:  # PIL raises anything on files that are no pictures
+        return image.info.get('comment') in (MADE_BY, MADE_BY.encode())
+    return False
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

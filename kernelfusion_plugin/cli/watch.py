@@ -13,7 +13,8 @@ from ..live import find_run, follow, save_animation
 @click.command()
 @click.argument('run', type=UserPath(), default=Path('restored'))
 @click.option('--animation', type=UserPath(dir_okay=False),
-              help='Write an animation (.gif or .png) of how the picture and the kernel formed; needs --save-run.')
+              help='Write an animation (.gif or .png) of how the picture and the kernel formed; needs --save-run. '
+                   'Of existing files, only such animations are overwritten.')
 @click.option('--once', is_flag=True, help='Print the current state and exit.')
 @click.option('--interval', type=click.FloatRange(min=0.1), default=2.0, show_default=True,
               help='Seconds between two checks.')

@@ -605,11 +605,17 @@ def test_a_saved_run_is_watched_and_animated(run, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ['frames', 'live.png', 'plot.png', 'status.json']
     answer = call('watch', 'restored')
     assert answer.exit_code == 0 and 'live.png' in answer.output and 'a.png: finished' in answer.output
-    for name, kind in (('a.gif', 'GIF'), ('a.png', 'PNG')):
+    for name, kind in (('a.gif', 'GIF'), ('a.gif', 'GIF'), ('a.png', 'PNG'), ('a.png', 'PNG')):  # also over its own
         answer = call('watch', folder, '--animation', tmp_path / 'out' / name)
         assert answer.exit_code == 0 and '8 frames' in answer.output
         with Image.open(tmp_path / 'out' / name) as animation:
             assert animation.format == kind and animation.n_frames > 3  # equal ones are joined
+    (tmp_path / 'notes.gif').write_text('mine')
+    for other in ('a.png', 'notes.gif', folder / 'live.png'):
+        before = (tmp_path / other).read_bytes()
+        answer = call('watch', folder, '--animation', tmp_path / other)
+        assert answer.exit_code == 2 and f'{other} would be overwritten, but is not an animation' in answer.output
+        assert (tmp_path / other).read_bytes() == before
     assert call('watch', tmp_path / 'nowhere').exit_code == 2
     assert call('watch', folder, '--animation', 'a.mp4').exit_code == 2
 
