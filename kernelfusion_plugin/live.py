@@ -18,7 +18,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ COUNT = 100  # approximate number of frames of an animation
 STATUS, LIVE, LOCK, FRAMES = 'status.json', 'live.png', 'lock', 'frames'
 MADE_BY = 'kernelfusion watch'  # comment in the files of our animations
 COMMANDS = '.restore-*.lock'  # in a results folder
-VIEW = 512  # longest side of the picture in live.png
 
 
 class LiveView:
@@ -53,11 +52,10 @@ class LiveView:
         frames: keep frames for an animation.
     """
 
-    def __init__(self, folder: Path, name: str, start: np.ndarray, frames: bool = False,
-                 clock: Callable[[], float] = time.monotonic) -> None:
-        self.folder, self.name, self.frames, self.clock = folder, name, frames, clock
+    def __init__(self, folder: Path, name: str, start: np.ndarray, frames: bool = False) -> None:
+        self.folder, self.name, self.frames = folder, name, frames
         self._status_due = self._picture_due = -float('inf')
-        self._picture, self._kernel = _small(start), None
+        self._picture, self._kernel = pictures.whole(start), None
 
     def __call__(self, progress: Progress) -> None:
         """Show a step, if an update is due. If it cannot be written, a warning is logged and the run goes on."""
@@ -65,10 +63,10 @@ class LiveView:
             self._show(progress)
         except OSError as error:
             log.warning(f'{printable(str(self.folder))}: the live picture cannot be written: {error.strerror or error}')
-            self._status_due = self._picture_due = self.clock() + 60
+            self._status_due = self._picture_due = time.monotonic() + 60
 
     def _show(self, progress: Progress) -> None:
-        now = self.clock()
+        now = time.monotonic()
         last = progress.step == progress.total
         if last or now >= self._status_due:
             self.say(phase=progress.phase, step=progress.step, total=progress.total, loss=progress.loss,
@@ -79,13 +77,13 @@ class LiveView:
         if not (frame or last or now >= self._picture_due):
             return
         if progress.x0_hat is not None:
-            self._picture, self._kernel = _small(report.to_picture(progress.x0_hat)), _kernel_picture(progress)
+            self._picture, self._kernel = pictures.whole(report.to_picture(progress.x0_hat)), _kernel_picture(progress)
         sheet = self._sheet(progress)
         write_atomically(self.folder / LIVE, lambda file: sheet.save(file, format='PNG'), lasting=False)
         if frame:
             path = self.folder / FRAMES / f'{progress.step:06d}.png'
             write_atomically(path, lambda file: sheet.save(file, format='PNG'), lasting=False)
-        self._picture_due = now + max(2.0, 20 * (self.clock() - now))
+        self._picture_due = now + max(2.0, 20 * (time.monotonic() - now))
 
     def say(self, **status: Any) -> None:  # noqa: ANN401  (as JSON takes it)
         """Write ``status.json``."""
@@ -232,14 +230,6 @@ def _is_our_animation(path: Path) -> bool:
     with suppress(Exception), Image.open(path) as image:  # PIL raises anything on files that are no pictures
         return image.info.get('comment') in (MADE_BY, MADE_BY.encode())
     return False
-
-
-def _small(picture: np.ndarray) -> np.ndarray:
-    factor = VIEW / max(picture.shape[:2])
-    if factor >= 1:
-        return picture
-    size = [max(1, round(n * factor)) for n in (picture.shape[1], picture.shape[0])]
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
 
 
 def _kernel_picture(progress: Progress) -> np.ndarray:

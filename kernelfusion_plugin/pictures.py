@@ -69,7 +69,7 @@ def draw_sheet(panels: list[Panel], title: str = '') -> Image.Image:
     height, width = pictures[0].shape[:2] if pictures else (0, 0)
     side = min(VIEW, height, width)
     detail = _busiest(pictures[-1], side) if max(height, width) > VIEW else None
-    columns = [[_whole(panel.picture) if panel.whole else panel.picture] for panel in panels]
+    columns = [[whole(panel.picture) if panel.whole else panel.picture] for panel in panels]
     if detail is not None:
         top, left = detail
         for panel, column in zip(panels, columns, strict=True):
@@ -167,6 +167,16 @@ def fitted(text: str, size: int, width: int) -> str:
     return shown
 
 
+def whole(picture: np.ndarray) -> np.ndarray:
+    """The picture for a panel, its longest side at most VIEW: enlarged by a whole factor or reduced; idempotent."""
+    longest = max(picture.shape[:2])
+    if longest <= VIEW:
+        zoom = max(1, VIEW // 2 // longest)
+        return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    size = [max(1, round(n * VIEW / longest)) for n in (picture.shape[1], picture.shape[0])]
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
 def _losses(axes: Any, points: list[Mapping[str, Any]], title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.set_xlabel('step')
@@ -191,16 +201,6 @@ def _quality(scores: Mapping[str, Any], suffix: str) -> str:
     if f'psnr{suffix}' not in scores:
         return ''
     return f'{scores[f"psnr{suffix}"]:.2f} dB, SSIM {scores[f"ssim{suffix}"]:.3f}'
-
-
-def _whole(picture: np.ndarray) -> np.ndarray:
-    """The picture with its longest side at most VIEW: enlarged by a whole factor, or reduced."""
-    longest = max(picture.shape[:2])
-    if longest <= VIEW:
-        zoom = max(1, VIEW // 2 // longest)
-        return picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    size = [max(1, round(n * VIEW / longest)) for n in (picture.shape[1], picture.shape[0])]
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
 def _busiest(picture: np.ndarray, side: int) -> tuple[int, int]:

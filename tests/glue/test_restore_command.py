@@ -18,7 +18,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 from PIL import Image
 
-from kernelfusion_plugin import KernelFusionConfig, checkpoints, report, restore
+from kernelfusion_plugin import KernelFusionConfig, Progress, checkpoints, report, restore
 from kernelfusion_plugin.cli import fit_textures, main
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.memory import SHORTAGE
@@ -658,6 +658,12 @@ def test_weights_of_the_texture_prior(run, tmp_path):
         assert not (tmp_path / 'faulty').exists()
     status, said = run('a.png', '--solver', 'joint', '--set', 'texture_weights=own.pt')
     assert status == 2 and 'this run has no texture prior' in said
+
+
+def test_the_live_picture_shows_a_large_picture_once(tmp_path):
+    LiveView(tmp_path, 'a.png', np.zeros((600, 1000, 3), np.uint8))(Progress('prior', 1, 2, 0.5, 0.1))
+    width, height = Image.open(tmp_path / 'live.png').size
+    assert width < 600 and height < 450  # reduced to 480 x 288, with title and caption
 
 
 def test_watch_says_where_a_run_stands(run, tmp_path, monkeypatch):
