@@ -122,13 +122,22 @@ def write_record(path: Path, key: str, files: list[Path], **about: Any) -> None:
     write_text_atomically(path, text)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} if there is no such file, or anything else in it."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_record(path: Path, key: str) -> dict[str, Any] | None:
     """The record, if it has this key and all its files are unchanged; else None."""
+    record = read_json(path)
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
         sound = record['key'] == key and all(digest(path.parent / name) == value
                                              for name, value in record['files'].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, AttributeError):
         return None
     return record if sound else None
 

@@ -29,7 +29,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from . import pictures, report
 from .atomic import write_atomically, write_text_atomically
-from .checkpoints import is_locked, locked
+from .checkpoints import is_locked, locked, read_json
 from .core.restore import Progress
 from .files import printable
 from .progress import label
@@ -142,11 +142,8 @@ def latest_run(place: Path) -> Path | None:
 def read_status(folder: Path) -> dict[str, Any] | None:
     """Contents of ``status.json``, plus ``active``: whether a process is running; None without the file."""
     active = is_locked(folder / LOCK)  # first: a run that has ended leaves no status, or its last
-    try:
-        status = json.loads((folder / STATUS).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return None
-    return {**status, 'active': active} if isinstance(status, dict) else None
+    status = read_json(folder / STATUS)
+    return {**status, 'active': active} if status else None
 
 
 def follow(place: Path, interval: float = 2.0, once: bool = False) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -28,6 +27,7 @@ from .checkpoints import (
     drain,
     fingerprint,
     locked,
+    read_json,
     read_record,
     write_record,
 )
@@ -293,11 +293,11 @@ class Origin(NamedTuple):
 
 def came_about(record: Path, file: Path) -> Origin | None:
     """How ``file`` was made, if ``record`` lists it and it is unchanged; else None."""
+    about = read_json(record)
     try:
-        about = json.loads(record.read_text(encoding='utf-8'))
         origin = Origin(about['config']['scale'], about.get('shrink', 1))
         return origin if about['files'][file.name] == digest(file) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, KeyError, TypeError):
         return None
 
 
@@ -306,10 +306,10 @@ def _listed(record: Path) -> list[str]:
 
     [] if it is not one of our records.
     """
+    about = read_json(record)
     try:
-        about = json.loads(record.read_text(encoding='utf-8'))
         return [*about['files'], *about.get('earlier', ())]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError):
         return []
 
 

@@ -25,7 +25,17 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import sweep, write_text_atomically
-from ..checkpoints import Checkpoint, code_digest, decisive, digest, is_locked, locked, read_record, write_record
+from ..checkpoints import (
+    Checkpoint,
+    code_digest,
+    decisive,
+    digest,
+    is_locked,
+    locked,
+    read_json,
+    read_record,
+    write_record,
+)
 from ..sharing import FOLDER as RANKS
 from ..sharing import clear
 
@@ -66,7 +76,7 @@ class Unfinished:
         """Move back the archives of this run, oldest first."""
         other = None
         for archive in sorted(self.results.parent.glob(f'{glob.escape(self.results.name)}_archived_*')):
-            run, locks = _run(archive), (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
+            run, locks = read_json(archive / FOLDER / RUN), (archive / FOLDER / LOCK, *(archive / RANKS).glob('lock_*'))
             other = None  # report only the newest, which BasicSR has just renamed
             if not run or any(map(is_locked, locks)):
                 continue
@@ -120,12 +130,9 @@ class Unfinished:
             if checkpoint.stem not in names:
                 checkpoint.unlink(missing_ok=True)
         for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
-            try:
-                files = json.loads(record.read_text(encoding='utf-8')).get('files', {})
-            except FileNotFoundError:  # another rank has removed it
-                continue
+            files = read_json(record).get('files', {})
             for path in (*(record.parent / name for name in files), record):
-                path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)  # as another rank may have removed it
 
     def end(self) -> None:
         """Mark the run as finished by deleting the folder."""
@@ -153,12 +160,3 @@ def _differences(old: Any, new: Any, name: str = '') -> list[str]:
         return [] if old == new else [name]
     keys = {key: f'{name}.{key}'.lstrip('.') for key in sorted({*old, *new})}
     return [found for key, place in keys.items() for found in _differences(old.get(key), new.get(key), place)]
-
-
-def _run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of an unfinished run; {} if there is none."""
-    try:
-        run = json.loads((folder / FOLDER / RUN).read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        return {}
-    return run if isinstance(run, dict) else {}
