@@ -236,18 +236,14 @@ class Restoration:
         snapshot = checkpoint.load()
         if snapshot is not None:
             log.info(f'{title}: resumes from its checkpoint')
-        show = ProgressLog(log, title)
         steps = restore_steps(y.to(s.device), s.config, name=self.name, kernel=s.kernel, resume=snapshot)
         if snapshot is None:
             steps = self._anew(steps)
             if s.kernel is None:
                 steps = with_blur_warning(steps, y.to(s.device), s.config,
                                           lambda warning: log.warning(f'{title}: {warning}'), self._shrink)
-        with repeatable(s.device):
-            try:
-                return drain(steps, checkpoint, (show, live), stop)
-            finally:
-                show.close()
+        with repeatable(s.device), contextlib.closing(ProgressLog(log, title)) as show:
+            return drain(steps, checkpoint, (show, live), stop)
 
     def _anew(self, steps: Generator[Progress, None, Result]) -> Generator[Progress, None, Result]:
         """Pass on ``steps``; delete an older saved run after the first, when the input can no longer be rejected."""

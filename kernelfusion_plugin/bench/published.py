@@ -16,6 +16,7 @@ import json
 import logging
 import time
 import zlib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from ..core.degradation import upscale_bicubic
 from ..core.kernel_files import load_kernel
 from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
-from ..core.restore import Progress, Result, restore
+from ..core.restore import Result, restore
 from ..pictures import Panel, save_sheet
+from ..progress import ProgressLog
 from ..report import kernel_picture, shared_grid, to_picture
 from .seeds import by_case, ranked
 
@@ -119,7 +121,8 @@ def run(case: str, seed: int, setting: Setting) -> dict[str, Any]:
         brief = dataclasses.replace(config.em, final_prior='textures', final_samples=1, final_steps=2)
         config = dataclasses.replace(config, em=brief)
     start = time.perf_counter()
-    result = restore(y.to(setting.device), config, name=case, on_progress=_Log(case))
+    with closing(ProgressLog(log, case)) as show:
+        result = restore(y.to(setting.device), config, name=case, on_progress=show)
     row = {'case': case, 'seed': seed, 'preset': setting.preset, **setting.options, 'noise': setting.noise,
            'jpeg': setting.jpeg, 'piece': setting.piece, 'seconds': round(time.perf_counter() - start),
            **{f'seconds_{key}': round(value) for key, value in result.seconds.items()},
@@ -246,15 +249,3 @@ def _sheet(path: Path, y: Tensor, x: Tensor, result: Result, k_true: Tensor, cas
     grid = shared_grid(kernels.values())
     panels += [Panel(name, '', kernel_picture(k.numpy(), grid=grid), whole=False) for name, k in kernels.items()]
     save_sheet(path, panels, case)
-
-
-class _Log:
-    """Logs phase, step and seconds left every half minute."""
-
-    def __init__(self, case: str) -> None:
-        self.case, self.last = case, time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self.last > 30:
-            self.last = time.monotonic()
-            log.info(f'{self.case}: {progress.phase} {progress.step}/{progress.total}, {progress.eta:.0f} s left')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,21 +98,19 @@ class KernelFusionModel(RestorationModel):
         if snapshot is not None:
             self.logger.info(f'{title}: resumes from its checkpoint')
         history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
-        show = self.progress(title)
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         if snapshot is None and kernel is None:
             steps = with_blur_warning(steps, y, config, lambda warning: self.logger.warning(f'{title}: {warning}'))
-        with torch.enable_grad(), repeatable(self.device) if self.files.deterministic else nullcontext():
-            try:
+        exact = repeatable(self.device) if self.files.deterministic else nullcontext()
+        try:
+            with torch.enable_grad(), exact, closing(self.progress(title)) as show:
                 result = drain(steps, checkpoint, (show, history.add), self.stop,
                                lambda: {'history': history.state()})
-            except Stopped as stopped:
-                self.logger.info(f'{title}: stopped. The same command resumes '
-                                 + ('from here' if checkpoint else 'at the start of this image'))
-                raise SystemExit(128 + stopped.signal) from stopped
-            finally:
-                show.close()
+        except Stopped as stopped:
+            self.logger.info(f'{title}: stopped. The same command resumes '
+                             + ('from here' if checkpoint else 'at the start of this image'))
+            raise SystemExit(128 + stopped.signal) from stopped
         if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
             self.logger.warning(f'{title}: {warning}')
         fitted = lacking_weights(prior_state or {}, config, kernel is not None)
