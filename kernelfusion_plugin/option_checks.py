@@ -146,13 +146,11 @@ def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
     model = MODEL_REGISTRY.get(opt['model_type'])
     if not hasattr(model, 'read_options'):
         return  # someone else's model
-    try:
+    with prefixed(path):
         if is_our_model(opt['model_type']):
             from kernelfusion_plugin.models.levels import check_levels
             check_levels(opt, model.PLACES)
         model.read_options({**opt, 'is_train': is_train})
-    except ValueError as error:
-        raise ValueError(f'{path}: {" ".join(str(error).split())}') from error
 
 
 def tell_of_unread(model_type: str, entries: list[str]) -> None:

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from .faults import prefixed
+
 T = TypeVar('T')
 
 
@@ -31,10 +33,8 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
     missing = [name for name, field in fields.items() if name not in options and _required(field)]
     if missing:
         raise ValueError(f'{where!r} needs {", ".join(missing)}')
-    try:
+    with prefixed(repr(where)):
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
-    except ValueError as error:
-        raise ValueError(f'{where!r}: {error}') from error
 
 
 def nearest(key: str, known: Iterable[str], prefix: str = '') -> str:

@@ -47,8 +47,9 @@ class ImageByImage:
         """Check the options. Models extend this to check and return their sections and networks.
 
         It is called twice: first only for its errors, when the options are read and before BasicSR creates any folder
-        (renaming that of an earlier run), and again in the constructor. So it must not need a folder, nor create
-        BasicSR's logger, which would then never write the run's log file.
+        (renaming that of an earlier run), and again in the constructor, since networks to be trained must be built
+        after BasicSR has set the random seed. So it must not need a folder, nor create BasicSR's logger, which would
+        then never write the run's log file.
 
         Args:
             opt: BasicSR's options, including ``is_train``; the rank may be missing.
