@@ -7,7 +7,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from .em_config import EmConfig
 from .joint import JointConfig
 from .patch_prior import PriorConfig
 from .regional_degradation import read_grid
-from .sections import check_choice, must_be, nearest
+from .sections import check_choice, check_keys, must_be
 from .solvers import SOLVERS
 from .texture_prior import T_MAX, TRAINING, TuningConfig
 
@@ -132,7 +132,7 @@ class KernelFusionConfig:
             given = getattr(self, name)
             if not isinstance(given, kind):
                 default = PRESETS[self.preset].get(name) or kind()
-                object.__setattr__(self, name, default if given is None else _replace(default, given, f'{name}.'))
+                object.__setattr__(self, name, default if given is None else _replace(default, given, name))
 
     def _read_own(self) -> None:
         kind = SOLVERS[self.solver].settings
@@ -167,7 +167,7 @@ class KernelFusionConfig:
         """
         if not isinstance(options, Mapping):
             raise ValueError(f'the settings must be a section of options, got {options!r}')
-        _check_names(options, cls.keys(), '')
+        check_keys('', options, cls.keys())
         own = {name: _section(kind, options[name], name) for name, kind in own_sections().items() if name in options}
         fields = {key: value for key, value in options.items() if key not in own}
         return cls(**fields, own=own.get(str(fields.get('solver'))))
@@ -191,23 +191,17 @@ def own_sections() -> dict[str, type]:
 
 def _section(kind: type, options: Any, name: str) -> Any:
     """A ``kind`` with the options of the section ``name``; None: all defaults."""
-    return _replace(kind(), {} if options is None else options, f'{name}.')
+    return _replace(kind(), {} if options is None else options, name)
 
 
-def _replace(config: Any, options: Any, prefix: str) -> Any:
+def _replace(config: Any, options: Any, section: str) -> Any:
     """``dataclasses.replace`` that checks names and converts values to the fields' types."""
     if not isinstance(options, Mapping):
-        raise ValueError(f'option {prefix[:-1]!r} must be a section of options, got {options!r}')
+        raise ValueError(f'option {section!r} must be a section of options, got {options!r}')
     hints = typing.get_type_hints(type(config))
-    _check_names(options, hints, prefix)
-    return dataclasses.replace(config, **{key: _read(value, hints[key], prefix + key)
+    check_keys(section, options, hints)
+    return dataclasses.replace(config, **{key: _read(value, hints[key], f'{section}.{key}')
                                           for key, value in options.items()})
-
-
-def _check_names(options: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
-    for key in options:
-        if key not in known:
-            raise ValueError(f'unknown option {prefix + str(key)!r}{nearest(str(key), known, prefix)}')
 
 
 def _read(value: Any, kind: Any, name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from .faults import prefixed
@@ -27,9 +27,7 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
     if not isinstance(options, Mapping):
         raise ValueError(f'{where!r} must be a section of options, got {options!r}')
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
-    for key in options:
-        if key not in fields:
-            raise ValueError(f'unknown option {f"{where}.{key}"!r}{nearest(str(key), fields)}')
+    check_keys(where, options, fields)
     missing = [name for name, field in fields.items() if name not in options and _required(field)]
     if missing:
         raise ValueError(f'{where!r} needs {", ".join(missing)}')
@@ -37,11 +35,18 @@ def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
         return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()})
 
 
-def nearest(key: str, known: Iterable[str], prefix: str = '') -> str:
-    """The end of an error about an unknown name: the nearest known one, after ``prefix``, and all known ones."""
+def check_keys(section: str, keys: Iterable[object], known: Collection[str]) -> None:
+    """Raise ValueError for a key of a section ('': the top level) that is not a known one, naming the nearest."""
+    for key in keys:
+        if key not in known:
+            raise ValueError(f'unknown option {f"{section}.{key}".lstrip(".")!r}{nearest(str(key), known)}')
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest known one, and all known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return (f': did you mean {prefix + close[0]!r}?' if close else '.') + f' Known: {", ".join(known)}'
+    return (f': did you mean {close[0]!r}?' if close else '.') + f' Known: {", ".join(known)}'
 
 
 def must_be(name: str, kind: Any, value: Any) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from ..core.config import KernelFusionConfig, own_sections
-from ..core.sections import nearest
+from ..core.sections import check_keys, nearest
 from ..data.check import KEYS
 from ..option_checks import TOP_LEVEL
-from .options import GlueOptions, check_keys
+from .options import GlueOptions
 
 Places = Mapping[str, Collection[str]]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.sections import check_number, must_be, nearest
+from ..core.sections import check_keys, check_number, must_be
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
@@ -87,13 +87,6 @@ def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(section, Mapping):
         raise ValueError(f'{name!r} must be a section of options, got {section!r}')
     return section
-
-
-def check_keys(section: str, keys: Iterable[object], known: Collection[str]) -> None:
-    """Raise ValueError for a key of a section that is not a known one, naming the nearest."""
-    for key in keys:
-        if key not in known:
-            raise ValueError(f"unknown option '{section}.{key}'{nearest(str(key), known)}")
 
 
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:

@@ -98,9 +98,9 @@ def test_null_where_it_means_something():
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    ({'prior': {'stepz': 1}}, ["'prior.stepz'", "'prior.steps'", 'Known: ', 'channels']),
-    ({'em': {'fine_noise_strat': 1}}, ["'em.fine_noise_strat'", "'em.fine_noise_start'"]),
-    ({'joint': {'niter': 1}}, ["'joint.niter'", "'joint.n_iter'"]),
+    ({'prior': {'stepz': 1}}, ["'prior.stepz'", "'steps'", 'Known: ', 'channels']),
+    ({'em': {'fine_noise_strat': 1}}, ["'em.fine_noise_strat'", "'fine_noise_start'"]),
+    ({'joint': {'niter': 1}}, ["'joint.niter'", "'n_iter'"]),
     ({'kernal_size': 24}, ["'kernal_size'", "'kernel_size'"]),
     ({'Scale': 4}, ["'Scale'", "'scale'"]),
     ({4: 2}, ["'4'", 'Known: ']),
@@ -139,7 +139,7 @@ def test_by_name_it_is_as_from_a_file():
     assert config.em.fine_passes == 7 and config.em.steps == KernelFusionConfig(preset='quick').em.steps
     assert config.tuning.steps == 5 and config.texture_weights == str(Path.home() / 'own.pt')
     for wrong, words in (({'scale': 2.5}, "'scale' must be a whole number"), ({'seed': 'x'}, "'seed' must be a whole"),
-                         ({'kernel_size': [24]}, "'kernel_size'"), ({'em': {'fine_pass': 1}}, "'em.fine_passes'")):
+                         ({'kernel_size': [24]}, "'kernel_size'"), ({'em': {'fine_pass': 1}}, "'fine_passes'")):
         with pytest.raises(ValueError, match=words):
             KernelFusionConfig(**wrong)
 

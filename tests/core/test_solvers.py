@@ -89,7 +89,7 @@ def test_its_settings_are_a_section_of_its_name(monkeypatch):
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    ({'relaxed': {'rat': 1}}, "unknown option 'relaxed.rat': did you mean 'relaxed.rate'? Known: rate, steps"),
+    ({'relaxed': {'rat': 1}}, "unknown option 'relaxed.rat': did you mean 'rate'? Known: rate, steps"),
     ({'relaxd': {'rate': 1}}, "unknown option 'relaxd': did you mean 'relaxed'? Known: "),
     ({'solver': 'em', 'relaxed': {'rat': 1}}, "unknown option 'relaxed.rat'"),
     ({'relaxed': {'steps': 1.5}}, "option 'relaxed.steps' must be a whole number, got 1.5"),

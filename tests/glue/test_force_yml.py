@@ -177,7 +177,7 @@ def test_faults_of_options_are_named_before_basicsr_reads_them(parse, tmp_path, 
 
 @pytest.mark.parametrize(('entries', 'said'), [
     (['kernelfusion:sede=1'], "unknown option 'kernelfusion.sede': did you mean 'seed'?"),
-    (['kernelfusion:em:stepz=1'], "unknown option 'em.stepz': did you mean 'em.steps'?"),
+    (['kernelfusion:em:stepz=1'], "unknown option 'em.stepz': did you mean 'steps'?"),
     (['kernelfusion=quick'], "'kernelfusion' must be a section of options, got 'quick'"),
     (['kernelfusion:known_kernel=nowhere'], 'kernelfusion.known_kernel must be true, false or a path'),
     (['scale=~'], "the option file needs 'scale: 4'"),

@@ -159,7 +159,7 @@ def test_every_option_of_a_file_is_where_it_is_read(file):
     ({'sede': 1}, "did you mean 'seed'"),
     ({'save_piror': True}, "did you mean 'save_prior'"),
     ({'known_kernl': True}, "did you mean 'known_kernel'"),
-    ({'prior': {'stepz': 1}}, 'prior.steps'),
+    ({'prior': {'stepz': 1}}, "'prior.stepz': did you mean 'steps'"),
     ({'save_prior': 'yes'}, 'kernelfusion.save_prior must be true or false, got'),
     ({'checkpoint_every': 'often'}, "kernelfusion.checkpoint_every must be a number, got 'often'"),
     ({'checkpoint_every': True}, 'kernelfusion.checkpoint_every must be a number, got True'),

@@ -89,7 +89,7 @@ def test_a_module_beside_the_option_file(changes, tmp_path):
 
 @pytest.mark.parametrize(('change', 'said'), [
     ('kernelfusion:nearest:sigma=2.0', ''),
-    ('kernelfusion:nearest:sigm=2', "unknown option 'nearest.sigm': did you mean 'nearest.sigma'?"),
+    ('kernelfusion:nearest:sigm=2', "unknown option 'nearest.sigm': did you mean 'sigma'?"),
     ('kernelfusion:nearst:sigma=2', "unknown option 'kernelfusion.nearst': did you mean 'nearest'?"),
     ('sigma=2', "unknown option 'sigma': did you mean 'kernelfusion: nearest: sigma'?")])
 def test_settings_of_a_solver_of_ones_own(change, said, tmp_path):

@@ -586,8 +586,9 @@ def test_times_are_told_in_two_figures(seconds, said, run, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    (['--set', 'em.fine_pases=3'], "did you mean 'em.fine_passes'"), (['--set', 'em.fine_passes'], 'KEY=VALUE'),
-    (['--set', 'a.b.c=1'], 'SECTION.KEY'), (['--set', 'seed.x=1'], 'not a section'),
+    (['--set', 'em.fine_pases=3'], "'em.fine_pases': did you mean 'fine_passes'"),
+    (['--set', 'em.fine_passes'], 'KEY=VALUE'), (['--set', 'a.b.c=1'], 'SECTION.KEY'),
+    (['--set', 'seed.x=1'], 'not a section'),
     (['--device', 'gpu'], "for '--device': gpu: "), (['--device', 'hpu'], "for '--device': hpu: "),
     (['--device', 'vulkan'], "from the 'Vulkan' backend\n"), (['--device', 'meta'], "for '--device': meta: "),
     (['--scale', '9'], '9 is not in the range'), (['--preset', 'quik'], 'quik'), (['--set', 'em.steps=0'], 'em.steps')])
