@@ -6,14 +6,6 @@ from ..compat import enter
 from .random_blur_dataset import RandomBlurDataset
 from .tolerant_dataset import TolerantPairedDataset
 
-DATASETS = (RandomBlurDataset, TolerantPairedDataset)
+enter(DATASET_REGISTRY, (RandomBlurDataset, TolerantPairedDataset))
 
-
-def register() -> None:
-    """Register :data:`DATASETS`; entries already registered and names already taken are skipped."""
-    enter(DATASET_REGISTRY, DATASETS)
-
-
-register()
-
-__all__ = ['DATASETS', 'RandomBlurDataset', 'TolerantPairedDataset', 'register']
+__all__ = ['RandomBlurDataset', 'TolerantPairedDataset']

@@ -9,15 +9,7 @@ from .blind_sr_model import BlindSRModel
 from .blinddiff_model import BlindDiffModel
 from .kernelfusion_model import KernelFusionModel
 
-MODELS = (KernelFusionModel, BicubicModel, BackProjectionModel, BlindSRModel, BlindDiffModel)
+enter(MODEL_REGISTRY, (KernelFusionModel, BicubicModel, BackProjectionModel, BlindSRModel, BlindDiffModel))
 
-
-def register() -> None:
-    """Register :data:`MODELS`; models already registered and names already taken are skipped."""
-    enter(MODEL_REGISTRY, MODELS)
-
-
-register()
-
-__all__ = ['MODELS', 'BackProjectionModel', 'BicubicModel', 'BlindDiffModel', 'BlindSRModel', 'KernelFusionModel',
-           'archs', 'data', 'metrics', 'register']
+__all__ = ['BackProjectionModel', 'BicubicModel', 'BlindDiffModel', 'BlindSRModel', 'KernelFusionModel',
+           'archs', 'data', 'metrics']

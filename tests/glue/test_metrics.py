@@ -5,11 +5,10 @@ import math
 import numpy as np
 import pytest
 from basicsr.metrics import calculate_metric
-from basicsr.utils.registry import METRIC_REGISTRY
 from glue_helpers import texture
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from kernelfusion_plugin.metrics import calculate_psnr_border, calculate_ssim_border, register
+from kernelfusion_plugin.metrics import calculate_psnr_border, calculate_ssim_border
 
 
 @pytest.fixture
@@ -57,10 +56,3 @@ def test_order_of_axes_grey_and_identical_images(pair):
 def test_wrong_options_are_refused(pair, options, message):
     with pytest.raises(ValueError, match=message):
         calculate_psnr_border(*pair, **options)
-
-
-def test_registration_twice_changes_nothing():
-    register()
-    before = dict(iter(METRIC_REGISTRY))
-    register()
-    assert dict(iter(METRIC_REGISTRY)) == before and 'calculate_psnr_border' in before
