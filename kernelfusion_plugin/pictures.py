@@ -117,18 +117,18 @@ def save_kernel_grid(path: str | Path, kernels: Mapping[str, np.ndarray]) -> Non
     save_picture(path, np.asarray(sheet))
 
 
-def save_plot(path: str | Path, history: Iterable[Mapping[str, Any]], title: str = '') -> None:
+def save_plot(path: str | Path, trace: Iterable[Mapping[str, Any]], title: str = '') -> None:
     """Plot the losses of both phases by step and, if known, the kernel's correlation with the true kernel.
 
     Args:
-        history: one dict per point: ``phase`` as in Progress, ``step``, any parts of the loss by name, and
-            ``kernel_ncc``. Of Phase 1's networks, only that trained on y itself is shown (at most one per run).
+        trace: as in Result; ``kernel_ncc`` may be added to its rows. Of Phase 1's networks, only that trained on y
+            itself is shown (at most one per run).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second, so only if needed
     from matplotlib.figure import Figure
-    history = list(history)
-    first = [point for point in history if point['phase'] in PHASE1 and not PHASE1[point['phase']].halved]
-    second = [point for point in history if point['phase'] not in PHASE1]
+    trace = list(trace)
+    first = [point for point in trace if point['phase'] in PHASE1 and not PHASE1[point['phase']].halved]
+    second = [point for point in trace if point['phase'] not in PHASE1]
     figure = Figure(figsize=(10, 3.8), layout='constrained', facecolor='#fafaf8')
     axes = figure.subplots(1, 2)
     _losses(axes[0], first, 'phase 1' if first else 'phase 1: not run')

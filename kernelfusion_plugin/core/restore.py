@@ -74,7 +74,8 @@ class Result:
         prior_state: the weights from Phase 1, on the CPU: PD's, the half-size PD's (``half.…``) and the tuned texture
             prior's (``tuned.…``). Pass them to :func:`restore` to skip Phase 1. Empty if there was no Phase 1.
         config: the settings used.
-        trace: one row of numbers per step of Phase 2, and per hundredth step of Phase 1.
+        trace: one row of numbers per step of Phase 2; about a hundred rows per net of Phase 1, each with the mean loss
+            since the one before.
         kernels: (R, C, K, K) float32 on the CPU if there are several regions, else None. ``kernel`` is then that of the
             whole picture, also used for regions that have none of their own.
         surprise: how unlikely y is under the kernel, see :func:`~.restarts.surprise`; lower is better. It reveals gross
@@ -233,8 +234,7 @@ def _fit_priors(nets: dict[str, nn.Module], images: Mapping[str, tuple[Tensor, P
             for state in fit_patch_prior(nets[phase], image, schedule, config, generator, place):
                 seconds = time.perf_counter() - start
                 _check_loss(state.loss, state.step, PHASES[phase].label, f'{PHASES[phase].section}.lr')
-                if state.step % 100 == 0 or state.step in (1, state.total):
-                    journal.trace.append({'phase': phase, 'step': state.step, 'loss': state.loss})
+                journal.note(phase, state.step, state.total, state.loss)
                 yield Progress(phase, state.step, state.total, state.loss, seconds,
                                snapshot=partial(journal.snapshot, phase, state.snapshot, generator, seconds))
             nets[phase] = state.net

@@ -17,13 +17,13 @@ from ..checkpoints import Stopped, StopRequest, drain, fingerprint
 from ..core.config import KernelFusionConfig
 from ..core.faults import prefixed
 from ..core.inputs import check_takes_kernels, grid_for
+from ..core.metrics import kernel_ncc
 from ..core.phase1 import lacking_weights, unused_weights
-from ..core.restore import repeatable, restore_steps
+from ..core.restore import Progress, repeatable, restore_steps
 from ..core.solver import Factory
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
 from .build import network_factories
-from .history import History
 from .levels import KERNELFUSION
 from .options import GlueOptions, check_known_kernel, parse_section
 from .priors import PriorStore, image_digest, load_weights
@@ -97,7 +97,12 @@ class KernelFusionModel(RestorationModel):
         snapshot = checkpoint.load() if checkpoint else None
         if snapshot is not None:
             self.logger.info(f'{title}: resumes from its checkpoint')
-        history = History(None if self.k_true is None else self.k_true.numpy(), (snapshot or {}).get('history'))
+        correlations: list[float] = list((snapshot or {}).get('correlations', ()))  # with the true kernel, by step
+
+        def compare(progress: Progress) -> None:
+            if self.k_true is not None and progress.kernel is not None:
+                correlations.append(kernel_ncc(progress.kernel, self.k_true))
+
         steps = restore_steps(y, config, name=self.name, kernel=kernel, prior_state=prior_state, resume=snapshot,
                               **self.factories)
         if snapshot is None and kernel is None:
@@ -105,8 +110,8 @@ class KernelFusionModel(RestorationModel):
         exact = repeatable(self.device) if self.files.deterministic else nullcontext()
         try:
             with torch.enable_grad(), exact, closing(self.progress(title)) as show:
-                result = drain(steps, checkpoint, (show, history.add), self.stop,
-                               lambda: {'history': history.state()})
+                result = drain(steps, checkpoint, (show, compare), self.stop,
+                               lambda: {'correlations': correlations})
         except Stopped as stopped:
             self.logger.info(f'{title}: stopped. The same command resumes '
                              + ('from here' if checkpoint else 'at the start of this image'))
@@ -120,8 +125,11 @@ class KernelFusionModel(RestorationModel):
             if not self.priors.reuse:  # a shared file may be extended by other runs
                 self.saved_prior = [path]
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
+        phase2 = (row for row in result.trace if row['phase'] == config.solver)
+        for row, correlation in zip(phase2, correlations):
+            row['kernel_ncc'] = correlation
         return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
-                           history.points() if self.files.plot else None, result.kernels)
+                           result.trace if self.files.plot else None, result.kernels)
 
     def settings(self) -> dict[str, Any]:
         """The core's configuration."""

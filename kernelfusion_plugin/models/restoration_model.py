@@ -29,7 +29,7 @@ class Restoration:
         seconds: for ``phase1`` and ``phase2``.
         method: name on sheets.
         settings: further columns of ``scores.csv``, such as seed, solver and preset.
-        history: points of the run's plot; None: no plot.
+        trace: rows for the run's plot, see :func:`..pictures.save_plot`; None: no plot.
         kernels: kernels of the regions (R, C, K, K) on the CPU, if there are several.
     """
 
@@ -38,7 +38,7 @@ class Restoration:
     seconds: Mapping[str, float]
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] | None = None
+    trace: list[dict[str, Any]] | None = None
     kernels: Tensor | None = None
 
 
@@ -120,8 +120,8 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
                          found.method, kernels=found.kernels)
         seconds = {f'seconds_{phase}': float(value) for phase, value in found.seconds.items()}
         row = self.written(entry, image, folder, {**seconds, **found.settings})
-        if folder is not None and found.history is not None:
-            pictures.save_plot(folder / f'{entry.name}_run.png', found.history, entry.name)
+        if folder is not None and found.trace is not None:
+            pictures.save_plot(folder / f'{entry.name}_run.png', found.trace, entry.name)
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
         self.lq = self.gt = self.output = self.kernel = self.restoration = None
         return row

@@ -16,6 +16,7 @@ from kernelfusion_plugin.core import restore as module
 from kernelfusion_plugin.core.degradation import Degradation, downscale_bicubic, to_canvas
 from kernelfusion_plugin.core.em_config import EmConfig
 from kernelfusion_plugin.core.joint import JointConfig
+from kernelfusion_plugin.core.journal import Journal
 from kernelfusion_plugin.core.kernel_models import DirectKernel
 from kernelfusion_plugin.core.kernels import gaussian
 from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
@@ -153,7 +154,18 @@ def test_the_trace_is_numbers_of_every_step_of_phase_2(full):
     assert [row['step'] for row in phase2] == list(range(1, 7)) and all(0 <= row['t'] < 1000 for row in phase2)
     assert [row['residual'] for row in phase2] == [p.loss for p in seen if p.phase == 'em']
     prior = [row for row in result.trace if row['phase'] == 'prior']
-    assert [(row['step'], row['loss']) for row in prior] == [(i, seen[i - 1].loss) for i in (1, 3)]
+    assert [(row['step'], row['loss']) for row in prior] == [(i, seen[i - 1].loss) for i in (1, 2, 3)]
+
+
+def test_a_row_of_phase_1_is_the_mean_over_a_hundredth_of_it_also_of_a_run_that_is_resumed(generator):
+    journal = Journal(None)
+    for step in range(1, 1001):
+        journal.note('prior', step, 1000, 1 / step)
+        if step == 505:
+            journal = Journal(journal.snapshot('prior', dict, generator, 0.0))
+    assert [row['step'] for row in journal.trace] == list(range(10, 1001, 10))
+    for row in journal.trace:
+        assert row['loss'] == pytest.approx(sum(1 / step for step in range(row['step'] - 9, row['step'] + 1)) / 10)
 
 
 def test_the_generator_gives_the_same(full):

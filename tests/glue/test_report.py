@@ -17,7 +17,6 @@ from PIL import Image
 from kernelfusion_plugin import atomic, pictures, report
 from kernelfusion_plugin.core.kernels import gaussian, motion
 from kernelfusion_plugin.core.restore import Progress
-from kernelfusion_plugin.models.history import History
 from kernelfusion_plugin.progress import ProgressLog
 
 ROW = {'dataset': 'D', 'image': 'a', 'psnr': 20.0, 'ssim': 0.5, 'psnr_bicubic': 19.0, 'ssim_bicubic': 0.4,
@@ -192,20 +191,12 @@ def test_a_long_title_stays_on_the_sheet():
     assert pictures.fitted('short', pictures.NOTE, 200) == 'short' and pictures.fitted('wide', pictures.NOTE, 1) == 'w…'
 
 
-def test_history_and_plot(tmp_path):
-    history = History(motion(24, 1).numpy())
-    for step in range(1, 1001):
-        history.add(Progress('prior', step, 1000, 1 / step, 1.0))
-    for step in range(1, 21):
-        history.add(Progress('half', step, 20, 9.0, 1.0))  # not of y: left out of the plot
-    for step in range(1, 4):
-        history.add(Progress('joint', step, 3, 0.1, 1.0, None, motion(24, 2), {'data': 0.1, 'centre': 0.0}))
-    points = history.points()
-    assert len(points) == 123 and points[99]['step'] == 1000
-    assert {point['phase'] for point in points} == {'prior', 'half', 'joint'}
-    assert 0 < points[-1]['kernel_ncc'] < 1 and points[-1]['data'] == 0.1
-    pictures.save_plot(tmp_path / 'run.png', points, 'title')
-    pictures.save_plot(tmp_path / 'without.png', [point for point in points if point['phase'] != 'half'], 'title')
+def test_plot(tmp_path):
+    trace = [{'phase': phase, 'step': step, 'loss': 1 / step} for phase in ('prior', 'half') for step in range(1, 21)]
+    trace += [{'phase': 'joint', 'step': step, 't': 9, 'data': 0.1, 'centre': 0.0, 'kernel_ncc': 0.5}
+              for step in range(1, 4)]
+    pictures.save_plot(tmp_path / 'run.png', trace, 'title')
+    pictures.save_plot(tmp_path / 'without.png', [row for row in trace if row['phase'] != 'half'], 'title')  # not of y
     assert (tmp_path / 'run.png').read_bytes() == (tmp_path / 'without.png').read_bytes()
     pictures.save_plot(tmp_path / 'empty.png', [])
     assert Image.open(tmp_path / 'run.png').size == Image.open(tmp_path / 'empty.png').size

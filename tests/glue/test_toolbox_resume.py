@@ -12,7 +12,7 @@ from glue_helpers import digests, run_toolbox, scores, toy_options, write_pair
 
 from kernelfusion_plugin import checkpoints, runlog
 from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
-from kernelfusion_plugin.models.history import History
+from kernelfusion_plugin.progress import ProgressLog
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ class Killed(BaseException):
 
 def killed(monkeypatch, at, phase='em', step=2):
     """Make the run die behind that step of image number ``at``, having just written a checkpoint."""
-    add, seen = History.add, []
+    show, seen = ProgressLog.__call__, []
 
     def die(self, progress):
-        add(self, progress)
+        show(self, progress)
         if self not in seen:
             seen.append(self)
         if len(seen) > at and (progress.phase, progress.step) == (phase, step):
             raise Killed
 
-    monkeypatch.setattr(History, 'add', die)
+    monkeypatch.setattr(ProgressLog, '__call__', die)
     monkeypatch.setattr(checkpoints, 'SHARE', 1e9)
 
 
@@ -244,7 +244,7 @@ def test_a_metric_that_failed_is_told_again_and_nothing_is_restored_again(data, 
     assert [row['val_picky'] for row in first] == ['1.0', '', '1.0']
     for _ in range(2):
         log.clear()
-        monkeypatch.setattr(History, 'add', lambda self, progress: pytest.fail('restored again'))
+        monkeypatch.setattr(ProgressLog, '__call__', lambda self, progress: pytest.fail('restored again'))
         assert run_toolbox(opt, data / 'run', monkeypatch) == 1
         assert log.text.count('done before') == 3 and runlog.failures == told and log.text.count('too high') == 1
         assert scores(data / 'run') == first and digests(data / 'run') == files
@@ -273,15 +273,15 @@ def test_moving_back_may_be_cut_off(whole, data, monkeypatch):
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_checkpoint(number, whole, data, monkeypatch, log):
-    add = History.add
+    show = ProgressLog.__call__
 
     def stop(self, progress):
-        add(self, progress)
+        show(self, progress)
         if (progress.phase, progress.step) == ('em', 2):
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(History, 'add', stop)
+        patch.setattr(ProgressLog, '__call__', stop)
         assert run_toolbox(options(data), data / 'run', patch) == 128 + number
     log.clear()
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
@@ -291,20 +291,20 @@ def test_a_signal_leaves_a_checkpoint(number, whole, data, monkeypatch, log):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_step_of_an_image_is_not_forgotten(number, whole, data, monkeypatch):
     """The image is written, the next is not begun."""
-    add, began = History.add, []
+    show, began = ProgressLog.__call__, []
 
     def stop(self, progress):
-        add(self, progress)
+        show(self, progress)
         began.append(progress.step == 1)
         if progress.phase == 'em' and progress.step == progress.total:
             os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(History, 'add', stop)
+        patch.setattr(ProgressLog, '__call__', stop)
         assert run_toolbox(options(data), data / 'run', patch) == 128 + number
     phases = sum(began)
     assert len(scores(data / 'run')) == 1 < len(scores(whole))
-    monkeypatch.setattr(History, 'add', lambda self, progress: (add(self, progress), began.append(progress.step == 1)))
+    monkeypatch.setattr(ProgressLog, '__call__', lambda self, progress: began.append(progress.step == 1))
     assert run_toolbox(options(data), data / 'run', monkeypatch) == 0
     assert sum(began) == phases * len(scores(whole)) and digests(data / 'run') == digests(whole)
 
