@@ -19,7 +19,7 @@ from ..core.faults import prefixed
 from ..core.inputs import check_takes_kernels, grid_for
 from ..core.metrics import kernel_ncc
 from ..core.phase1 import lacking_weights, unused_weights
-from ..core.restore import Progress, repeatable, restore_steps
+from ..core.restore import Progress, Result, repeatable, restore_steps
 from ..core.solver import Factory
 from ..core.texture_prior import load_texture_net
 from ..sharing import Outcome
@@ -92,6 +92,22 @@ class KernelFusionModel(RestorationModel):
         if kernel is not None:
             config = replace(config, kernel_size=grid_for(kernel.shape[-1], config.scale))
         prior_state = self.pretrained or self.priors.at_hand(self.name, y, config, self.logger, kernel is not None)
+        result = self._run(y, config, kernel, prior_state, title)
+        if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
+            self.logger.warning(f'{title}: {warning}')
+        if self.files.save_prior and not self.pretrained:
+            self._save_prior(y, result, prior_state or {}, kernel is not None)
+        about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
+        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
+                           result.trace if self.files.plot else None, result.kernels)
+
+    def _run(self, y: Tensor, config: KernelFusionConfig, kernel: Tensor | None,
+             prior_state: dict[str, Tensor] | None, title: str) -> Result:
+        """Run or resume both phases; the trace also gets ``kernel_ncc``, if the true kernel is known.
+
+        Raises:
+            SystemExit: a stop was requested by Ctrl-C or SIGTERM.
+        """
         checkpoint = (self.unfinished.checkpoint(self.dataset, self.name, self.key, self.files.checkpoint_every)
                       if self.key else None)
         snapshot = checkpoint.load() if checkpoint else None
@@ -110,26 +126,24 @@ class KernelFusionModel(RestorationModel):
         exact = repeatable(self.device) if self.files.deterministic else nullcontext()
         try:
             with torch.enable_grad(), exact, closing(self.progress(title)) as show:
-                result = drain(steps, checkpoint, (show, compare), self.stop,
-                               lambda: {'correlations': correlations})
+                result = drain(steps, checkpoint, (show, compare), self.stop, lambda: {'correlations': correlations})
         except Stopped as stopped:
             self.logger.info(f'{title}: stopped. The same command resumes '
                              + ('from here' if checkpoint else 'at the start of this image'))
             raise SystemExit(128 + stopped.signal) from stopped
-        if kernel is None and (warning := kernel_warning(y, result.kernel, 'kernelfusion: kernel_size:')):
-            self.logger.warning(f'{title}: {warning}')
-        fitted = lacking_weights(prior_state or {}, config, kernel is not None)
-        if self.files.save_prior and not self.pretrained and fitted:
-            weights = {**(prior_state or {}), **result.prior_state}
-            path = self.priors.save(self.name, y, weights, config, fitted)
-            if not self.priors.reuse:  # a shared file may be extended by other runs
-                self.saved_prior = [path]
-        about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
         phase2 = (row for row in result.trace if row['phase'] == config.solver)
         for row, correlation in zip(phase2, correlations):
             row['kernel_ncc'] = correlation
-        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
-                           result.trace if self.files.plot else None, result.kernels)
+        return result
+
+    def _save_prior(self, y: Tensor, result: Result, given: dict[str, Tensor], kernel_known: bool) -> None:
+        """Save the weights of the networks fitted in this run, if there are any, beside those ``given`` to it."""
+        fitted = lacking_weights(given, result.config, kernel_known)
+        if not fitted:
+            return
+        path = self.priors.save(self.name, y, {**given, **result.prior_state}, result.config, fitted)
+        if not self.priors.reuse:  # a shared file may be extended by other runs
+            self.saved_prior = [path]
 
     def settings(self) -> dict[str, Any]:
         """The core's configuration."""
