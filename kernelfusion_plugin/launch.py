@@ -43,15 +43,17 @@ def run(pipeline: str) -> int:
 
 
 def told(error: BaseException) -> bool:
-    """Write a fault in the options to stderr, unless :func:`one_line` is None or the user debugs; True if written."""
-    line = None if os.environ.get('KERNELFUSION_DEBUG') == '1' else one_line(error)
+    """Write a fault in the options to stderr, unless :func:`one_line` is None; True if written."""
+    line = one_line(error)
     if line is not None:
         sys.stderr.write(f'kernelfusion: error: {line}\n')
     return line is not None
 
 
 def one_line(error: BaseException) -> str | None:
-    """The message to show instead of a traceback; None if the fault may be in the program."""
+    """The message to show instead of a traceback; None if the fault may be in the program, or the user debugs."""
+    if os.environ.get('KERNELFUSION_DEBUG') == '1':
+        return None
     if isinstance(error, ImportError):
         absent = isinstance(error, ModuleNotFoundError) and (error.name or '').partition('.')[0] == 'basicsr'
         return (f'BasicSR is not installed in {sys.executable} ({error}). After "make demo": . .venv/bin/activate. '

@@ -57,7 +57,7 @@ class Lazy(click.Group):
         except (ImportError, OSError, ValueError) as error:
             from ..launch import one_line
             line = one_line(error)
-            if line is None or os.environ.get('KERNELFUSION_DEBUG') == '1':
+            if line is None:
                 raise
             raise click.UsageError(line) from error
 

@@ -71,8 +71,7 @@ def check_range(name: str, value: Any, low: float, high: float = float('inf')) -
     pair = value if isinstance(value, tuple) else (value, value)
     if (len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in pair)
             or not low <= pair[0] <= pair[1] <= high):
-        bounds = f'at least {low:g}' if high == float('inf') else f'between {low:g} and {high:g}'
-        raise ValueError(f'{name} must be a number or [least, greatest], {bounds}, got {value!r}')
+        raise ValueError(f'{name} must be a number or [least, greatest], {_bounds(low, high)}, got {value!r}')
     return pair
 
 
@@ -84,8 +83,11 @@ def check_number(name: str, value: Any, low: float, high: float = float('inf'), 
     """
     kinds = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        bounds = f'at least {low:g}' if high == float('inf') else f'between {low:g} and {high:g}'
-        raise ValueError(f'{name} must be a {"whole " if whole else ""}number, {bounds}, got {value!r}')
+        raise ValueError(f'{name} must be a {"whole " if whole else ""}number, {_bounds(low, high)}, got {value!r}')
+
+
+def _bounds(low: float, high: float) -> str:
+    return f'at least {low:g}' if high == float('inf') else f'between {low:g} and {high:g}'
 
 
 def check_choice(name: str, value: Any, known: Iterable[Any]) -> None:
