@@ -1,4 +1,4 @@
-"""Checks the options of a run before BasicSR makes the run's folders; each fault is one line."""
+"""Checks the options of a run before BasicSR makes the run's folders; a fault is one line without the file's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from .core.faults import named, prefixed
+from .core.faults import named
 from .core.sections import nearest
 from .option_files import leave_out
 
@@ -23,7 +23,7 @@ TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets'
 PHASES = ('train', 'val', 'test')
 
 
-def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
+def with_defaults(opt: dict[str, Any]) -> dict[str, Any]:
     """Fill in options whose absence is a KeyError in BasicSR; refuse if one cannot be filled in.
 
     Raises:
@@ -35,30 +35,30 @@ def with_defaults(opt: dict[str, Any], path: str) -> dict[str, Any]:
     for key in opt:
         near = difflib.get_close_matches(str(key), TOP_LEVEL, n=1, cutoff=0.8)
         if near and key not in TOP_LEVEL and not str(key).startswith('network_'):  # models choose these
-            raise ValueError(f'{path}: unknown option {key!r}: did you mean {near[0]!r}?')
+            raise ValueError(f'unknown option {key!r}: did you mean {near[0]!r}?')
     missing = [key for key in ('name', 'model_type', 'datasets') if not opt.get(key)]
     if missing:
-        raise ValueError(f'{path}: {", ".join(missing)} must be given')
+        raise ValueError(f'{", ".join(missing)} must be given')
     if not isinstance(opt['datasets'], dict):
-        raise ValueError(f"{path}: 'datasets' must be a section of data sets, got {opt['datasets']!r}")
+        raise ValueError(f"'datasets' must be a section of data sets, got {opt['datasets']!r}")
     leave_out(opt)
     seed = opt.get('manual_seed')
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        raise ValueError(f"{path}: 'manual_seed' must be a whole number, got {seed!r}")
+        raise ValueError(f"'manual_seed' must be a whole number, got {seed!r}")
     for section in (opt, *opt['datasets'].values()):
         if isinstance(section, dict) and section.get('name') is not None:
             section['name'] = str(section['name'])  # used as a folder name
-    check_folder_name(f"{path}: 'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
+    check_folder_name("'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
     opt.setdefault('num_gpu', 'auto')
     for section in ('path', 'val'):
         opt[section] = opt.get(section) or {}
         if not isinstance(opt[section], dict):
-            raise ValueError(f'{path}: {section!r} must be a section of options, got {opt[section]!r}')
+            raise ValueError(f'{section!r} must be a section of options, got {opt[section]!r}')
     opt['val'].setdefault('save_img', True)
     return opt
 
 
-def import_modules(opt: dict[str, Any], path: str) -> None:
+def import_modules(opt: dict[str, Any]) -> None:
     """Import the module or modules that ``import:`` names: the user's own code, which registers models, networks,
     metrics and data sets with BasicSR. It is in the folder that the user runs in, or is installed.
 
@@ -68,7 +68,7 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
     names = opt.get('import') or []
     for name in [names] if isinstance(names, str) else names if isinstance(names, list) else [None]:
         if not isinstance(name, str) or not all(map(str.isidentifier, name.split('.'))) or name.endswith('.py'):
-            raise ValueError(f"{path}: 'import' must be the name of a module, or a list of names, such as my_methods "
+            raise ValueError("'import' must be the name of a module, or a list of names, such as my_methods "
                              f'for my_methods.py, got {names!r}')
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # last, so that no file in there hides a package
@@ -76,16 +76,16 @@ def import_modules(opt: dict[str, Any], path: str) -> None:
             taken = getattr(importlib.import_module(name), '__file__', None) or ''
         except (Exception, SystemExit) as error:  # noqa: BLE001  (the user's own code)
             if isinstance(error, ModuleNotFoundError) and f'{name}.'.startswith(f'{error.name}.'):
-                raise ValueError(f'{path}: import: there is no module {name} in {os.getcwd()}, and none is '
+                raise ValueError(f'import: there is no module {name} in {os.getcwd()}, and none is '
                                  'installed') from error
             frames = [*traceback.extract_tb(error.__traceback__)]
             while any(frame.filename.startswith('<frozen') for frame in frames):  # the next one is the module's own
                 frames.pop(0)
             place = f' ({frames[0].filename}, line {frames[0].lineno})' if frames else ''
-            raise ValueError(f'{path}: import: {name} ends in {named(error)}{place}') from error
+            raise ValueError(f'import: {name} ends in {named(error)}{place}') from error
         own = module_here(name)
         if own is not None and not os.path.realpath(taken).startswith(os.path.realpath(own)):
-            log.warning(f'{path}: import: {name} is the one that is installed ({taken or "a part of Python"}), not '
+            log.warning(f'import: {name} is the one that is installed ({taken or "a part of Python"}), not '
                         f'{own} here: rename that')
 
 
@@ -96,7 +96,7 @@ def module_here(name: str) -> Path | None:
     return folder if os.path.isfile(folder / '__init__.py') else file if os.path.isfile(file) else None
 
 
-def check_parts(opt: dict[str, Any], path: str) -> None:
+def check_parts(opt: dict[str, Any]) -> None:
     """Refuse models and data sets that are not registered, missing folders, and anything else wrong with a data set of
     a known type.
 
@@ -106,11 +106,10 @@ def check_parts(opt: dict[str, Any], path: str) -> None:
     from basicsr.utils.registry import MODEL_REGISTRY
 
     if not _registered(opt['model_type'], MODEL_REGISTRY):
-        raise ValueError(f'{path}: unknown model_type {opt["model_type"]!r}'
+        raise ValueError(f'unknown model_type {opt["model_type"]!r}'
                          f'{nearest(str(opt["model_type"]), MODEL_REGISTRY.keys())}')
     for key, dataset in opt['datasets'].items():
-        with prefixed(path):
-            _check_dataset(key, dataset, opt.get('scale'))
+        _check_dataset(key, dataset, opt.get('scale'))
 
 
 def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
@@ -136,21 +135,20 @@ def _check_dataset(key: object, dataset: object, scale: int | None) -> None:
     check_section(key, dataset, scale)
 
 
-def check_model(opt: dict[str, Any], path: str, is_train: bool) -> None:
+def check_model(opt: dict[str, Any], is_train: bool) -> None:
     """Have one of our models read its options, so that it refuses bad ones before BasicSR makes the folders.
 
     Raises:
-        ValueError: in one line that names the file and the option.
+        ValueError: in one line that names the option.
     """
     from basicsr.utils.registry import MODEL_REGISTRY
     model = MODEL_REGISTRY.get(opt['model_type'])
     if not hasattr(model, 'read_options'):
         return  # someone else's model
-    with prefixed(path):
-        if is_our_model(opt['model_type']):
-            from kernelfusion_plugin.models.levels import check_levels
-            check_levels(opt, model.PLACES)
-        model.read_options({**opt, 'is_train': is_train})
+    if is_our_model(opt['model_type']):
+        from kernelfusion_plugin.models.levels import check_levels
+        check_levels(opt, model.PLACES)
+    model.read_options({**opt, 'is_train': is_train})
 
 
 def tell_of_unread(model_type: str, entries: list[str]) -> None:

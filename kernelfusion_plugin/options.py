@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from .core.faults import prefixed
 from .option_checks import check_model, check_parts, import_modules, is_our_model, tell_of_unread, with_defaults
 from .option_files import apply_force_yml, read_file, top_level
 
@@ -76,10 +77,11 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     opt = read_file(arguments.opt)
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
-    root = with_defaults(opt, arguments.opt)['path'].pop(key, None)
-    import_modules(opt, arguments.opt)
-    check_parts(opt, arguments.opt)
-    check_model(opt, arguments.opt, is_train)
+    with prefixed(arguments.opt):
+        root = with_defaults(opt)['path'].pop(key, None)
+        import_modules(opt)
+        check_parts(opt)
+        check_model(opt, is_train)
     if is_train and opt['val'].get('val_freq') is None:
         opt['val']['val_freq'] = float('inf')  # never
     suffix = '' if is_train else _shard_suffix(opt)

@@ -151,7 +151,7 @@ def test_there_is_a_file_per_experiment():
 
 @pytest.mark.parametrize('file', sorted(OPTIONS.rglob('*.yml')), ids=lambda path: path.stem)
 def test_every_option_of_a_file_is_where_it_is_read(file):
-    opt = with_defaults(read_file(file), str(file))
+    opt = with_defaults(read_file(file))
     check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).PLACES)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.faults import prefixed
 from ...option_checks import with_defaults
 from ...option_files import apply_force_yml, read_file
 
@@ -78,7 +79,8 @@ def by_label(methods: Sequence[Method], label: str) -> Method:
 def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
     opt = read_file(file)
     apply_force_yml(opt, force_yml)
-    opt = with_defaults(opt, str(file))
+    with prefixed(str(file)):
+        opt = with_defaults(opt)
     for key, value in opt['datasets'].items():
         if not isinstance(value, dict):
             raise ValueError(f'{file}: datasets:{key} must be a section, got {value!r}')
