@@ -25,6 +25,5 @@ class Device(click.ParamType):
         return device
 
 
-def best_device() -> str:
-    """The GPU if there is one, else the CPU."""
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+device_option = click.option('--device', type=Device(), help='cpu, cuda, cuda:1, ...  [default: cuda if available]',
+                             default=lambda: 'cuda' if torch.cuda.is_available() else 'cpu')

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..atomic import ready_folder
 from ..click_device import Device
 from ..click_path import UserPath
 from ..core.config import KernelFusionConfig
@@ -93,7 +94,7 @@ def command(data: Path, out: Path, cases: tuple[str, ...], seeds: tuple[int, ...
     if unknown:
         raise ValueError(f'--case {unknown[0]}: {data} has the cases {", ".join(there) or "none"}')
     setting = Setting(data, out, preset, over, device, noise, jpeg, piece)
-    out.mkdir(parents=True, exist_ok=True)
+    ready_folder(out, f'--out {out}')
     keep_freed_memory(device)
     rows = []
     for seed in seeds:

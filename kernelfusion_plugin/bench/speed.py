@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import write_text_atomically
-from ..click_device import Device, best_device
+from ..click_device import device_option
 from ..click_path import UserPath
 from ..core.config import KernelFusionConfig
 from ..core.degradation import synthesise, upscale_bicubic
@@ -97,7 +97,7 @@ class Setting:
               help='For seeds: folder of your own sharp pictures, of which the central part is used.')
 @click.option('--kernels', multiple=True, type=UserPath(exists=True),
               help='For seeds: a kernel (.npy, .mat or a picture) or a folder of kernels; may be repeated.')
-@click.option('--device', type=Device(), default=best_device(), show_default=True, help='cpu, cuda, cuda:1, ...')
+@device_option
 @click.option('--out', type=UserPath(), help='Also write the figures to this JSON file as they are measured.')
 def command(parts: tuple[str, ...], preset: str, sides: tuple[int, ...], hr: Path | None, kernels: tuple[Path, ...],
             device: torch.device, out: Path | None) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..atomic import ready_folder
 from ..checkpoints import EVERY
-from ..click_device import Device, best_device
+from ..click_device import device_option
 from ..click_path import UserPath
 from ..core.config import PRESETS, KernelFusionConfig
 from ..core.faults import prefixed
@@ -76,8 +76,7 @@ Exit status: 0 success; 1 some pictures failed; 2 invalid options, nothing was d
               help='First shrink the picture by this factor: for blurs many pixels wide, such as camera shake.')
 @click.option('--kernel-size', type=int, help='Side of the kernel to find, in pixels.  [default: 6 x scale]')
 @click.option('--regions', metavar='RxC|auto', help='Find one kernel for each of R x C regions.  [default: 1x1]')
-@click.option('--device', type=Device(), default=best_device,
-              help='cpu, cuda, cuda:1, ...  [default: cuda if available]')
+@device_option
 @click.option('--seed', type=int, default=0, show_default=True,
               help="Seeds all randomness, together with the picture's name.")
 @click.option('--set', 'changes', metavar='KEY=VALUE', multiple=True,

@@ -99,7 +99,8 @@ def test_noise_and_jpeg_are_of_the_size_asked_for():
 @pytest.mark.parametrize(('arguments', 'said'), [
     (['--case', '0813_k07', '--case', '0813_k99'], '--case 0813_k99: .* has the cases 0802_k05, 0813_k07'),
     (['--case', 'krk_99'], '--case krk_99'), (['--options', 'x'], '--options is not JSON'),
-    (['--case', '0813_k07', '--options', '{"em": {"stepz": 3}}'], 'stepz.*steps')])
+    (['--case', '0813_k07', '--options', '{"em": {"stepz": 3}}'], 'stepz.*steps'),
+    (['--case', '0813_k07', '--out', __file__ + '/out'], '--out .* cannot be created or written to')])
 def test_faults_are_found_before_the_work(arguments, said, data):
     answer = CliRunner().invoke(main, ['published', str(data), '--out', str(data / 'out'), *arguments])
     assert answer.exit_code == 2 and re.search(said, answer.output), answer.output
