@@ -76,7 +76,8 @@ class EmConfig:
         noise_floor: the noise found in y, white or JPEG's (:func:`~.noise.estimate_noise`), times this, is added to
             every sigma (root of the sum of squares). JPEG's counts twice for colour.
         search_jpeg: factor on JPEG's noise during the search for the kernel.
-        jpeg_centre_power: replaces ``centre_power`` where JPEG has left much error, and in part where it has left less.
+        jpeg_centre_power, jpeg_density_power: replace ``centre_power`` and ``density_power`` where JPEG has left much
+            error, and in part where it has left less.
         final_white: the share of the white noise found in y that a final pass without noise (``final_samples`` 0)
             assumes; with all of it the pass smooths too much. One half means a quarter of the prior's weight (DPIR:
             0.23). JPEG's error counts in full: that is best under kernels that are not quite right.
@@ -123,6 +124,7 @@ class EmConfig:
     noise_floor: float = 1.0
     search_jpeg: float = 1.5
     jpeg_centre_power: float = 0.7
+    jpeg_density_power: float = 0.75
     final_white: float = 0.5
     cg_iterations: int = 15
 
@@ -149,7 +151,7 @@ class EmConfig:
                 raise ValueError(f'em.{name} must not be negative, got {getattr(self, name)}')
         for name in ('sketch_noise_start', 'sketch_noise_end', 'coarse_noise_start', 'coarse_noise_end',
                      'fine_noise_start', 'fine_noise_end', 'start_width', 'final_noise', 'prior_weight', 'ridge',
-                     'centre_power', 'jpeg_centre_power', 'density_power', 't_power'):
+                     'centre_power', 'jpeg_centre_power', 'density_power', 'jpeg_density_power', 't_power'):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f'em.{name} must be positive and finite, got {getattr(self, name)}')
         if 0 < self.kernel_side < LEAST_PIECE:

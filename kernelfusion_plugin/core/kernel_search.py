@@ -24,7 +24,7 @@ from .stages import Stage, attempts, kernel_stages, scaled
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
 CLEARLY = 0.1  # by how much likelier that must make y to be taken; under three shakes it gained at most 0.005
-MUCH_JPEG = 0.015  # error of luma from which on the kernel is centred by em.jpeg_centre_power
+MUCH_JPEG = 0.015  # error of luma from which on em's settings for JPEG apply in full
 
 
 def find_kernel(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> Iterator[EmStep]:
@@ -57,12 +57,14 @@ def find_kernel(problem: EmProblem, place: EmPlace, start: Tensor | None = None)
 def adapted(problem: EmProblem) -> EmProblem:
     """The settings of a search and the noise that it assumes, adapted to what JPEG has left in y.
 
-    JPEG removes a kernel's weak parts: they come out fainter still, and have to count more for its centre.
+    JPEG removes a kernel's weak parts: they come out fainter still, have to count more for its centre and to be made up
+    for by more.
     """
     config, noise = problem.config, problem.noise
     share = min(1.0, noise.jpeg / MUCH_JPEG)
-    power = config.centre_power + share * (config.jpeg_centre_power - config.centre_power)
-    return replace(problem, config=replace(config, centre_power=power), noise=noise.times(1.0, config.search_jpeg))
+    powers = {'centre_power': config.centre_power + share * (config.jpeg_centre_power - config.centre_power),
+              'density_power': config.density_power + share * (config.jpeg_density_power - config.density_power)}
+    return replace(problem, config=replace(config, **powers), noise=noise.times(1.0, config.search_jpeg))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from .diffusion import timesteps
 from .em_config import EmConfig
 from .em_state import EmPlace, EmProblem, EmStep
 from .em_steps import area, first_estimate, reverse_pass, told_by, with_weak_parts
-from .kernel_search import find_kernel
+from .kernel_search import adapted, find_kernel
 from .likelihood import nll
 from .noise import CLEAN
 from .piece import cut_piece, unsure_rims
@@ -30,11 +30,11 @@ def search(problem: EmProblem, place: EmPlace, start: Tensor | None = None) -> I
     ``place.best`` is then the kernel found, its weak parts made up for unless y's frame has told their share; of
     several the one that :func:`surprise` finds the likeliest.
     """
-    searches = problem.config.searches
+    searches, power = problem.config.searches, adapted(problem).config.density_power
     for _ in range(place.searches, searches):
         yield from find_kernel(problem, place, start)
         if not any(told_by(problem.frame, problem.config)):
-            place.found = with_weak_parts(place.found, problem.degradation.scale, problem.config.density_power)
+            place.found = with_weak_parts(place.found, problem.degradation.scale, power)
         place.end_search(surprise(problem, place.found) if searches > 1 else None)
 
 
