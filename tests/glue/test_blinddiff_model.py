@@ -159,6 +159,10 @@ def test_a_damaged_training_state_is_one_line(data, tmp_path, monkeypatch):
     opt = options_to_train(data, path={'resume_state': str(data / 'net.pth')})
     with pytest.raises(ValueError, match='not a training state'):
         train(opt, tmp_path, monkeypatch)
+    (tmp_path / 'wrong.yml').write_text('base: other.yml')  # read as a pickle, pops from an empty list
+    opt['path']['resume_state'] = 'wrong.yml'
+    with pytest.raises(ValueError, match='^wrong.yml: not a training state: it holds more'):
+        train(opt, tmp_path, monkeypatch)
     opt['path']['resume_state'] = str(tmp_path / 'none.state')
     with pytest.raises(ValueError, match='there is no file'):
         train(opt, tmp_path, monkeypatch)
