@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
-from ..core.sections import check_number
+from ..core.sections import check_number, section_of
 from .build import build
 from .levels import places_of
 from .networks import load_strictly
-from .options import FileOptions, check_keys, section_of
+from .options import FileOptions, check_keys
 
 
 @dataclass(frozen=True)

@@ -405,6 +405,10 @@ def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):
     matrix = load_pca(data / 'new/pca.pth')
     assert matrix.shape == (121, 4)
     DAN(pca_matrix_path=str(data / 'new/pca.pth'), **{k: v for k, v in SMALL['DAN'].items() if k != 'type'})
-    force = ['--force_yml', 'datasets:train:kernels=[1]']
-    wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), *force])
-    assert wrong.exit_code == 2 and "in 'datasets.train.kernels.0'" in wrong.output
+    for force, message in (('datasets:train:kernels=[1]', "in 'datasets.train.kernels.0'"),
+                           ('network_g=3', "'network_g' must be a section"),
+                           ('network_g:input_para=122', 'input_para must be a whole number, between 1 and 121'),
+                           ('network_g:input_para=20', '--count must be at least 20')):
+        wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '--count', '10',
+                                          '--force_yml', force])
+        assert wrong.exit_code == 2 and message in wrong.output
