@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.degradation import BORDERS, Degradation
 from ..core.kernel_families import Mixture
-from ..core.sections import check_number, check_range, from_section
+from ..core.sections import check_number, check_range, from_section, must_be
 from ..core.seeds import derived
 from ..listing import no_pictures, without_others
 
@@ -57,6 +57,9 @@ class BlurOptions:
                 raise ValueError(f'gt_size must be a multiple of the scale {self.scale}, got {self.gt_size}')
         if self.border not in BORDERS[1:]:
             raise ValueError(f'border must be one of {", ".join(BORDERS[1:])}, got {self.border!r}')
+        for name in ('use_hflip', 'use_rot'):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(must_be(name, bool, getattr(self, name)))
         object.__setattr__(self, 'noise', check_range('noise', self.noise, 0, 255))
         if self.jpeg is not None:
             low, high = check_range('jpeg', self.jpeg, 1, 100)

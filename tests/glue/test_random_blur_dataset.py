@@ -144,6 +144,7 @@ def test_lmdb_gives_the_same(folder, tmp_path):
     ({'border': 'wrap'}, 'border must be one of'),
     ({'noise': [5, 1]}, 'noise must be a number or'),
     ({'jpeg': 0}, 'jpeg must be'),
+    ({'use_rot': 'maybe'}, "use_rot must be true or false, got 'maybe'"),
     ({'kernels': [{'type': 'motion', 'sise': 3}]}, r"'datasets \(toy\).kernels.0.sise': did you mean 'size'"),
     ({'phase': 'train'}, 'needs gt_size'),
     ({'phase': 'train', 'gt_size': 80}, r'a\.png: the image of 90 x 67 .* smaller than gt_size 80'),
