@@ -230,7 +230,7 @@ class ImageByImage:
         return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
     def folder(self, name: str, save_img: bool) -> Path | None:
-        """Results folder of a data set or image; None if results are not saved."""
+        """Results folder of a data set; None if results are not saved."""
         return Path(self.opt['path']['visualization']) / name if save_img else None
 
     def written(self, entry: Entry, image: Restored, folder: Path | None, about: Mapping[str, Any]) -> dict[str, Any]:

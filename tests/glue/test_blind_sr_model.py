@@ -126,6 +126,8 @@ def test_in_training_each_validation_has_its_mean_of_all_data_sets(data, tmp_pat
     lines = [message.partition(':')[0] for message in log.messages if ': mean of ' in message]
     assert lines == ['Val', 'Second', 'all data sets'] * 3  # the last is that at the end
     assert 'all data sets: mean of 2 images' in log.text
+    pictures = [path.parent.name for path in (tmp_path / 'run/experiments').rglob('one_4.png')]
+    assert sorted(pictures) == ['Second', 'Val']  # of the same name, in a folder each
 
 
 def model(data, kind, **changes):
@@ -313,7 +315,7 @@ def test_training_writes_weights_that_testing_takes(kind, data, tmp_path, monkey
     assert set(content) == {'params', 'params_ema'}
     assert ('l_kernel' in log.text) == (kind in ('DAN', 'DANv2', 'DCLS')) and 'l_pix' in log.text
     assert len(re.findall('Validation Val', log.text)) == 2  # at step 2 and at the end
-    assert (experiment / 'visualization/one/one_2.png').is_file()
+    assert (experiment / 'visualization/Val/one_2.png').is_file()
     opt = toy(data, kind, path={'pretrain_network_g': str(experiment / 'models/net_g_latest.pth')},
               network_g=SMALL[kind])
     assert run_toolbox(opt, tmp_path / 'test', monkeypatch) == 0
