@@ -6,6 +6,7 @@ import pytest
 import torch
 from glue_helpers import make_lmdb, texture
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from kernelfusion_plugin import compat
 
@@ -135,6 +136,10 @@ def test_lmdb_gives_the_same(folder, tmp_path):
     make_lmdb(folder, tmp_path / 'hr.lmdb')
     one = make(tmp_path / 'hr.lmdb', io_backend={'type': 'lmdb'})
     assert len(one) == 3 and all(same(a, b) for a, b in zip(one, make(folder), strict=True))
+    *_, last = entries(make(tmp_path / 'hr.lmdb', io_backend={'type': 'lmdb'}))  # another data set of the same LMDB
+    assert last.path == f'{tmp_path}/hr.lmdb:c' and torch.equal(last.read(4, crop_gt=False)['gt'][0], one[2]['gt'])
+    worker = DataLoader(one, num_workers=1, multiprocessing_context='fork')  # of a process that has opened the LMDB
+    assert all(torch.equal(item['gt'][0], picture['gt']) for item, picture in zip(worker, one, strict=True))
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
