@@ -325,6 +325,9 @@ class ImageByImage:
             self._update_best_metric_result(dataset, name, value, current_iter)
             infinite = sum(row.get(f'val_{name}') == float('inf') for row in rows)
             lines.append(f'\t # {name}: {value:.4f}' + (f' ({infinite} infinite left out)' if infinite else ''))
+            if self.opt['is_train']:
+                best = self.best_metric_results[dataset][name]
+                lines[-1] += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, current_iter)
         lines += [f'\t # {name}: no value' for name in names if name not in means]

@@ -125,6 +125,9 @@ def test_in_training_each_validation_has_its_mean_of_all_data_sets(data, tmp_pat
     run_training(opt, tmp_path / 'run', monkeypatch)
     lines = [message.partition(':')[0] for message in log.messages if ': mean of ' in message]
     assert lines == ['Val', 'Second', 'all data sets'] * 3  # the last is that at the end
+    values = [float(value) for value in re.findall(r'# psnr: (\S+)\tBest: \S+ @ \d+ iter', log.text)]
+    best = [float(value) for value in re.findall(r'# psnr: \S+\tBest: (\S+) @ \d+ iter', log.text)]
+    assert len(values) == 6 and best == [max(values[i % 2:i + 1:2]) for i in range(6)]  # of each data set
     assert 'all data sets: mean of 2 images' in log.text
     pictures = [path.parent.name for path in (tmp_path / 'run/experiments').rglob('one_4.png')]
     assert sorted(pictures) == ['Second', 'Val']  # of the same name, in a folder each
