@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -12,6 +13,8 @@ import kernelfusion_hook
 from kernelfusion_plugin import compat, options, runlog
 
 _PACKAGE = str(Path(__file__).resolve().parent)
+# What torch makes of a fault in a loader's worker: the file that raised it, last in the traceback, and its message.
+_IN_WORKER = re.compile(r'Caught \w+ in DataLoader worker process .*  File "([^"]*)", line .*?\n\w+: (.*)', re.DOTALL)
 
 
 def run(pipeline: str) -> int:
@@ -59,10 +62,13 @@ def one_line(error: BaseException) -> str | None:
         return (f'BasicSR is not installed in {sys.executable} ({error}). After "make demo": . .venv/bin/activate. '
                 "Otherwise: pip install 'basicsr>=1.4.2'" if absent else None)
     frames = traceback.extract_tb(error.__traceback__)
-    raised_by_us = bool(frames) and frames[-1].filename.startswith(_PACKAGE)
+    place, text = frames[-1].filename if frames else '', str(error)
+    if in_worker := _IN_WORKER.match(text):
+        place, text = in_worker.groups()
+    raised_by_us = place.startswith(_PACKAGE)
     refused = isinstance(error, FileNotFoundError) or getattr(error, 'errno', None) is not None  # by the system
     if raised_by_us or refused:
-        return ' '.join(str(error).split()) or type(error).__name__
+        return ' '.join(text.split()) or type(error).__name__
     return None
 
 

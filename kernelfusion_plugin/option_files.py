@@ -14,6 +14,7 @@ import yaml
 
 _FLOAT = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$')
 _WORDS = {'': None, '~': None, 'null': None, 'none': None, 'true': True, 'false': False,
+          'yes': True, 'no': False, 'on': True, 'off': False,  # as in files, by YAML 1.1
           '.inf': float('inf'), '+.inf': float('inf'), '-.inf': -float('inf'), '.nan': float('nan')}
 
 

@@ -1,16 +1,19 @@
 """Makes resumed training bit-identical to uninterrupted training.
 
 BasicSR's train program (1.4.2) resumes only on a GPU, restarts the interrupted epoch, and draws crops from generators
-whose state it does not save. :func:`patch` replaces
+whose state it does not save. It also ends before ``total_iter`` where an epoch is shorter than it counts: it drops an
+incomplete batch (with fewer images than a batch, it ends untrained), and counts only one of several GPUs of a process.
+:func:`patch` replaces
 
 * the reader of training states by one that needs no GPU;
-* the sampler by one that continues within the epoch and gives each index a seed of its own, so that what a data set
-  draws for it depends only on ``manual_seed``, epoch, rank and position. Used by
-  :class:`~.data.random_blur_dataset.RandomBlurDataset`; for other data sets the index is a plain int.
+* the sampler by one that continues within the epoch, fills an epoch of as many batches as BasicSR counts, and gives
+  each index a seed of its own, so that what a data set draws for it depends only on ``manual_seed``, epoch, rank and
+  position. Used by :class:`~.data.random_blur_dataset.RandomBlurDataset`; for other data sets the index is a plain int.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -38,18 +41,22 @@ class SeededIndex(int):
 
 
 class ResumableSampler(EnlargedSampler):
-    """BasicSR's sampler, with the same order; see the module docstring.
+    """BasicSR's sampler, with epochs of whole batches; see the module docstring.
 
     Args:
         seed: ``manual_seed``.
-        batch: images per iteration and process.
+        batch: images per iteration and GPU.
+        gpus: GPUs of each process.
         resumed: ``epoch`` and ``iter`` of the training state; empty for a new run.
     """
 
     def __init__(self, dataset: Any, num_replicas: int, rank: int, ratio: int = 1, *, seed: int, batch: int,  # noqa: ANN401
-                 resumed: Mapping[str, int]) -> None:
+                 gpus: int, resumed: Mapping[str, int]) -> None:
         super().__init__(dataset, num_replicas, rank, ratio)
-        self.seed, self.batch, self.resumed = seed, batch, resumed
+        self.seed, self.batch, self.resumed = seed, batch * gpus, resumed
+        self.per_epoch = math.ceil(len(dataset) * ratio / (batch * num_replicas))  # iterations, as BasicSR counts them
+        self.num_samples = self.per_epoch * self.batch
+        self.total_size = self.num_samples * num_replicas
 
     def __iter__(self) -> Iterator[SeededIndex]:
         indices = list(super().__iter__())
@@ -60,19 +67,18 @@ class ResumableSampler(EnlargedSampler):
         """Number of indices of this epoch used before the stop."""
         if self.resumed.get('epoch') != self.epoch:
             return 0
-        per_epoch = self.num_samples // self.batch  # the loader drops an incomplete batch
-        used = self.batch * (self.resumed['iter'] - self.epoch * per_epoch)
+        used = self.batch * (self.resumed['iter'] - self.epoch * self.per_epoch)
         return min(max(0, used), self.num_samples)  # the data set may have changed size since
 
 
 def patch(train: ModuleType) -> None:
     """Patch ``basicsr.train`` with our way of resuming."""
-    run: dict[str, Any] = {'seed': 0, 'batch': 1, 'resumed': {}}
+    run: dict[str, Any] = {'seed': 0, 'batch': 1, 'gpus': 1, 'resumed': {}}
 
     def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
         loader = opt['datasets'].get('train') or {}
         gpus = 1 if opt['dist'] else max(1, int(opt['num_gpu']))
-        run.update(seed=opt['manual_seed'], batch=int(loader.get('batch_size_per_gpu', 1)) * gpus)
+        run.update(seed=opt['manual_seed'], batch=int(loader.get('batch_size_per_gpu', 1)), gpus=gpus)
         state = read_state(opt)
         run['resumed'] = {key: state[key] for key in ('epoch', 'iter')} if state else {}
         return state

@@ -165,9 +165,11 @@ def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
         paths += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS) if place.is_dir() else [place]
     if not paths:
         raise ValueError('--kernels: this recipe needs at least one file (.npy, .mat, a picture) or folder of kernels')
-    kernels = {path.stem: load_kernel(path) for path in paths}
-    if len(kernels) < len(paths):
-        raise ValueError('--kernels: two files have the same name except for folder or extension')
+    named: dict[str, Path] = {}
+    for path in paths:
+        if (other := named.setdefault(path.stem, path)) is not path:
+            raise ValueError(f'--kernels: two files have the same name except for folder or extension: {other}, {path}')
+    kernels = {name: load_kernel(path) for name, path in named.items()}
     small = [name for name, k in kernels.items() if len(k) < scale]
     if small:
         raise ValueError(f'--kernels: {small[0]} is smaller than the scale {scale}')

@@ -116,8 +116,11 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
                          'by name without extension')
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
-    if len({kernel_stem(recipe.kernel_tmpl, name) for name in names}) < len(names):
-        raise ValueError(f'--image: two pictures have the same number, by which {recipe.name} names its kernels')
+    stems: dict[str, str] = {}
+    for name in names:
+        if (other := stems.setdefault(kernel_stem(recipe.kernel_tmpl, name), name)) != name:
+            raise ValueError(f'--image: the names {other} and {name} have the same number, or none, by which '
+                             f'{recipe.name} names its kernels')
     return {name: there[name] for name in names}
 
 

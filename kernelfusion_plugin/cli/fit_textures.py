@@ -27,7 +27,8 @@ SAVE = 1000  # the weights are written every so many steps
 @click.option('--steps', default=TRAINING.steps, show_default=True, type=click.IntRange(1), help='Gradient steps.')
 @click.option('--lr', default=TRAINING.lr, show_default=True, help='Learning rate at the start.')
 @click.option('--start', type=UserPath(exists=True), help='Weights to start from instead of random ones.')
-@click.option('--seed', default=0, show_default=True, help='Seeds pictures, weights, crops and noise.')
+@click.option('--seed', default=0, show_default=True, type=click.IntRange(0),
+              help='Seeds pictures, weights, crops and noise.')
 def command(out: Path, pictures: int, steps: int, lr: float, start: Path | None, seed: int) -> None:
     """Train the texture prior on pictures generated here and write its weights to OUT.
 

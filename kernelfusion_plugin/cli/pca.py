@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 from ..atomic import ready_folder, write_atomically
 from ..click_path import UserPath
+from ..core.faults import prefixed
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
 from ..core.metrics import kernel_ncc
+from ..core.sections import check_number, section_of
 from ..option_files import apply_force_yml, read_file
 
 HELD_OUT = 200  # further kernels that the matrix is tested on
@@ -32,18 +34,22 @@ def command(opt_file: str, out: Path | None, count: int, seed: int, force_yml: t
     """
     opt = read_file(opt_file)
     apply_force_yml(opt, list(force_yml))
-    network = opt.get('network_g') or {}
-    kernels = ((opt.get('datasets') or {}).get('train') or {}).get('kernels')
-    out = out or network.get('pca_matrix_path')
-    if kernels is None:
-        raise ValueError(f'{opt_file}: datasets.train.kernels must list the kernel families to draw from')
-    if out is None:
-        raise ValueError(f'{opt_file} has no network_g.pca_matrix_path: give the file to write with -o')
-    mixture = Mixture.from_options(kernels, 'datasets.train.kernels')
+    with prefixed(opt_file):
+        network = section_of(opt, 'network_g')
+        kernels = section_of(section_of(opt, 'datasets'), 'train').get('kernels')
+        length, out = network.get('input_para', 10), out or network.get('pca_matrix_path')
+        if kernels is None:
+            raise ValueError('datasets.train.kernels must list the kernel families to draw from')
+        if out is None:
+            raise ValueError('it has no network_g.pca_matrix_path: give the file to write with -o')
+        mixture = Mixture.from_options(kernels, 'datasets.train.kernels')
+        check_number('network_g.input_para', length, 1, mixture.size ** 2, whole=True)
+    if count < length:
+        raise ValueError(f'--count must be at least {length}, the number of axes (network_g.input_para), got {count}')
     ready_folder(Path(out).parent, str(out))
     generator = torch.Generator().manual_seed(seed)
     drawn = (mixture.draw(generator) for _ in tqdm(range(count), 'kernels', mininterval=1))
-    matrix = pca_matrix(drawn, int(network.get('input_para') or 10))
+    matrix = pca_matrix(drawn, length)
     write_atomically(out, lambda file: torch.save(matrix, file))
     fresh = torch.stack([mixture.draw(generator) for _ in range(HELD_OUT)])
     back = decode(fresh.flatten(1) @ matrix, matrix)

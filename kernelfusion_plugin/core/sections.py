@@ -13,6 +13,18 @@ from .faults import prefixed
 T = TypeVar('T')
 
 
+def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of an option file; empty if absent.
+
+    Raises:
+        ValueError: the value is not a section.
+    """
+    section = opt.get(name) or {}
+    if not isinstance(section, Mapping):
+        raise ValueError(f'{name!r} must be a section of options, got {section!r}')
+    return section
+
+
 def from_section(kind: type[T], options: Mapping[str, Any], where: str) -> T:
     """``kind(**options)``, with lists as tuples.
 

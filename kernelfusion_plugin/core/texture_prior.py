@@ -95,9 +95,11 @@ def load_texture_net(weights: str | None = None) -> TextureUNet:
         net.load_state_dict(_shipped())
         return net
     state = load_tensors(weights, 'weights of the texture prior')
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'{weights}: not weights of the texture prior: it must hold a dict of tensors')
     try:
         net.load_state_dict({name: value.float() for name, value in state.items()})
-    except (AttributeError, RuntimeError) as error:
+    except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f'{weights}: not weights of the texture prior: {reason}') from error
     if not all(value.isfinite().all() for value in net.parameters()):

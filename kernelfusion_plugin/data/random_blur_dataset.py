@@ -18,9 +18,10 @@ from torch import Tensor
 
 from ..core.degradation import BORDERS, Degradation
 from ..core.kernel_families import Mixture
-from ..core.sections import check_choice, check_number, check_range, from_section
+from ..core.sections import check_choice, check_number, check_range, from_section, must_be
 from ..core.seeds import derived
 from ..listing import no_pictures, without_others
+from .tolerant_dataset import SharedLmdb
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class BlurOptions:
             if self.gt_size % self.scale:
                 raise ValueError(f'gt_size must be a multiple of the scale {self.scale}, got {self.gt_size}')
         check_choice('border', self.border, BORDERS[1:])
+        for name in ('use_hflip', 'use_rot'):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(must_be(name, bool, getattr(self, name)))
         object.__setattr__(self, 'noise', check_range('noise', self.noise, 0, 255))
         if self.jpeg is not None:
             low, high = check_range('jpeg', self.jpeg, 1, 100)
@@ -91,9 +95,9 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         self.options, self.mixture = self.read_options(opt, f'datasets ({self.name})')
         self.degradation = Degradation(self.options.scale, self.mixture.size, self.options.border)
         self.is_train = opt.get('phase') == 'train'
-        self.gt_folder = str(opt.get('dataroot_gt') or '')
+        self.gt_folder = self.lq_folder = str(opt.get('dataroot_gt') or '')  # of both paths of an item
         self.io_backend = dict(opt.get('io_backend') or {'type': 'disk'})
-        self.file_client: FileClient | None = None
+        self.file_client: FileClient | SharedLmdb | None = None
         self.paths = self._find()
 
     @staticmethod
@@ -134,7 +138,9 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         """(3, H, W) RGB in [0, 1]."""
         if self.file_client is None:
             options = {key: value for key, value in self.io_backend.items() if key != 'type'}
-            self.file_client = FileClient(self.io_backend['type'], **options)
+            lmdb = self.io_backend['type'] == 'lmdb'
+            self.file_client = (SharedLmdb({'lq': self.lq_folder, 'gt': self.gt_folder}) if lmdb
+                                else FileClient(self.io_backend['type'], **options))
         raw = self.file_client.get(path, 'gt')
         try:
             return img2tensor(imfrombytes(raw, float32=True), bgr2rgb=True, float32=True)
@@ -176,7 +182,6 @@ class RandomBlurDataset(torch.utils.data.Dataset):
     def _find(self) -> list[str]:
         """Paths (or LMDB keys) of the HR images, sorted; in training, files on disk are checked."""
         if self.io_backend['type'] == 'lmdb':
-            self.io_backend |= {'db_paths': [self.gt_folder], 'client_keys': ['gt']}
             paths = paths_from_lmdb(self.gt_folder)
         elif not os.path.isdir(self.gt_folder):
             raise FileNotFoundError(f'datasets ({self.name}).dataroot_gt: there is no folder {self.gt_folder!r}')

@@ -66,19 +66,26 @@ class SharedLmdb:
         folders: LMDB folder by role.
     """
 
-    _environments: ClassVar[dict[tuple[int, str], Any]] = {}  # by process, since a forked one must open its own
+    _opened: ClassVar[dict[str, tuple[int, Any]]] = {}  # process and environment by folder
 
     def __init__(self, folders: Mapping[str, str]) -> None:
         self.folders = dict(folders)
 
     def get(self, filepath: str, client_key: str = 'default') -> bytes | None:
         """Value of the key ``filepath`` in the LMDB with the role ``client_key``."""
-        import lmdb
-        place = os.getpid(), os.path.realpath(self.folders[client_key])
-        if place not in self._environments:
-            self._environments[place] = lmdb.open(place[1], readonly=True, lock=False, readahead=False)
-        with self._environments[place].begin() as transaction:
+        with self._environment(os.path.realpath(self.folders[client_key])).begin() as transaction:
             return transaction.get(filepath.encode())
+
+    def _environment(self, folder: str) -> Any:  # noqa: ANN401
+        import lmdb
+        process, environment = self._opened.get(folder, (None, None))
+        if process == os.getpid():
+            return environment
+        if environment is not None:
+            environment.close()  # the copy that this forked process has of its parent's; LMDB refuses a second one
+        environment = lmdb.open(folder, readonly=True, lock=False, readahead=False)
+        self._opened[folder] = os.getpid(), environment
+        return environment
 
 
 def pair_by_name(lq: Mapping[str, Sequence[str]], gt: Mapping[str, Sequence[str]], lq_folder: str, gt_folder: str,

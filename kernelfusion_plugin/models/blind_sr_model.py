@@ -176,8 +176,7 @@ class BlindSRModel(ImageByImage, SRModel):
         image = Restored(entry.name, visuals, self.scale, title=f'x{self.scale}, {self._weights_name()}',
                          kernel=None if kernel is None else kernel[0], k_true=k_true, method=self.kind,
                          kernel_space=self.estimate.kernel_space)
-        place = entry.name if self.is_train else dataset  # as in BasicSR's own models
-        row = self.written(entry, image, self.folder(place, save_img),
+        row = self.written(entry, image, self.folder(dataset, save_img),
                            {'seconds_phase1': 0.0, 'seconds_phase2': seconds, 'solver': self.kind,
                             'preset': self._weights_name()})
         self.lq = self.gt = self.output = self.kernel = self.estimate = None

@@ -19,9 +19,10 @@ from ..core.blinddiff_sampling import SampleState, image_generator, sample
 from ..core.diffusion import noise_like
 from ..core.kernel_align import normalise
 from ..core.restore import Progress
+from ..core.sections import section_of
 from ..entries import Entry
 from .blinddiff_options import BLINDDIFF, BlindDiffGlue, build_net, load_into, parse_section
-from .options import read_scale, section_of
+from .options import read_scale
 from .outputs import Restored
 from .training import check_training, pairs_kernel_size
 from .validation import ImageByImage

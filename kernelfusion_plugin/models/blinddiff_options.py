@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..core.blinddiff import BlindDiffConfig
-from ..core.sections import check_keys, check_number
+from ..core.sections import check_keys, check_number, section_of
 from .build import build
 from .levels import places_of
 from .networks import load_strictly
-from .options import FileOptions, section_of
+from .options import FileOptions
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..core.config import KernelFusionConfig
 from ..core.faults import first_line, named
-from ..core.sections import check_number, nearest
+from ..core.sections import check_number, nearest, section_of
 from ..core.solver import SUM_ERROR, Factory
-from .options import plain, section_of
+from .options import plain
 
 PROBE = (1, 3, 128, 128)  # shape of the input that networks are tested with
 

@@ -14,11 +14,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from ..core.memory import is_out_of_memory
-from ..core.sections import nearest
+from ..core.sections import nearest, section_of
 from ..core.tiles import tiled
 from .adapters import Estimate
 from .build import check_network
-from .options import section_of
 from .priors import load_weights
 from .published import missing_weights
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.sections import check_keys, check_number, must_be
+from ..core.sections import check_keys, check_number, must_be, section_of
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
@@ -75,18 +75,6 @@ class GlueOptions(FileOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number('kernelfusion.checkpoint_every', self.checkpoint_every, 0)
-
-
-def section_of(opt: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A section of an option file; empty if absent.
-
-    Raises:
-        ValueError: the value is not a section.
-    """
-    section = opt.get(name) or {}
-    if not isinstance(section, Mapping):
-        raise ValueError(f'{name!r} must be a section of options, got {section!r}')
-    return section
 
 
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:

@@ -52,8 +52,13 @@ def scores_and_files(image: Restored, folder: Path | None, suffix: str, sheet: b
 
     Returns:
         Scores by column of ``scores.csv``.
+
+    Raises:
+        ValueError: the picture has values that are not finite, as of a network whose training diverged.
     """
     visuals = image.visuals
+    if not visuals['result'].isfinite().all():
+        raise ValueError(f'{image.method} made a picture with values that are not finite')
     sr, lq, gt = (report.to_picture(visuals[key] * 2 - 1) if key in visuals else None for key in ('result', 'lq', 'gt'))
     bicubic = report.bicubic_picture(visuals['lq'] * 2 - 1, image.scale)
     kernel, k_true, kernels = (None if k is None else k.numpy() for k in (image.kernel, image.k_true, image.kernels))

@@ -14,11 +14,10 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
 
 from ..core.faults import first_line
-from ..core.sections import check_keys, check_number, nearest
+from ..core.sections import check_keys, check_number, nearest, section_of
 from ..data.check import KEYS as KNOWN_SETS
 from ..data.random_blur_dataset import RandomBlurDataset
 from ..option_checks import is_our_model
-from .options import section_of
 
 LOSSES = ('pixel_opt', 'perceptual_opt', 'kernel_opt')
 KEYS = ('total_iter', 'warmup_iter', 'ema_decay', 'optim_g', 'scheduler', *LOSSES)  # train options of all our models

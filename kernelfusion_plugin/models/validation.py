@@ -231,7 +231,7 @@ class ImageByImage:
         return ProgressLog(self.logger, title, None if self.opt['rank'] == 0 else io.StringIO())
 
     def folder(self, name: str, save_img: bool) -> Path | None:
-        """Results folder of a data set or image; None if results are not saved."""
+        """Results folder of a data set; None if results are not saved."""
         return Path(self.opt['path']['visualization']) / name if save_img else None
 
     def written(self, entry: Entry, image: Restored, folder: Path | None, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -326,6 +326,9 @@ class ImageByImage:
             self._update_best_metric_result(dataset, name, value, current_iter)
             infinite = sum(row.get(f'val_{name}') == float('inf') for row in rows)
             lines.append(f'\t # {name}: {value:.4f}' + (f' ({infinite} infinite left out)' if infinite else ''))
+            if self.opt['is_train']:
+                best = self.best_metric_results[dataset][name]
+                lines[-1] += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, current_iter)
         lines += [f'\t # {name}: no value' for name in names if name not in means]

@@ -340,6 +340,18 @@ def test_two_pictures_of_one_name_are_refused(div2k, tmp_path):
     answer = invoke('DIV2KMotion', '--hr', folder, '--out', tmp_path / 'set', '--image', '0801')
     assert answer.exit_code == 2
     assert 'same name except for the extension: 0801.jpg, 0801.png' in ' '.join(answer.output.split())
+    answer = invoke('free', '--hr', div2k, '--kernels', folder, '--out', tmp_path / 'set')
+    assert answer.exit_code == 2
+    assert f'or extension: {folder}/0801.jpg, {folder}/0801.png' in ' '.join(answer.output.split())
+
+
+def test_pictures_whose_kernels_would_have_one_name_are_named(div2k, tmp_path):
+    folder = shutil.copytree(div2k, tmp_path / 'hr')
+    for name in 'ab':
+        Image.open(folder / '0801.png').save(folder / f'{name}.png')
+    answer = invoke('DIV2KRK', '--hr', folder, '--out', tmp_path / 'set', '--image', 'a', '--image', 'b')
+    assert answer.exit_code == 2
+    assert 'the names a and b have the same number, or none' in ' '.join(answer.output.split())
 
 
 def test_all_kinds_of_pictures_are_taken_and_nothing_else(tmp_path):

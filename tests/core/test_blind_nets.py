@@ -204,6 +204,7 @@ def test_softmax_kernels_are_positive():
 @pytest.mark.parametrize(('kind', 'changes', 'message'), [
     (DAN, {'upscale': 5}, 'upscale must be 2, 3 or 4, got 5'),
     (DCLS, {'kernel_size': 15}, 'kernel_size of DCLS must be one of 11, 21, 31, got 15'),
+    (DCLS, {'nf': 8}, 'nf is too small: channel attention divides 2 channels by 4'),
 ])
 def test_networks_that_there_are_not(kind, changes, message):
     with pytest.raises(ValueError, match=message):

@@ -140,7 +140,7 @@ def test_the_command_writes_weights_that_can_be_loaded(tmp_path, monkeypatch):
 @pytest.mark.parametrize(('option', 'value', 'said'), [
     ('--pictures', '0', "'--pictures': 0 is not in the range x>=1"), ('--steps', '0', "'--steps': 0 is not in"),
     ('--lr', '-1', '--lr must be positive and finite, got -1.0'), ('--lr', 'nan', '--lr must be positive'),
-    ('--lr', '0', '--lr must be positive')])
+    ('--lr', '0', '--lr must be positive'), ('--seed', '-5', "'--seed': -5 is not in the range x>=0")])
 def test_a_wrong_option_is_refused_before_pictures_are_drawn(option, value, said, tmp_path, monkeypatch):
     monkeypatch.setattr(fit_textures, 'generate_pictures', lambda *args: pytest.fail('drawn'))
     answer = CliRunner().invoke(main, ['fit-textures', str(tmp_path / 'a.pt'), option, value])

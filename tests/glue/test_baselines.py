@@ -61,15 +61,22 @@ class NoPair(Nearest):
         return super().upscale(y)[0]
 
 
+class NotFinite(Nearest):
+    def upscale(self, y):
+        return super().upscale(y)[0] * float('nan'), None
+
+
 def test_a_baseline_of_ones_own(data, tmp_path, monkeypatch):
     """It is called by its class, unless it says otherwise, and told what ``upscale`` has to give."""
-    for kind in (Nearest, NoPair):
+    for kind in (Nearest, NoPair, NotFinite):
         monkeypatch.setitem(MODEL_REGISTRY._obj_map, kind.__name__, kind)
     assert run_toolbox(baseline(data, 'Nearest'), tmp_path / 'a', monkeypatch) == 0
     assert {row['solver'] for row in scores(tmp_path / 'a')} == {'Nearest'}
     assert run_toolbox(baseline(data, 'NoPair'), tmp_path / 'b', monkeypatch) == 1
     assert all('NoPair.upscale must return a picture and a kernel (or None), but returns Tensor' in line
                for line in runlog.failures)
+    assert run_toolbox(baseline(data, 'NotFinite'), tmp_path / 'c', monkeypatch) == 1
+    assert all('NotFinite made a picture with values that are not finite' in line for line in runlog.failures)
 
 
 def test_back_projection_beats_bicubic_and_keeps_to_y(data, tmp_path, monkeypatch):

@@ -125,7 +125,12 @@ def test_in_training_each_validation_has_its_mean_of_all_data_sets(data, tmp_pat
     run_training(opt, tmp_path / 'run', monkeypatch)
     lines = [message.partition(':')[0] for message in log.messages if ': mean of ' in message]
     assert lines == ['Val', 'Second', 'all data sets'] * 3  # the last is that at the end
+    values = [float(value) for value in re.findall(r'# psnr: (\S+)\tBest: \S+ @ \d+ iter', log.text)]
+    best = [float(value) for value in re.findall(r'# psnr: \S+\tBest: (\S+) @ \d+ iter', log.text)]
+    assert len(values) == 6 and best == [max(values[i % 2:i + 1:2]) for i in range(6)]  # of each data set
     assert 'all data sets: mean of 2 images' in log.text
+    pictures = [path.parent.name for path in (tmp_path / 'run/experiments').rglob('one_4.png')]
+    assert sorted(pictures) == ['Second', 'Val']  # of the same name, in a folder each
 
 
 def model(data, kind, **changes):
@@ -313,7 +318,7 @@ def test_training_writes_weights_that_testing_takes(kind, data, tmp_path, monkey
     assert set(content) == {'params', 'params_ema'}
     assert ('l_kernel' in log.text) == (kind in ('DAN', 'DANv2', 'DCLS')) and 'l_pix' in log.text
     assert len(re.findall('Validation Val', log.text)) == 2  # at step 2 and at the end
-    assert (experiment / 'visualization/one/one_2.png').is_file()
+    assert (experiment / 'visualization/Val/one_2.png').is_file()
     opt = toy(data, kind, path={'pretrain_network_g': str(experiment / 'models/net_g_latest.pth')},
               network_g=SMALL[kind])
     assert run_toolbox(opt, tmp_path / 'test', monkeypatch) == 0
@@ -405,9 +410,13 @@ def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):
     matrix = load_pca(data / 'new/pca.pth')
     assert matrix.shape == (121, 4)
     DAN(pca_matrix_path=str(data / 'new/pca.pth'), **{k: v for k, v in SMALL['DAN'].items() if k != 'type'})
-    force = ['--force_yml', 'datasets:train:kernels=[1]']
-    wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), *force])
-    assert wrong.exit_code == 2 and "in 'datasets.train.kernels.0'" in wrong.output
+    for force, message in (('datasets:train:kernels=[1]', "in 'datasets.train.kernels.0'"),
+                           ('network_g=3', "'network_g' must be a section"),
+                           ('network_g:input_para=122', 'input_para must be a whole number, between 1 and 121'),
+                           ('network_g:input_para=20', '--count must be at least 20')):
+        wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '--count', '10',
+                                          '--force_yml', force])
+        assert wrong.exit_code == 2 and message in wrong.output
     monkeypatch.setattr('kernelfusion_plugin.cli.pca.pca_matrix', lambda *_: pytest.fail('found out after the work'))
     wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '-o', str(data / 'train.yml/pca.pth')])
     assert wrong.exit_code == 2 and 'train.yml/pca.pth: cannot be created or written to' in wrong.output

@@ -53,7 +53,7 @@ def options_to_train(data, **changes):
         'datasets': {'train': {'name': 'Toy', 'type': 'RandomBlurDataset', 'dataroot_gt': str(data / 'hr'),
                                'io_backend': {'type': 'disk'}, 'gt_size': 16, 'kernels': KERNELS, 'use_hflip': True,
                                'use_rot': True, 'num_worker_per_gpu': 0, 'batch_size_per_gpu': 3,
-                               'dataset_enlarge_ratio': 5}},  # 20 indices: an epoch of six batches
+                               'dataset_enlarge_ratio': 5}},  # 20 indices: an epoch of seven batches
         'network_g': dict(NET), 'blinddiff': dict(SECTION), 'path': {},
         'train': {'ema_decay': 0.9, 'optim_g': {'type': 'Adam', 'lr': 1e-3},
                   'scheduler': {'type': 'MultiStepLR', 'milestones': [3, 7], 'gamma': 0.5}, 'total_iter': 9},
@@ -80,11 +80,11 @@ def train(opt, folder, monkeypatch, *arguments):
     return {f'{key}/{name}': value for key, state in content.items() for name, value in state.items()}
 
 
-@pytest.mark.parametrize('stop_at', [5, 7])  # behind a checkpoint within the first epoch; in the second epoch
+@pytest.mark.parametrize('stop_at', [5, 8])  # behind a checkpoint within the first epoch; in the second epoch
 def test_a_run_that_is_killed_and_resumed_ends_in_the_same_weights(data, tmp_path, monkeypatch, stop_at):
     opt = options_to_train(data)
-    if stop_at == 7:
-        opt['logger']['save_checkpoint_freq'] = 6  # the checkpoint is the last iteration of its epoch
+    if stop_at == 8:
+        opt['logger']['save_checkpoint_freq'] = 7  # the checkpoint is the last iteration of its epoch
     whole = train(opt, tmp_path / 'whole', monkeypatch)
     step = BlindDiffModel.optimize_parameters
 
@@ -112,6 +112,14 @@ def test_training_does_not_depend_on_the_number_of_workers(data, tmp_path, monke
     opt['datasets']['train']['num_worker_per_gpu'] = 2
     helped = train(opt, tmp_path / 'helped', monkeypatch)
     assert all(torch.equal(alone[key], helped[key]) for key in alone)
+
+
+def test_training_reaches_its_last_iteration_with_fewer_pictures_than_a_batch(data, tmp_path, monkeypatch):
+    opt = options_to_train(data)
+    opt['datasets']['train'] |= {'batch_size_per_gpu': 5, 'dataset_enlarge_ratio': 1}
+    opt['train']['total_iter'], opt['logger']['save_checkpoint_freq'] = 3, 3
+    train(opt, tmp_path, monkeypatch)
+    assert (tmp_path / 'experiments/toy/training_states/3.state').exists()
 
 
 def test_the_rate_falls_and_the_average_follows(data, tmp_path, monkeypatch):
@@ -150,6 +158,10 @@ def test_validation_within_training(data, tmp_path, monkeypatch):
 def test_a_damaged_training_state_is_one_line(data, tmp_path, monkeypatch):
     opt = options_to_train(data, path={'resume_state': str(data / 'net.pth')})
     with pytest.raises(ValueError, match='not a training state'):
+        train(opt, tmp_path, monkeypatch)
+    (tmp_path / 'wrong.yml').write_text('base: other.yml')  # read as a pickle, pops from an empty list
+    opt['path']['resume_state'] = 'wrong.yml'
+    with pytest.raises(ValueError, match='^wrong.yml: not a training state: it holds more'):
         train(opt, tmp_path, monkeypatch)
     opt['path']['resume_state'] = str(tmp_path / 'none.state')
     with pytest.raises(ValueError, match='there is no file'):

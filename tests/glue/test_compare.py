@@ -340,9 +340,9 @@ def test_without_ground_truth_there_are_pictures_and_kernels_but_no_scores(tmp_p
     (('-opt', '{a}', '--crop', 'ape:1,2,3'), "there is no image 'ape', did you mean 'ape_k1'?"),
     (('-opt', '{a}', '--crop', 'ape_k1:90,0,7'), 'not inside the picture of 96 rows and 96 columns'),
     (('-opt', '{a}', '--crop', 'ape_k1'), '--crop takes NAME:row,col,size'),
-    (('-opt', '{a}', '--force_yml', 'datasets:test_1:dataroot_lq=no'), 'data set Toy cannot be read'),
-    (('-opt', '{a}', '--force_yml', 'datasets:test_1:type=No'), "unknown data set type 'No'"),
-    (('-opt', '{a}', '--force_yml', 'datasets:test_1:dataroot_kernel=no'), 'no such kernel file or folder'),
+    (('-opt', '{a}', '--force_yml', 'datasets:test_1:dataroot_lq=nope'), 'data set Toy cannot be read'),
+    (('-opt', '{a}', '--force_yml', 'datasets:test_1:type=Nope'), "unknown data set type 'Nope'"),
+    (('-opt', '{a}', '--force_yml', 'datasets:test_1:dataroot_kernel=nope'), 'no such kernel file or folder'),
     (('-opt', '{a}', '--force_yml', 'scale=x'), "scale must be a whole number, got 'x'"),
     (('-opt', '--fresh'), "Missing option '-opt'")])
 def test_faults_in_what_was_given_are_one_line_before_anything_is_run(tmp_path, two, monkeypatch, arguments, said):

@@ -21,7 +21,8 @@ compat.apply()  # the tests import basicsr in this process, with or without the 
     ('', None), ('[1, 2.5, -3, 1e-4, x]', [1, 2.5, -3, 1e-4, 'x']), ('[[1, 2], [a, null]]', [[1, 2], ['a', None]]),
     ("['1', \"2\"]", ['1', '2']), ('{a: 1, b: [2]}', {'a': 1, 'b': [2]}), ('"3"', '3'), ("'true'", 'true'),
     ('!!float 3', 3.0), ('em', 'em'), ('~/pictures', '~/pictures'), ('a/b c.png', 'a/b c.png'), ('1:30', '1:30'),
-    ('2024-01-01', '2024-01-01'), ('[unclosed', '[unclosed'), ('x=y', 'x=y'), ('yes', 'yes'), ('1e', '1e'),
+    ('2024-01-01', '2024-01-01'), ('[unclosed', '[unclosed'), ('x=y', 'x=y'), ('1e', '1e'),
+    ('yes', True), ('OFF', False),
 ])
 def test_values(text, value):
     parsed = parse_value(text)

@@ -6,6 +6,7 @@ import types
 
 import pytest
 from starting import ROOT, python, toy_options, write
+from torch.utils.data import DataLoader
 
 from kernelfusion_plugin import compat, launch, options, runlog
 from kernelfusion_plugin.option_files import apply_force_yml
@@ -47,6 +48,26 @@ def test_our_errors_are_one_line_and_status_2(run, capsys):
 def test_missing_files_are_one_line_and_status_2(run, capsys):
     assert run(lambda root: os.scandir('nowhere')) == 2
     assert 'nowhere' in capsys.readouterr().err
+
+
+class Damaged:
+    """A data set whose picture is a fault in the options."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise TypeError('None: has no shape')
+        except TypeError:
+            apply_force_yml({}, ['a.png: damaged'])
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_errors_in_a_workers_process_are_one_line_too(workers, run, capfd):
+    assert run(lambda root: list(DataLoader(Damaged(), num_workers=workers))) == 2
+    err = capfd.readouterr().err
+    assert err == "kernelfusion: error: --force_yml takes section:option=value, got 'a.png: damaged'\n"
 
 
 def test_debug_shows_the_traceback(run, monkeypatch):

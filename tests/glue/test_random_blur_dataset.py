@@ -6,6 +6,7 @@ import pytest
 import torch
 from glue_helpers import make_lmdb, texture
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from kernelfusion_plugin import compat
 
@@ -135,6 +136,10 @@ def test_lmdb_gives_the_same(folder, tmp_path):
     make_lmdb(folder, tmp_path / 'hr.lmdb')
     one = make(tmp_path / 'hr.lmdb', io_backend={'type': 'lmdb'})
     assert len(one) == 3 and all(same(a, b) for a, b in zip(one, make(folder), strict=True))
+    *_, last = entries(make(tmp_path / 'hr.lmdb', io_backend={'type': 'lmdb'}))  # another data set of the same LMDB
+    assert last.path == f'{tmp_path}/hr.lmdb:c' and torch.equal(last.read(4, crop_gt=False)['gt'][0], one[2]['gt'])
+    worker = DataLoader(one, num_workers=1, multiprocessing_context='fork')  # of a process that has opened the LMDB
+    assert all(torch.equal(item['gt'][0], picture['gt']) for item, picture in zip(worker, one, strict=True))
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
@@ -144,6 +149,7 @@ def test_lmdb_gives_the_same(folder, tmp_path):
     ({'border': 'wrap'}, 'border must be one of'),
     ({'noise': [5, 1]}, 'noise must be a number or'),
     ({'jpeg': 0}, 'jpeg must be'),
+    ({'use_rot': 'maybe'}, "use_rot must be true or false, got 'maybe'"),
     ({'kernels': [{'type': 'motion', 'sise': 3}]}, r"'datasets \(toy\).kernels.0.sise': did you mean 'size'"),
     ({'phase': 'train'}, 'needs gt_size'),
     ({'phase': 'train', 'gt_size': 80}, r'a\.png: the image of 90 x 67 .* smaller than gt_size 80'),

@@ -21,6 +21,8 @@ class ChannelAttention(nn.Sequential):
 
     def __init__(self, channels: int, reduction: int, activation: nn.Module, name: str) -> None:
         super().__init__()
+        if channels < reduction:
+            raise ValueError(f'nf is too small: channel attention divides {channels} channels by {reduction}')
         self.add_module(name, nn.Sequential(nn.Conv2d(channels, channels // reduction, 1), activation,
                                             nn.Conv2d(channels // reduction, channels, 1), nn.Sigmoid()))
 
