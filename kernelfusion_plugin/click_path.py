@@ -22,3 +22,16 @@ class UserPath(click.Path):
         if not str(value):
             self.fail('a path must not be empty', param, ctx)
         return super().convert(os.path.expanduser(value), param, ctx)
+
+
+class WeightsPath(UserPath):
+    """A file to write weights to, .pt or .pth: a picture named by mistake is not replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401
+        path = super().convert(value, param, ctx)
+        if path.suffix.lower() not in ('.pt', '.pth'):
+            self.fail(f'the name of a file of weights must end in .pt or .pth, got {str(path)!r}', param, ctx)
+        return path

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import ready_folder, write_atomically
-from ..click_path import UserPath
+from ..click_path import UserPath, WeightsPath
 from ..core.nets.texture_unet import TextureUNet
 from ..core.texture_prior import TRAINING, fit_texture_prior, load_texture_net
 from ..textures import generate_pictures
@@ -21,7 +21,7 @@ SAVE = 1000  # the weights are written every so many steps
 
 
 @click.command()
-@click.argument('out', type=UserPath(dir_okay=False))
+@click.argument('out', type=WeightsPath())
 @click.option('--pictures', default=2000, show_default=True, type=click.IntRange(1),
               help='Number of pictures to generate; 2000 take 0.6 GB of memory.')
 @click.option('--steps', default=TRAINING.steps, show_default=True, type=click.IntRange(1), help='Gradient steps.')

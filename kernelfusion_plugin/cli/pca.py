@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..atomic import ready_folder, write_atomically
-from ..click_path import UserPath
+from ..click_path import WeightsPath
 from ..core.faults import prefixed
 from ..core.kernel_families import Mixture
 from ..core.kernel_pca import decode, pca_matrix
@@ -22,7 +22,7 @@ HELD_OUT = 200  # further kernels that the matrix is tested on
 
 @click.command()
 @click.option('-opt', 'opt_file', required=True, help='Option file of a training run.')
-@click.option('-o', '--out', type=UserPath(dir_okay=False), help="File to write. [default: the option file's "
+@click.option('-o', '--out', type=WeightsPath(), help="File to write. [default: the option file's "
               'network_g.pca_matrix_path]')
 @click.option('--count', default=10_000, show_default=True, type=click.IntRange(1), help='Number of kernels to draw.')
 @click.option('--seed', default=0, show_default=True, help='Seed of the draws.')

@@ -148,7 +148,8 @@ def test_a_wrong_option_is_refused_before_pictures_are_drawn(option, value, said
 
 
 @pytest.mark.parametrize(('place', 'said'), [('folder', "'folder' is a directory"),
-                                             ('file/a.pt', 'file/a.pt: cannot be created or written to')])
+                                             ('file/a.pt', 'file/a.pt: cannot be created or written to'),
+                                             ('coffee.png', "must end in .pt or .pth, got 'coffee.png'")])
 def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_drawn(place, said, tmp_path, monkeypatch):
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'file').touch()

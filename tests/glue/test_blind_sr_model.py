@@ -420,3 +420,5 @@ def test_pca_command_makes_the_matrix_of_a_training_file(data, monkeypatch):
     monkeypatch.setattr('kernelfusion_plugin.cli.pca.pca_matrix', lambda *_: pytest.fail('found out after the work'))
     wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '-o', str(data / 'train.yml/pca.pth')])
     assert wrong.exit_code == 2 and 'train.yml/pca.pth: cannot be created or written to' in wrong.output
+    wrong = CliRunner().invoke(main, ['pca', '-opt', str(data / 'train.yml'), '-o', str(data / 'train.yml')])
+    assert wrong.exit_code == 2 and 'must end in .pt or .pth' in wrong.output
