@@ -75,7 +75,7 @@ class Result:
             prior's (``tuned.…``). Pass them to :func:`restore` to skip Phase 1. Empty if there was no Phase 1.
         config: the settings used.
         trace: one row of numbers per step of Phase 2; about a hundred rows per net of Phase 1, each with the mean loss
-            since the one before.
+            since the one before (of the losses last read, on a GPU: one in 25).
         kernels: (R, C, K, K) float32 on the CPU if there are several regions, else None. ``kernel`` is then that of the
             whole picture, also used for regions that have none of their own.
         surprise: how unlikely y is under the kernel, see :func:`~.restarts.surprise`; lower is better. It reveals gross

@@ -207,9 +207,10 @@ CASES = {  # config, other arguments, the step after which the run is left and t
 
 @pytest.fixture
 def _small(monkeypatch):
-    """Regions of a few pixels, and few rounds where the frame is asked."""
+    """Regions of a few pixels, few rounds where the frame is asked, and Phase 1's loss read at each step."""
     monkeypatch.setattr(regional_degradation, 'SMALLEST', 8)
     monkeypatch.setattr(frame, 'ROUNDS', 2)
+    monkeypatch.setattr(patch_prior, 'READ', 1)
 
 
 def run(device, config, resume=None, left=None, y=None, **options):
