@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .diffusion import timesteps
+from .sections import check_choice
 
 UNCERTAINTIES = (0.5, 1.0, 2.0)  # those tried if none is given
 KERNEL_PRIORS = ('textures', 'internal')
@@ -139,9 +140,8 @@ class EmConfig:
         return self.levels[-1 - self.kernel_levels:-1]
 
     def __post_init__(self) -> None:
-        for name, known in (('kernel_prior', KERNEL_PRIORS), ('final_prior', FINAL_PRIORS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f'em.{name} must be one of {", ".join(known)}, got {getattr(self, name)!r}')
+        check_choice('em.kernel_prior', self.kernel_prior, KERNEL_PRIORS)
+        check_choice('em.final_prior', self.final_prior, FINAL_PRIORS)
         for name in ('searches', 'sketch_passes', 'draws', 'steps', 'kernel_levels', 'final_steps', 'cg_iterations'):
             if getattr(self, name) < 1:
                 raise ValueError(f'em.{name} must be at least 1, got {getattr(self, name)}')

@@ -21,7 +21,6 @@ from .methods import Method
 from .runs import Run
 
 SSIM_WINDOW = 11  # pixels; smaller pictures have no SSIM
-
 ELSEWHERE = "not in this method's data"  # fault of an image that only other methods have
 
 
