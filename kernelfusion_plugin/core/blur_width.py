@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,9 @@ from torch import Tensor
 from .config import KernelFusionConfig
 from .degradation import Degradation
 from .diffusion import Prior
-from .em import assumed_noise
+from .em import pose
 from .em_config import EmConfig
-from .em_state import EmPlace, EmProblem
+from .em_state import EmPlace
 from .em_steps import above_floor, em_passes
 from .frame import Frame
 from .kernel_search import adapted
@@ -55,10 +56,10 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     height, width = y.shape[-2:]
     if min(height, width) < LEAST_SIDE or height * width < LEAST_AREA or texture(y) < LEAST_TEXTURE:
         return None
-    half = F.avg_pool2d(y, 2)
-    piece, _ = cut_piece(half, em.kernel_side // 2)
-    generator = torch.Generator(y.device).manual_seed(0)
-    problem = adapted(EmProblem(piece, prior, degradation, em, generator, assumed_noise(half, em)))
+    half, generator = F.avg_pool2d(y, 2), torch.Generator(y.device).manual_seed(0)
+    problem = pose(half, prior, degradation, em, generator)
+    piece, _ = cut_piece(half, em.kernel_side // 2, white=problem.white)
+    problem = adapted(replace(problem, y=piece))
     stage = kernel_stages(degradation, problem.config, problem.noise)[0]
     place = EmPlace(kernel=gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece))
     for _ in em_passes(problem, stage, place):

@@ -44,6 +44,7 @@ from .em_state import EmPlace, EmProblem, EmStep
 from .em_steps import first_estimate, lr_mse, reverse_pass
 from .frame import Frame
 from .noise import Noise, estimate_noise
+from .overexposure import Highlights, white_level
 from .restarts import search, search_steps, surprise
 from .state import Phase2State
 
@@ -68,7 +69,7 @@ def solve_em(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    problem = EmProblem(y, kernel_prior, degradation, config, generator, assumed_noise(y, config))
+    problem = pose(y, kernel_prior, degradation, config, generator)
     place = EmPlace.at(resume, y.device)
     total = (0 if kernel is not None else search_steps(config)) + final_steps(config)
     if kernel is None:
@@ -87,6 +88,13 @@ def check_levels(config: EmConfig, prior: Prior, kernel_prior: Prior) -> None:
         if getattr(config, name) >= used.schedule.steps:
             raise ValueError(f'em.{name} must be below the {used.schedule.steps} levels of the prior, got '
                              f'{getattr(config, name)}')
+
+
+def pose(y: Tensor, prior: Prior, degradation: Degradation, config: EmConfig, generator: Generator) -> EmProblem:
+    """The problem as y itself tells it: with the noise and the overexposure found in it."""
+    noise = assumed_noise(y, config)
+    return EmProblem(y, prior, degradation, config, generator, noise,
+                     white=white_level(y, noise.jpeg) if config.overexposure else None)
 
 
 def assumed_noise(y: Tensor, config: EmConfig) -> Noise:
@@ -114,8 +122,9 @@ def final_passes(problem: EmProblem, kernel: Tensor, place: EmPlace) -> Iterator
     sigma = problem.noise.times(white, 1.0).added_to(config.final_noise)
     for sample in range(place.passes, max(1, config.final_samples)):
         if place.x is None:
-            place.x = first_estimate(problem, kernel)
+            highlights = Highlights.of(problem.y, problem.white, problem.degradation)
+            place.x = highlights.lit(first_estimate(problem, kernel), problem.y, kernel, problem.degradation)
         for t, x in reverse_pass(problem, kernel, sigma, levels, renoising, place, config.final_turns):
             mean = (place.before + x).div_(sample + 1)
-            yield EmStep(t, mean, kernel, lr_mse(problem.degradation, mean, kernel, problem.y))
+            yield EmStep(t, mean, kernel, lr_mse(problem.degradation, mean, kernel, problem.y, problem.white))
         place.end_sample()

@@ -82,6 +82,7 @@ class EmConfig:
         final_white: the share of the white noise found in y that a final pass without noise (``final_samples`` 0)
             assumes; with all of it the pass smooths too much. One half means a quarter of the prior's weight (DPIR:
             0.23). JPEG's error counts in full: that is best under kernels that are not quite right.
+        overexposure: whether x may be brighter than white where y has been cut off at white (:mod:`~.overexposure`).
         cg_iterations: conjugate-gradient iterations of a data step.
     """
 
@@ -127,6 +128,7 @@ class EmConfig:
     jpeg_centre_power: float = 0.7
     jpeg_density_power: float = 0.75
     final_white: float = 0.5
+    overexposure: bool = True
     cg_iterations: int = 15
 
     @property

@@ -30,6 +30,7 @@ class EmProblem:
         generator: of all noise; on y's device.
         noise: standard deviations of n, as assumed.
         frame: black around y; None where there is none, or where it is not to be used.
+        white: the value from which on those of y were cut off (:func:`~.overexposure.white_level`); None: none were.
     """
 
     y: Tensor
@@ -39,6 +40,7 @@ class EmProblem:
     generator: Generator
     noise: Noise = CLEAN
     frame: Frame | None = None
+    white: float | None = None
 
 
 class EmStep(NamedTuple):

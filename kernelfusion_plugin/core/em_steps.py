@@ -21,6 +21,7 @@ from .kernel_align import centre_of_mass, normalise, shift
 from .kernels import gaussian
 from .noise import Sigma
 from .orientations import predict_turned
+from .overexposure import Highlights, reach_of
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .stages import Stage
 
@@ -68,25 +69,30 @@ def reverse_pass(problem: EmProblem, kernel: Tensor, sigma: Sigma, levels: list[
         turns: the prior sees the picture in another orientation at each step.
     """
     schedule, x, x_t = problem.prior.schedule, place.x, place.x_t
+    highlights = Highlights.of(problem.y, problem.white, problem.degradation)
     for t, t_next in itertools.pairwise(levels[place.steps:]):
+        shown, beyond = highlights.split(x)
         if x_t is None or renoising != 'ancestral':
-            x_t = schedule.q_sample(x, t, 0.0 if renoising == 'none' else noise_like(x, problem.generator))
-        x0_hat = predict_turned(problem.prior, x_t, t, place.steps if turns else 0)
-        x = _towards(problem, x0_hat, kernel, sigma, float(schedule.alphas_cumprod[t]))
+            x_t = schedule.q_sample(shown, t, 0.0 if renoising == 'none' else noise_like(x, problem.generator))
+        x0_hat = predict_turned(problem.prior, x_t, t, place.steps if turns else 0) + beyond
+        x = _towards(problem, highlights, x0_hat, kernel, sigma, float(schedule.alphas_cumprod[t]))
         if renoising == 'ancestral':
-            x_t = schedule.ddim_step(x_t, x, t, t_next, noise_like(x, problem.generator), eta=1.0)
+            x_t = schedule.ddim_step(x_t, highlights.split(x)[0], t, t_next, noise_like(x, problem.generator), eta=1.0)
             place.x_t = x_t
         place.x, place.steps = x, place.steps + 1
         yield t, x
 
 
-def _towards(problem: EmProblem, x0_hat: Tensor, kernel: Tensor, sigma: Sigma, a: float) -> Tensor:
+def _towards(problem: EmProblem, highlights: Highlights, x0_hat: Tensor, kernel: Tensor, sigma: Sigma,
+             a: float) -> Tensor:
     """The data step at the level ᾱ_t = ``a``; for luma and colour separately, where they differ in sigma."""
-    config = problem.config
+    config, counting = problem.config, None
+    if problem.white is not None:
+        counting = highlights.counting(problem.y, problem.degradation.forward(x0_hat, kernel))
 
     def solve(y: Tensor, x0_hat: Tensor, sigma: float) -> Tensor:
         rho = config.prior_weight * sigma ** 2 * a / (1 - a)
-        return data_step(problem.degradation, kernel, y, x0_hat, rho, config.cg_iterations)
+        return data_step(problem.degradation, kernel, y, x0_hat, rho, config.cg_iterations, counting=counting)
 
     if sigma.colour is None:
         return solve(problem.y, x0_hat, sigma.luma)
@@ -98,7 +104,9 @@ def _towards(problem: EmProblem, x0_hat: Tensor, kernel: Tensor, sigma: Sigma, a
 def first_estimate(problem: EmProblem, kernel: Tensor) -> Tensor:
     """The bicubic picture after a first data step."""
     y, degradation = problem.y, problem.degradation
-    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, problem.config.cg_iterations)
+    counting = None if problem.white is None else ~Highlights.of(y, problem.white, degradation).cut
+    return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, problem.config.cg_iterations,
+                     counting=counting)
 
 
 def m_step(problem: EmProblem, stage: Stage, place: EmPlace) -> None:
@@ -127,16 +135,21 @@ def m_step(problem: EmProblem, stage: Stage, place: EmPlace) -> None:
 def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor, Tensor]:
     """(G, b) of the M step: those remembered, and those of what the prior makes of x, noised anew to some levels.
 
-    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), times the stage's uncertainty.
+    To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), times the stage's uncertainty. LR
+    pixels that the prior's estimate does not explain count less, those that may have seen a light beyond white do not.
     """
-    x, kernel, y, grid, prior = place.x, place.kernel, problem.y, stage.degradation, problem.prior
+    kernel, y, grid, prior = place.kernel, problem.y, stage.degradation, problem.prior
+    highlights = Highlights.of(y, problem.white, grid)
+    (x, beyond), reach = highlights.split(place.x), reach_of(grid.kernel_size - 2 * stage.extra, grid.scale)
     G, b = (stage.memory * part for part in place.remembered)
     share = left_open(kernel, grid.scale) if stage.uncertainty is None else stage.uncertainty
     for t in problem.config.m_levels:
         noise = noise_like(x, problem.generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
-        weights = robust_weights(grid.forward(x0_hat, kernel) - y, stage.outlier)
-        more_G, more_b = normal_equations(grid, x0_hat, y, weights)
+        full = x0_hat + beyond
+        seen = grid.forward(full, kernel)
+        weights = _product(robust_weights(seen - y, stage.outlier), highlights.weights(y, seen, reach))
+        more_G, more_b = normal_equations(grid, full, y, weights)
         if stage.uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
             more_G = more_G + share * window_covariance(lags, grid.kernel_size)
@@ -170,6 +183,11 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
     r² is the mean of the squared residual (B, C, h, w) over C. None at scale 0: all pixels count alike.
     """
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
+
+
+def _product(weights: Tensor | None, others: Tensor | None) -> Tensor | None:
+    """The two multiplied, where None is 1."""
+    return others if weights is None else weights if others is None else weights * others
 
 
 def without_haze(kernel: Tensor, extra: int) -> Tensor:
@@ -248,6 +266,7 @@ def moved(x: Tensor, way: tuple[float, float]) -> Tensor:
     return x
 
 
-def lr_mse(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor) -> float:
-    """MSE(y, (x * k)↓s)."""
-    return float((degradation.forward(x, kernel) - y).square().mean())
+def lr_mse(degradation: Degradation, x: Tensor, kernel: Tensor, y: Tensor, white: float | None = None) -> float:
+    """MSE(y, (x * k)↓s), where values from ``white`` on are cut off."""
+    seen = degradation.forward(x, kernel)
+    return float((seen - y if white is None else seen.clamp_max(white) - y.clamp_max(white)).square().mean())

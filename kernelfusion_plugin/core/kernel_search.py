@@ -82,7 +82,7 @@ class _Search:
     def of(cls, problem: EmProblem, place: EmPlace, start: Tensor | None) -> _Search:
         """On the most informative piece of y."""
         y, config = problem.y, problem.config
-        piece, at = cut_piece(y, config.kernel_side, unsure_rims(y, problem.frame, config))
+        piece, at = cut_piece(y, config.kernel_side, unsure_rims(y, problem.frame, config), problem.white)
         several = replace(problem, y=piece.expand(config.draws, -1, -1, -1))
         return cls(problem, several, at, to_canvas(y, problem.degradation), place, start)
 
@@ -114,7 +114,7 @@ class _Search:
                 picture = paste(x[:1], grid, self.canvas, self.problem.degradation, self.at)
             if kernel is not last:
                 last, carried = kernel, self.carried(kernel, grid)
-            yield EmStep(t, picture, carried, lr_mse(grid, x, kernel, self.piece.y))
+            yield EmStep(t, picture, carried, lr_mse(grid, x, kernel, self.piece.y, self.piece.white))
 
     def trials(self, stage: Stage) -> Iterator[tuple[int, Tensor, Tensor]]:
         """The passes with each of the stage's uncertainties, as long as that makes y likelier; (t, x0, k) of each step.
@@ -128,7 +128,7 @@ class _Search:
                 place.kernel = place.start
             yield from em_passes(piece, replace(stage, uncertainty=tried[place.trial]), place)
             found = nll(piece.y[:1], place.x, place.kernel, piece.prior, stage.degradation, config.m_levels[0],
-                        piece.generator)
+                        piece.generator, piece.white)
             if not place.end_trial(found, tried[place.trial]):
                 place.step += config.steps * len(stage.sigmas) * (len(tried) - place.trial)  # the rest counts as done
                 break

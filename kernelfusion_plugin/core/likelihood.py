@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from .degradation import Degradation
 from .diffusion import Prior, noise_like
+from .overexposure import Highlights
 from .quadratic import covariance_lags
 
 REACH = 24  # LR pixels up to which autocorrelations are followed
@@ -15,7 +16,7 @@ FLOOR = 1e-5  # variance that the prior does not answer for, such as rounding to
 
 @torch.no_grad()
 def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degradation, t: int,
-        generator: Generator) -> float:
+        generator: Generator, white: float | None = None) -> float:
     """Negative log-likelihood of y, given x noised to level t: the mean of p / q + log q (Whittle 1953).
 
     p is the power spectrum of r = y - (x0_hat * k)↓s, where x0_hat = E[x | x_t] has not seen y. What r should be like
@@ -31,17 +32,23 @@ def nll(y: Tensor, x: Tensor, kernel: Tensor, prior: Prior, degradation: Degrada
         y: (1, C, h, w) in [-1, 1].
         x: (N, C, H, W) on the degradation's canvas, an estimate that explains y under ``kernel``, or several.
         kernel: (K, K).
+        white: the value from which on those of y were cut off (:func:`~.overexposure.white_level`); None: none were.
 
     Returns:
         A number that is comparable between estimates of one y at one scale and one level; the lower, the likelier.
     """
+    highlights = Highlights.of(y, white, degradation)
+    x, beyond = highlights.split(x)
     eps = noise_like(x, generator)
     x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, eps), t)
     lags = covariance_lags(eps, x0_hat - x, prior.schedule.noise_level(t))
     reach = min(REACH, *(n // 2 for n in y.shape[-2:]))
     expected = _spectrum(_degraded_lags(lags, kernel), reach, degradation.scale).clamp_min(0) + FLOOR
-    seen = _spectrum(_own_lags(degradation.forward(x0_hat, kernel) - y), reach).clamp_min(0)
-    return float((seen / expected + expected.log()).mean())
+    seen = degradation.forward(x0_hat + beyond, kernel)
+    counting = highlights.counting(y, seen)
+    residual = seen - y if counting is None else (seen - y) * counting
+    found = _spectrum(_own_lags(residual), reach).clamp_min(0)
+    return float((found / expected + expected.log()).mean())
 
 
 def _own_lags(r: Tensor) -> Tensor:

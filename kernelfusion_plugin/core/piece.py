@@ -8,6 +8,9 @@ from torch import Tensor
 from .degradation import Degradation
 from .em_config import LEAST_PIECE, EmConfig
 from .frame import Frame
+from .overexposure import away_from
+
+UNLIT = 6  # LR pixels: how far lights that are brighter than white are taken to reach
 
 
 def unsure_rims(y: Tensor, frame: Frame | None, config: EmConfig) -> tuple[int, int, int, int]:
@@ -35,17 +38,20 @@ def check_rim(size: tuple[int, int], config: EmConfig) -> None:
                          f'{size[1]} x {size[0]}: at least {LEAST_PIECE} x {LEAST_PIECE} are needed')
 
 
-def informative_piece(y: Tensor, side: int,
-                      rims: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[int, int, int, int]:
+def informative_piece(y: Tensor, side: int, rims: tuple[int, int, int, int] = (0, 0, 0, 0),
+                      white: float | None = None) -> tuple[int, int, int, int]:
     """(top, left, height, width) of the piece of at most ``side`` pixels square with the largest gradient energy.
 
-    It keeps ``rims`` pixels away from y's top, bottom, left and right.
+    It keeps ``rims`` pixels away from y's top, bottom, left and right. Where y is overexposed, that is from the level
+    ``white`` on, the energy around is that of lights and does not count.
     """
     top, bottom, left, right = rims
     y = y[..., top:y.shape[-2] - bottom, left:y.shape[-1] - right]
     height, width = ((min(side, n) if side else n) for n in y.shape[-2:])
     grey = y.mean(1, keepdim=True)
     energy = F.pad(grey.diff(dim=-1) ** 2, (0, 1)) + F.pad(grey.diff(dim=-2) ** 2, (0, 0, 0, 1))
+    if white is not None:
+        energy = energy * away_from(y >= white, UNLIT)
     energy = energy[0, 0].cpu().double()  # running sums on a GPU are not the same every time
     mass = F.pad(energy.cumsum(0).cumsum(1), (1, 0, 1, 0))  # integral image
     sums = mass[height:, width:] - mass[:-height, width:] - mass[height:, :-width] + mass[:-height, :-width]
@@ -53,9 +59,10 @@ def informative_piece(y: Tensor, side: int,
     return top + best // sums.shape[1], left + best % sums.shape[1], height, width
 
 
-def cut_piece(y: Tensor, side: int, rims: tuple[int, int, int, int] = (0, 0, 0, 0)) -> tuple[Tensor, tuple[int, int]]:
+def cut_piece(y: Tensor, side: int, rims: tuple[int, int, int, int] = (0, 0, 0, 0),
+              white: float | None = None) -> tuple[Tensor, tuple[int, int]]:
     """:func:`informative_piece` cut out of y (a view), and the LR pixel (top, left) at which it begins."""
-    top, left, height, width = informative_piece(y, side, rims)
+    top, left, height, width = informative_piece(y, side, rims, white)
     return y[..., top:top + height, left:left + width], (top, left)
 
 

@@ -13,11 +13,11 @@ PANEL = 128  # rows of the normal matrix that are done at a time
 
 
 def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: float, iterations: int = 15,
-              tolerance: float = 1e-4) -> Tensor:
-    """argmin_x ||y - Ax||² + rho ||x - x0||², A = (· * k)↓s.
+              tolerance: float = 1e-4, counting: Tensor | None = None) -> Tensor:
+    """argmin_x ||M(y - Ax)||² + rho ||x - x0||², A = (· * k)↓s, M = 1 where y counts, else 0.
 
     Solved in the small space, by conjugate gradients for z of LR size:
-    x = x0 + Aᵀz, (A·Aᵀ + rho·I) z = y - A·x0.
+    x = x0 + Aᵀz, (M·A·Aᵀ·M + rho·I) z = M(y - A·x0).
 
     Args:
         degradation, k: the operator A.
@@ -25,16 +25,20 @@ def data_step(degradation: Degradation, k: Tensor, y: Tensor, x0: Tensor, rho: f
         x0: (B, C, H, W) on the degradation's canvas.
         rho: weight of the prior's estimate, > 0.
         iterations: at most this many; it stops once the residual is ``tolerance`` times the first.
+        counting: bool, broadcastable to y; None: all of y counts.
     """
     normal = degradation.normal_operator(k)
     r = y - degradation.forward(x0, k)
+    if counting is not None:
+        r = r * counting
     z, p = torch.zeros_like(r), r
     norm = first = r.square().sum()
     for _ in range(iterations):
         going = norm > tolerance ** 2 * first
         if going.device.type == 'cpu' and not going:  # a GPU's queue would be waited for; there z just stays as it is
             break
-        q = normal(p) + rho * p
+        q = normal(p)
+        q = (q if counting is None else q * counting) + rho * p
         step = torch.where(going, norm / (p * q).sum(), 0)
         z = z + step * p
         r = r - step * q

@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 
 from .degradation import to_canvas
 from .diffusion import Prior
-from .em import assumed_noise, check_levels, counted, final_passes, final_steps
+from .em import check_levels, counted, final_passes, final_steps, pose
 from .em_config import EmConfig
 from .em_state import EmPlace, EmProblem, EmStep
 from .frame import Frame
@@ -52,7 +52,7 @@ def solve_regions(y: Tensor, prior: Prior, degradation: RegionalDegradation, con
     """
     kernel_prior = kernel_prior or prior
     check_levels(config, prior, kernel_prior)
-    problem = EmProblem(y, kernel_prior, degradation.everywhere, config, generator, assumed_noise(y, config))
+    problem = pose(y, kernel_prior, degradation.everywhere, config, generator)
     place = EmPlace.at(resume, y.device)
     total = final_steps(config)
     if kernels is None:
@@ -79,7 +79,7 @@ def _find_kernels(problem: EmProblem, degradation: RegionalDegradation, place: E
         place.end_region(place.best)
     whole, canvas, rims = place.kernels[0], to_canvas(y, degradation), unsure_rims(y, frame, config)
     config = replace(config, rim=0)  # the pieces leave them out already
-    for at, piece in _pieces(y, degradation, config.kernel_side, rims)[len(place.kernels) - 1:]:
+    for at, piece in _pieces(y, degradation, config.kernel_side, rims, problem.white)[len(place.kernels) - 1:]:
         region = replace(problem, y=piece, config=config)
         for step in search(region, place, whole):
             canvas = paste(step.x0_hat, one, canvas, one, at)
@@ -87,8 +87,8 @@ def _find_kernels(problem: EmProblem, degradation: RegionalDegradation, place: E
         place.end_region(place.best if takes_own(region, place.best, whole) else whole)
 
 
-def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
-            rims: tuple[int, int, int, int]) -> list[tuple[tuple[int, int], Tensor]]:
+def _pieces(y: Tensor, degradation: RegionalDegradation, side: int, rims: tuple[int, int, int, int],
+            white: float | None = None) -> list[tuple[tuple[int, int], Tensor]]:
     """What each region's kernel is found on: its most informative piece, after the LR pixel at that one's top left.
 
     Pieces keep ``rims`` pixels away from y's top, bottom, left and right, where the region is large enough.
@@ -97,7 +97,7 @@ def _pieces(y: Tensor, degradation: RegionalDegradation, side: int,
     pieces = []
     for rows, cols, _ in degradation.regions():
         rows, cols = _inside(rows, above, y.shape[-2] - below), _inside(cols, before, y.shape[-1] - after)
-        piece, (top, left) = cut_piece(y[..., rows, cols], side)
+        piece, (top, left) = cut_piece(y[..., rows, cols], side, white=white)
         pieces.append(((rows.start + top, cols.start + left), piece))
     return pieces
 

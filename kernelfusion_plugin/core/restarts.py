@@ -51,7 +51,7 @@ def surprise(problem: EmProblem, kernel: Tensor) -> float:
     the true one; a wider kernel has to be that much likelier.
     """
     y, config = problem.y, problem.config
-    piece, _ = cut_piece(y, JUDGED, unsure_rims(y, problem.frame, config))
+    piece, _ = cut_piece(y, JUDGED, unsure_rims(y, problem.frame, config), problem.white)
     return (mean_nll(replace(problem, y=piece, noise=CLEAN), kernel, 0)
             + AREA_WEIGHT * math.log(area(kernel, problem.degradation.scale)))
 
@@ -70,4 +70,5 @@ def mean_nll(problem: EmProblem, kernel: Tensor, seed: int) -> float:
     *_, (_, x) = reverse_pass(problem, kernel, problem.noise.added_to(config.final_noise), levels, 'none', place)
     generator = torch.Generator(y.device).manual_seed(seed)
     between = levels[1:-1] or levels[:1]
-    return sum(nll(y, x, kernel, problem.prior, problem.degradation, t, generator) for t in between) / len(between)
+    return sum(nll(y, x, kernel, problem.prior, problem.degradation, t, generator, problem.white)
+               for t in between) / len(between)

@@ -27,6 +27,7 @@ from kernelfusion_plugin.core.kernel_search import find_kernel
 from kernelfusion_plugin.core.kernels import gaussian, l_shape, motion
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.noise import Noise, Sigma
+from kernelfusion_plugin.core.overexposure import Highlights
 from kernelfusion_plugin.core.piece import informative_piece
 from kernelfusion_plugin.core.quadratic import data_step, normal_equations, window_covariance
 from kernelfusion_plugin.core.stages import kernel_stages, scaled
@@ -699,7 +700,7 @@ def test_luma_and_colour_are_drawn_to_y_each_by_its_noise(border):
     config, a = dataclasses.replace(SMALL, cg_iterations=60, prior_weight=0.7), 0.8
     expected = [data_step(degradation, k, to_ycbcr(y)[:, [channel]], to_ycbcr(x0_hat)[:, [channel]],
                           0.7 * sigma ** 2 * a / (1 - a), 60) for channel, sigma in enumerate((0.1, 0.3, 0.3))]
-    found, plain, same = (em_steps._towards(given(y, prior, degradation, config), x0_hat, k, sigma, a)
+    found, plain, same = (em_steps._towards(given(y, prior, degradation, config), Highlights(), x0_hat, k, sigma, a)
                           for sigma in (Sigma(0.1, 0.3), Sigma(0.1), Sigma(0.1, 0.1)))
     torch.testing.assert_close(to_ycbcr(found), torch.cat(expected, 1), atol=1e-3, rtol=0)
     torch.testing.assert_close(same, plain, atol=1e-3, rtol=0)

@@ -74,7 +74,7 @@ def test_a_kernel_is_judged_at_all_levels_of_a_pass_but_its_first(monkeypatch):
     y, _, prior, degradation = problem(4, l_shape())
     said = []
 
-    def nll(y, x, kernel, prior, degradation, t, generator):
+    def nll(y, x, kernel, prior, degradation, t, generator, white):
         said.append((t, float(torch.rand((), generator=generator))))
         return float(t)
 
