@@ -27,7 +27,7 @@ from .degradation import Degradation
 
 WHITE = 1 - 1 / 255  # half a level of 8 bits below white, in a range of 2
 STEEP = 0.4  # range 2: how far below white y is beside what was cut off
-STEEP_SHARE = 0.14  # of white's edges that are as steep; of blurred pictures whose white is white, up to 0.13
+STEEP_SHARE = 0.1  # of white's edges that are as steep: photographs whose white is white have up to 0.04
 FEWEST = 4  # of such edges: a pixel has four
 LEAST_LEFT = 64 ** 2  # LR pixels that the M step needs; but a quarter of y at least, and three quarters always do
 ROUNDS = 40  # of Richardson-Lucy's iteration
