@@ -7,7 +7,6 @@ ROOT/manifest.json and ROOT/kernels.png (for viewing). ROOT appears only when ev
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..core.degradation import BORDERS, synthesise
-from ..files import ENDINGS, pictures_in, read_rgb8
+from ..files import ENDINGS, as_saved, pictures_in, read_rgb8
 from ..pictures import save_kernel_grid
 from ..report import environment, save_array, write_summary
 from ..true_kernels import kernel_stem
@@ -168,18 +166,12 @@ def degrade(hr: np.ndarray, k: Tensor, recipe: Recipe, setting: Setting, name: s
     if recipe.forward == 'kernelgan':
         y = kernelgan.downscale(x, k, setting.scale)
         if setting.noise:
-            y = (y + _noise(y.shape, setting, name)).round().clamp(0, 255).byte()
+            y = y + _noise(y.shape, setting, name)
     else:
         shape = (1, 3, *(n // setting.scale for n in x.shape[-2:]))
         noise = _noise(shape, setting, name) if setting.noise else None
         y = synthesise(x, k, setting.scale, setting.border or recipe.border, noise)
-    lr = y[0].permute(1, 2, 0).contiguous().numpy()
-    if setting.jpeg is None:
-        return lr
-    file = io.BytesIO()
-    Image.fromarray(lr).save(file, format='JPEG', quality=setting.jpeg)
-    with Image.open(file) as coded:
-        return np.array(coded.convert('RGB'))
+    return as_saved(y[0], setting.jpeg)
 
 
 def _noise(shape: tuple[int, ...], setting: Setting, name: str) -> Tensor:

@@ -35,6 +35,7 @@ from ..core.kernel_files import load_kernel
 from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import Result, restore
+from ..files import as_saved
 from ..pictures import Panel, save_sheet
 from ..progress import ProgressLog
 from ..report import kernel_picture, shared_grid, to_picture
@@ -192,11 +193,7 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
         return y
     generator = torch.Generator().manual_seed(zlib.crc32(case.encode()))
     pixels = (y + 2 * noise / 100 * torch.randn(y.shape, generator=generator) + 1) * 127.5
-    picture = pixels.round().clamp(0, 255).byte()[0].permute(1, 2, 0).numpy()
-    if jpeg is not None:
-        import cv2
-        coded = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
-        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].copy()
+    picture = as_saved(pixels[0], jpeg)
     return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
