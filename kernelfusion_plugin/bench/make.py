@@ -25,7 +25,7 @@ from ..pictures import save_kernel_grid
 from ..report import environment, save_array, write_summary
 from ..true_kernels import kernel_stem
 from . import kernelgan
-from .datasets import Recipe, Setting, Sources, generator
+from .datasets import Recipe, Setting, Sources, first_twins, generator
 from .options_file import write_options
 from .storage import Folders, Lmdbs, digest
 
@@ -102,10 +102,10 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
     if recipe.name == 'free' and setting.name in {'DIV2KFK', 'Blind144', 'DIV2KRK'}:
         raise ValueError(f'--name: {setting.name} is the name of a published data set: choose another')
     found = pictures(sources.hr)
+    if pair := first_twins(found, lambda path: path.stem):
+        raise ValueError(f'{sources.hr}: two pictures have the same name except for the extension: '
+                         f'{pair[0].name}, {pair[1].name}')
     there = {path.stem: path for path in found}
-    if len(there) < len(found):
-        twins = next([path.name, there[path.stem].name] for path in found if there[path.stem] != path)
-        raise ValueError(f'{sources.hr}: two pictures have the same name except for the extension: {", ".join(twins)}')
     names = sorted(set(setting.images or recipe.images or there))
     missing = [name for name in names if name not in there]
     if missing:
@@ -114,11 +114,9 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
                          'by name without extension')
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
-    stems: dict[str, str] = {}
-    for name in names:
-        if (other := stems.setdefault(kernel_stem(recipe.kernel_tmpl, name), name)) != name:
-            raise ValueError(f'--image: the names {other} and {name} have the same number, or none, by which '
-                             f'{recipe.name} names its kernels')
+    if pair := first_twins(names, lambda name: kernel_stem(recipe.kernel_tmpl, name)):
+        raise ValueError(f'--image: the names {pair[0]} and {pair[1]} have the same number, or none, by which '
+                         f'{recipe.name} names its kernels')
     return {name: there[name] for name in names}
 
 
