@@ -157,6 +157,12 @@ def test_every_option_of_a_file_is_where_it_is_read(file):
     check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).PLACES)
 
 
+def test_no_file_asks_for_metrics_where_there_is_no_ground_truth():
+    for opt in map(read_file, OPTIONS.rglob('*.yml')):
+        if any(dataset['type'] == 'SingleImageDataset' for dataset in opt['datasets'].values()):
+            assert 'metrics' not in opt['val'], opt['name']
+
+
 @pytest.mark.parametrize(('section', 'message'), [
     ({'sede': 1}, "did you mean 'seed'"),
     ({'save_piror': True}, "did you mean 'save_prior'"),
