@@ -99,7 +99,13 @@ def summary(results: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demo in the working folder; returns the exit status of BasicSR's test program."""
+    """Run the demo in the working folder; returns the exit status of BasicSR's test program.
+
+    With ``-h`` or ``--help`` it prints what the demo does instead.
+    """
+    if not {'-h', '--help'}.isdisjoint(arguments):
+        sys.stdout.write(__doc__)
+        return 0
     if not OPTIONS.is_file():
         raise SystemExit(f'kernelfusion: the demo needs a checkout of the repository with options/{OPTIONS.name}')
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,16 +126,17 @@ class Entry:
         return f'{folder}:{path}' if str(folder).endswith('.lmdb') else path
 
 
-def entries(dataset: Any) -> Iterator[Entry]:
+def entries(dataset: Any) -> list[Entry]:
     """The images of a BasicSR dataset in its order, with unique names, see :func:`.files.distinct_names`.
 
-    Files that are not pictures are removed from BasicSR's own data sets, see :func:`.listing.drop_others`.
+    First removes files that are not pictures from BasicSR's own data sets, see :func:`.listing.drop_others`.
     """
     drop_others(dataset)
     paths = [_lq_path(dataset, index) for index in range(len(dataset))]
-    for index, (path, name) in enumerate(zip(paths, files.distinct_names(map(Path, paths)), strict=True)):
-        folder = str(getattr(dataset, 'lq_folder', ''))
-        yield Entry(dataset, index, name, f'{folder}:{path}' if folder.endswith('.lmdb') else path)
+    folder = str(getattr(dataset, 'lq_folder', ''))
+    before = f'{folder}:' if folder.endswith('.lmdb') else ''
+    return [Entry(dataset, index, name, before + path)
+            for index, (path, name) in enumerate(zip(paths, files.distinct_names(map(Path, paths)), strict=True))]
 
 
 def _lq_path(dataset: Any, index: int) -> str:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.faults import named
-from .core.sections import nearest
-from .option_files import leave_out
+from .core.sections import nearest, section_of
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +22,8 @@ TOP_LEVEL = ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'datasets'
 PHASES = ('train', 'val', 'test')
 
 
-def with_defaults(opt: dict[str, Any]) -> dict[str, Any]:
-    """Fill in options whose absence is a KeyError in BasicSR; refuse if one cannot be filled in.
+def check_top_level(opt: dict[str, Any]) -> None:
+    """Check the top level of the options.
 
     Raises:
         ValueError: ``name``, ``model_type`` or ``datasets`` is missing; a top-level option has a name that is
@@ -41,21 +40,12 @@ def with_defaults(opt: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f'{", ".join(missing)} must be given')
     if not isinstance(opt['datasets'], dict):
         raise ValueError(f"'datasets' must be a section of data sets, got {opt['datasets']!r}")
-    leave_out(opt)
     seed = opt.get('manual_seed')
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise ValueError(f"'manual_seed' must be a whole number, got {seed!r}")
-    for section in (opt, *opt['datasets'].values()):
-        if isinstance(section, dict) and section.get('name') is not None:
-            section['name'] = str(section['name'])  # used as a folder name
-    check_folder_name("'name'", opt['name'])  # BasicSR renames the folder of that name, whatever it is
-    opt.setdefault('num_gpu', 'auto')
+    check_folder_name("'name'", str(opt['name']))  # BasicSR renames the folder of that name, whatever it is
     for section in ('path', 'val'):
-        opt[section] = opt.get(section) or {}
-        if not isinstance(opt[section], dict):
-            raise ValueError(f'{section!r} must be a section of options, got {opt[section]!r}')
-    opt['val'].setdefault('save_img', True)
-    return opt
+        section_of(opt, section)
 
 
 def import_modules(opt: dict[str, Any]) -> None:

@@ -87,6 +87,22 @@ def leave_out(opt: dict[str, Any]) -> None:
             section[key] = {name: value for name, value in section[key].items() if value is not None}
 
 
+def fill_in(opt: dict[str, Any]) -> None:
+    """Fill in options whose absence is a KeyError in BasicSR, and leave out what is given as ``~``; names become text.
+
+    Args:
+        opt: changed in place; has passed :func:`.option_checks.check_top_level`.
+    """
+    leave_out(opt)
+    for section in (opt, *opt['datasets'].values()):
+        if isinstance(section, dict) and section.get('name') is not None:
+            section['name'] = str(section['name'])  # used as a folder name
+    opt.setdefault('num_gpu', 'auto')
+    for section in ('path', 'val'):
+        opt[section] = opt.get(section) or {}
+    opt['val'].setdefault('save_img', True)
+
+
 def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     """``top`` over ``base``: sections are merged, except a network with its type; everything else is replaced."""
     merged = dict(base)

@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from .core.faults import prefixed
-from .option_checks import check_model, check_parts, import_modules, is_our_model, tell_of_unread, with_defaults
-from .option_files import apply_force_yml, read_file, top_level
+from .option_checks import check_model, check_parts, check_top_level, import_modules, is_our_model, tell_of_unread
+from .option_files import apply_force_yml, fill_in, read_file, top_level
 
 FAULTS = (ImportError, OSError, ValueError, yaml.YAMLError)  # what a fault in the options may raise
 _every_run = False
@@ -78,7 +78,9 @@ def parse_options(original: Callable[..., tuple], root_path: str, is_train: bool
     apply_force_yml(opt, arguments.force_yml or [])
     key = 'experiments_root' if is_train else 'results_root'
     with prefixed(arguments.opt):
-        root = with_defaults(opt)['path'].pop(key, None)
+        check_top_level(opt)
+        fill_in(opt)
+        root = opt['path'].pop(key, None)
         import_modules(opt)
         check_parts(opt)
         check_model(opt, is_train)

@@ -100,9 +100,9 @@ def to_picture(x: Tensor) -> np.ndarray:
     return x.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
 
 
-def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) or (H, W) to float64 RGB (1, 3, H, W) in [-1, 1]."""
-    x = torch.from_numpy(np.array(picture)).double() / 127.5 - 1
+def to_tensor(picture: np.ndarray, dtype: torch.dtype = torch.float64) -> Tensor:
+    """uint8 (H, W, 3) or (H, W) to RGB (1, 3, H, W) in [-1, 1], computed in ``dtype``."""
+    x = torch.from_numpy(np.array(picture)).to(dtype) / 127.5 - 1
     return (x if x.ndim == 3 else x[..., None].expand(-1, -1, 3)).permute(2, 0, 1)[None].contiguous()
 
 

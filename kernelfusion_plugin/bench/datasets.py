@@ -7,9 +7,10 @@ the data set can be rebuilt bit for bit. All randomness is seeded by the setting
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Generator, Tensor
 
@@ -20,6 +21,7 @@ from ..core.seeds import derived
 from ..files import check_folder_name
 from . import kernelgan
 
+Item = TypeVar('Item')
 VALIDATION = tuple(f'{number:04d}' for number in range(801, 901))  # DIV2K
 SHAKES = 8  # our own camera shakes, in place of Levin's eight
 
@@ -120,6 +122,16 @@ def generator(seed: int, *names: str) -> Generator:
     return Generator().manual_seed(derived(seed, *names))
 
 
+def first_twins(items: Iterable[Item], name: Callable[[Item], str]) -> tuple[Item, Item] | None:
+    """The first two items that have the same ``name``; None if all names differ."""
+    seen: dict[str, Item] = {}
+    for item in items:
+        if name(item) in seen:
+            return seen[name(item)], item
+        seen[name(item)] = item
+    return None
+
+
 def _levin(scale: int, sources: Sources) -> dict[str, Tensor]:
     if sources.levin is None:
         raise ValueError("--levin is missing: give Levin's kernel file, Levin09.mat; without it, use "
@@ -165,11 +177,10 @@ def _files(scale: int, sources: Sources) -> dict[str, Tensor]:
         paths += sorted(p for p in place.iterdir() if p.suffix.lower() in ENDINGS) if place.is_dir() else [place]
     if not paths:
         raise ValueError('--kernels: this recipe needs at least one file (.npy, .mat, a picture) or folder of kernels')
-    named: dict[str, Path] = {}
-    for path in paths:
-        if (other := named.setdefault(path.stem, path)) is not path:
-            raise ValueError(f'--kernels: two files have the same name except for folder or extension: {other}, {path}')
-    kernels = {name: load_kernel(path) for name, path in named.items()}
+    if pair := first_twins(paths, lambda path: path.stem):
+        raise ValueError('--kernels: two files have the same name except for folder or extension: '
+                         f'{pair[0]}, {pair[1]}')
+    kernels = {path.stem: load_kernel(path) for path in paths}
     small = [name for name, k in kernels.items() if len(k) < scale]
     if small:
         raise ValueError(f'--kernels: {small[0]} is smaller than the scale {scale}')

@@ -7,7 +7,6 @@ ROOT/manifest.json and ROOT/kernels.png (for viewing). ROOT appears only when ev
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..core.degradation import BORDERS, synthesise
-from ..files import ENDINGS, pictures_in, read_rgb8
+from ..files import ENDINGS, as_saved, pictures_in, read_rgb8
 from ..pictures import save_kernel_grid
 from ..report import environment, save_array, write_summary
 from ..true_kernels import kernel_stem
 from . import kernelgan
-from .datasets import Recipe, Setting, Sources, generator
+from .datasets import Recipe, Setting, Sources, first_twins, generator
 from .options_file import write_options
 from .storage import Folders, Lmdbs, digest
 
@@ -104,10 +102,10 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
     if recipe.name == 'free' and setting.name in {'DIV2KFK', 'Blind144', 'DIV2KRK'}:
         raise ValueError(f'--name: {setting.name} is the name of a published data set: choose another')
     found = pictures(sources.hr)
+    if pair := first_twins(found, lambda path: path.stem):
+        raise ValueError(f'{sources.hr}: two pictures have the same name except for the extension: '
+                         f'{pair[0].name}, {pair[1].name}')
     there = {path.stem: path for path in found}
-    if len(there) < len(found):
-        twins = next([path.name, there[path.stem].name] for path in found if there[path.stem] != path)
-        raise ValueError(f'{sources.hr}: two pictures have the same name except for the extension: {", ".join(twins)}')
     names = sorted(set(setting.images or recipe.images or there))
     missing = [name for name in names if name not in there]
     if missing:
@@ -116,11 +114,9 @@ def check(recipe: Recipe, setting: Setting, sources: Sources) -> dict[str, Path]
                          'by name without extension')
     if not names:
         raise ValueError(f'{sources.hr}: no pictures ({", ".join(ENDINGS)})')
-    stems: dict[str, str] = {}
-    for name in names:
-        if (other := stems.setdefault(kernel_stem(recipe.kernel_tmpl, name), name)) != name:
-            raise ValueError(f'--image: the names {other} and {name} have the same number, or none, by which '
-                             f'{recipe.name} names its kernels')
+    if pair := first_twins(names, lambda name: kernel_stem(recipe.kernel_tmpl, name)):
+        raise ValueError(f'--image: the names {pair[0]} and {pair[1]} have the same number, or none, by which '
+                         f'{recipe.name} names its kernels')
     return {name: there[name] for name in names}
 
 
@@ -168,18 +164,12 @@ def degrade(hr: np.ndarray, k: Tensor, recipe: Recipe, setting: Setting, name: s
     if recipe.forward == 'kernelgan':
         y = kernelgan.downscale(x, k, setting.scale)
         if setting.noise:
-            y = (y + _noise(y.shape, setting, name)).round().clamp(0, 255).byte()
+            y = y + _noise(y.shape, setting, name)
     else:
         shape = (1, 3, *(n // setting.scale for n in x.shape[-2:]))
         noise = _noise(shape, setting, name) if setting.noise else None
         y = synthesise(x, k, setting.scale, setting.border or recipe.border, noise)
-    lr = y[0].permute(1, 2, 0).contiguous().numpy()
-    if setting.jpeg is None:
-        return lr
-    file = io.BytesIO()
-    Image.fromarray(lr).save(file, format='JPEG', quality=setting.jpeg)
-    with Image.open(file) as coded:
-        return np.array(coded.convert('RGB'))
+    return as_saved(y[0], setting.jpeg)
 
 
 def _noise(shape: tuple[int, ...], setting: Setting, name: str) -> Tensor:

@@ -23,7 +23,6 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..atomic import ready_folder
@@ -35,9 +34,10 @@ from ..core.kernel_files import load_kernel
 from ..core.memory import keep_freed_memory
 from ..core.metrics import kernel_ncc, kernel_ncc_best_shift, psnr_y
 from ..core.restore import Result, restore
+from ..files import as_saved, read_rgb8
 from ..pictures import Panel, save_sheet
 from ..progress import ProgressLog
-from ..report import kernel_picture, shared_grid, to_picture
+from ..report import kernel_picture, shared_grid, to_picture, to_tensor
 from .seeds import by_case, ranked
 
 CROPS = ('0813_k07', '0814_k10', '0827_k07')
@@ -174,8 +174,7 @@ def load(case: str, data: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 def read(path: Path) -> Tensor:
     """A picture as (1, 3, H, W) in [-1, 1]."""
-    pixels = np.array(Image.open(path).convert('RGB'))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return to_tensor(read_rgb8(path), torch.float32)
 
 
 def middle(y: Tensor, x: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -192,12 +191,7 @@ def degrade(y: Tensor, noise: float, jpeg: int | None, case: str) -> Tensor:
         return y
     generator = torch.Generator().manual_seed(zlib.crc32(case.encode()))
     pixels = (y + 2 * noise / 100 * torch.randn(y.shape, generator=generator) + 1) * 127.5
-    picture = pixels.round().clamp(0, 255).byte()[0].permute(1, 2, 0).numpy()
-    if jpeg is not None:
-        import cv2
-        coded = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
-        picture = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].copy()
-    return torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return to_tensor(as_saved(pixels[0], jpeg), torch.float32)
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> str:

@@ -75,7 +75,7 @@ def command(ctx: click.Context, recipe: str, hr: Path | None, out: Path | None, 
         out = out or manifest.parent.with_name(manifest.parent.name + '_again')
         return _report(rebuild(manifest, sources, out, lmdb), f'rebuilt in {out}, bit for bit')
     chosen = find_recipe(recipe)
-    name = name or chosen.name
+    name = chosen.name if name is None else name
     out = out or Path('datasets', name)
     made = make_dataset(chosen, Setting(name, **choices), sources, out, lmdb)
     if not made['images']:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
@@ -75,27 +76,44 @@ _WORDS = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or 
 
 
 def check_range(name: str, value: Any, low: float, high: float = float('inf')) -> tuple[float, float]:
-    """``value``, a pair of numbers or one number, as a pair in ascending order within [low, high].
+    """``value``, a pair of finite numbers or one, as a pair in ascending order within [low, high].
 
     Raises:
         ValueError: it is anything else.
     """
     pair = value if isinstance(value, tuple) else (value, value)
     if (len(pair) != 2 or any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in pair)
-            or not low <= pair[0] <= pair[1] <= high):
-        raise ValueError(f'{name} must be a number or [least, greatest], {_bounds(low, high)}, got {value!r}')
+            or not low <= pair[0] <= pair[1] <= high or pair[1] == math.inf):
+        raise ValueError(f'{name} must be a {_finite(*pair)}number or [least, greatest], {_bounds(low, high)}, '
+                         f'got {value!r}')
     return pair
 
 
 def check_number(name: str, value: Any, low: float, high: float = float('inf'), whole: bool = False) -> None:
-    """Refuse anything but a number (or a whole number) within [low, high].
+    """Refuse anything but a finite number (or a whole number) within [low, high].
 
     Raises:
         ValueError: the value is refused; the message names the option.
     """
     kinds = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        raise ValueError(f'{name} must be a {"whole " if whole else ""}number, {_bounds(low, high)}, got {value!r}')
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or value == math.inf:
+        kind = 'whole ' if whole else _finite(value)
+        raise ValueError(f'{name} must be a {kind}number, {_bounds(low, high)}, got {value!r}')
+
+
+def check_interval(name: str, value: Any, low: float) -> None:
+    """Refuse anything but a number of at least ``low``; infinity is one, at which something is never done.
+
+    Raises:
+        ValueError: the value is refused; the message names the option.
+    """
+    if value != math.inf:
+        check_number(name, value, low)
+
+
+def _finite(*values: Any) -> str:
+    """What a message about numbers adds if one of the values is infinite or no number."""
+    return 'finite ' if any(isinstance(value, float) and not math.isfinite(value) for value in values) else ''
 
 
 def _bounds(low: float, high: float) -> str:

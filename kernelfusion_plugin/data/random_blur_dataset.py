@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
 from basicsr.data.data_util import paths_from_folder, paths_from_lmdb
 from basicsr.utils import FileClient, imfrombytes, img2tensor
@@ -20,6 +18,7 @@ from ..core.degradation import BORDERS, Degradation
 from ..core.kernel_families import Mixture
 from ..core.sections import check_choice, check_number, check_range, from_section, must_be
 from ..core.seeds import derived
+from ..files import as_saved
 from ..listing import no_pictures, without_others
 from .tolerant_dataset import SharedLmdb
 
@@ -173,11 +172,11 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         if high > 0:
             level = low + (high - low) * float(torch.rand((), generator=generator))
             y = y + level * torch.randn(y.shape, generator=generator)
-        y = y.round().clamp(0, 255)
+        quality = None
         if self.options.jpeg is not None:
             low, high = self.options.jpeg
-            y = jpeg(y, int(torch.randint(low, high + 1, (), generator=generator)))
-        return y / 255
+            quality = int(torch.randint(low, high + 1, (), generator=generator))
+        return torch.from_numpy(as_saved(y, quality)).permute(2, 0, 1).float() / 255
 
     def _find(self) -> list[str]:
         """Paths (or LMDB keys) of the HR images, sorted; in training, files on disk are checked."""
@@ -207,11 +206,3 @@ class RandomBlurDataset(torch.utils.data.Dataset):
         if min(width, height) < (self.options.gt_size or self.options.scale):
             raise ValueError(f'{path}: the image of {width} x {height} (width x height) is smaller than gt_size '
                              f'{self.options.gt_size}: remove it')
-
-
-def jpeg(y: Tensor, quality: int) -> Tensor:
-    """RGB picture (3, h, w) with whole values 0 … 255 after JPEG compression."""
-    picture = Image.fromarray(y.byte().permute(1, 2, 0).contiguous().numpy())
-    packed = io.BytesIO()
-    picture.save(packed, format='JPEG', quality=quality)
-    return torch.from_numpy(np.array(Image.open(packed))).permute(2, 0, 1).float()

@@ -18,7 +18,7 @@ from ..core.back_projection import back_project
 from ..core.degradation import upscale_bicubic
 from .levels import places_of
 from .options import FileOptions, check_known_kernel, file_options, read_scale
-from .restoration_model import Restoration, RestorationModel
+from .restoration_model import MethodResult, RestorationModel
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Baseline(RestorationModel):
         check_known_kernel(files, opt)
         return scale, files
 
-    def restore(self, y: Tensor) -> Restoration:
+    def restore(self, y: Tensor) -> MethodResult:
         start = time.perf_counter()
         with torch.no_grad():
             made = self.upscale(y)
@@ -78,8 +78,8 @@ class Baseline(RestorationModel):
         sr, kernel = made
         seconds = {'phase1': 0.0, 'phase2': time.perf_counter() - start}
         method = self.METHOD or type(self).__name__
-        return Restoration(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, method,
-                           {'solver': method})
+        return MethodResult(sr.clamp(-1, 1), None if kernel is None else kernel.cpu(), seconds, method,
+                            {'solver': method})
 
     def upscale(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """The picture (1, 3, s·h, s·w) and the kernel used, if any."""

@@ -27,7 +27,7 @@ from .build import network_factories
 from .levels import KERNELFUSION
 from .options import GlueOptions, check_known_kernel, parse_section
 from .priors import PriorStore, image_digest, load_weights
-from .restoration_model import Restoration, RestorationModel
+from .restoration_model import MethodResult, RestorationModel
 from .unfinished import Unfinished
 from .work import Work
 
@@ -86,7 +86,7 @@ class KernelFusionModel(RestorationModel):
                 load_texture_net(config.texture_weights)
         return config, glue, factories
 
-    def restore(self, y: Tensor) -> Restoration:
+    def restore(self, y: Tensor) -> MethodResult:
         """Run Phase 1, unless there are saved weights for this image, and Phase 2."""
         config, kernel, title = self.config, self.known_kernel(), self.title or self.name
         if kernel is not None:
@@ -98,8 +98,8 @@ class KernelFusionModel(RestorationModel):
         if self.files.save_prior and not self.pretrained:
             self._save_prior(y, result, prior_state or {}, kernel is not None)
         about = {'surprise': result.surprise, 'seed': config.seed, 'solver': config.solver, 'preset': config.preset}
-        return Restoration(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
-                           result.trace if self.files.plot else None, result.kernels)
+        return MethodResult(result.sr, result.kernel, result.seconds, 'KernelFusion', about,
+                            result.trace if self.files.plot else None, result.kernels)
 
     def _run(self, y: Tensor, config: KernelFusionConfig, kernel: Tensor | None,
              prior_state: dict[str, Tensor] | None, title: str) -> Result:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..checkpoints import EVERY
 from ..core.config import KernelFusionConfig
-from ..core.sections import check_keys, check_number, must_be, section_of
+from ..core.sections import check_interval, check_keys, must_be, section_of
 from ..data.check import may_have_kernels
 from ..files import check_folder_name
 
@@ -74,7 +74,7 @@ class GlueOptions(FileOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number('kernelfusion.checkpoint_every', self.checkpoint_every, 0)
+        check_interval('kernelfusion.checkpoint_every', self.checkpoint_every, 0)
 
 
 def file_options(kind: type[FileOptions], opt: Mapping[str, Any]) -> FileOptions:

@@ -20,8 +20,8 @@ from .validation import ImageByImage
 
 
 @dataclass(frozen=True)
-class Restoration:
-    """One restored image.
+class MethodResult:
+    """What a method makes of one image.
 
     Attributes:
         sr: (1, 3, s·h, s·w) in [-1, 1].
@@ -75,7 +75,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         super().read_options(opt)
 
     @abstractmethod
-    def restore(self, y: Tensor) -> Restoration:
+    def restore(self, y: Tensor) -> MethodResult:
         """Restore y (1, 3, h, w) in [-1, 1]; ``self.name`` and ``self.k_true`` are set.
 
         Raises:
@@ -97,12 +97,12 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         self.gt, self.k_true = data.get('gt'), data.get('kernel')  # both stay on the CPU
         self.name = data.get('name') or Path(data['lq_path'][0] if 'lq_path' in data else '').stem
         self.kernel_name = data.get('kernel_name') or self.name
-        self.restoration = None
+        self.result = None
 
     def test(self) -> None:
-        """Restore the current image; sets ``restoration``, ``output`` and ``kernel`` (K, K)."""
-        self.restoration = self.restore(self.rgb(self.lq))
-        self.set_result((self.restoration.sr + 1) / 2, self.restoration.kernel)
+        """Restore the current image; sets ``result``, ``output`` and ``kernel`` (K, K)."""
+        self.result = self.restore(self.rgb(self.lq))
+        self.set_result((self.result.sr + 1) / 2, self.result.kernel)
 
     def restore_entry(self, entry: Entry, dataset: str, save_img: bool) -> dict[str, Any]:
         """Restore one image, write its results, and return its row of ``scores.csv``."""
@@ -113,7 +113,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if done is not None:
             return done
         self.test()
-        visuals, found = self.get_current_visuals(), self.restoration
+        visuals, found = self.get_current_visuals(), self.result
         folder = self.folder(dataset, save_img)
         about = [str(found.settings[key]) for key in ('solver', 'preset') if key in found.settings]
         image = Restored(entry.name, visuals, self.scale, ', '.join([f'x{self.scale}', *about]), found.kernel, k_true,
@@ -123,7 +123,7 @@ class RestorationModel(ImageByImage, BaseModel, ABC):
         if folder is not None and found.trace is not None:
             pictures.save_plot(folder / f'{entry.name}_run.png', found.trace, entry.name)
         self.note_done(dataset, written_files(folder, entry.name, self.suffix), row)
-        self.lq = self.gt = self.output = self.kernel = self.restoration = None
+        self.lq = self.gt = self.output = self.kernel = self.result = None
         return row
 
     def done_before(self, dataset: str) -> dict[str, Any] | None:

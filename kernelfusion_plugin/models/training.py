@@ -14,7 +14,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
 
 from ..core.faults import first_line
-from ..core.sections import check_keys, check_number, nearest, section_of
+from ..core.sections import check_interval, check_keys, check_number, nearest, section_of
 from ..data.check import KEYS as KNOWN_SETS
 from ..data.random_blur_dataset import RandomBlurDataset
 from ..option_checks import is_our_model
@@ -50,9 +50,9 @@ def check_training(model: type[BaseModel], opt: Mapping[str, Any]) -> None:
         if train.get(key):
             _try_loss(f'train.{key}', train[key])
     for key in ('print_freq', 'save_checkpoint_freq'):
-        check_number(f'logger.{key}', logger.get(key), 1)
+        check_interval(f'logger.{key}', logger.get(key), 1)
     if section_of(opt, 'val').get('val_freq') is not None:
-        check_number('val.val_freq', opt['val']['val_freq'], 1)
+        check_interval('val.val_freq', opt['val']['val_freq'], 1)
     _check_loader(opt['datasets'])
 
 

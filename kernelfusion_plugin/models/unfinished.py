@@ -126,10 +126,10 @@ class Unfinished:
     def drop_others(self, dataset: str, names: Iterable[str]) -> None:
         """Remove checkpoints and results of images that are no longer in the data set."""
         names = set(names)
-        for checkpoint in (self.folder / dataset).glob('*.pt'):
-            if checkpoint.stem not in names:
-                checkpoint.unlink(missing_ok=True)
-        for record in set((self.folder / dataset).glob('*.json')) - {self._record(dataset, name) for name in names}:
+        folder = self.folder / dataset
+        for checkpoint in set(folder.glob('*.pt')) - {self._checkpoint(dataset, name) for name in names}:
+            checkpoint.unlink(missing_ok=True)
+        for record in set(folder.glob('*.json')) - {self._record(dataset, name) for name in names}:
             files = read_json(record).get('files', {})
             for path in (*(record.parent / name for name in files), record):
                 path.unlink(missing_ok=True)  # as another rank may have removed it

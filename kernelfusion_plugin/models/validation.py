@@ -15,7 +15,7 @@ from basicsr.utils import get_root_logger
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import report, runlog
+from .. import runlog
 from ..core.faults import first_line, named
 from ..core.memory import SHORTAGE, is_out_of_memory, keep_freed_memory
 from ..entries import BadImage, Entry
@@ -27,13 +27,12 @@ from .levels import Places
 from .options import FileOptions, check_names
 from .outputs import Restored, endings, name_fault, scores_and_files
 from .ranks import Ranks
+from .tables import Tables
 from .toolbox import check_metrics, image_metrics
 from .work import Work
 
-DERIVED = ('results_root', 'experiments_root', 'log', 'visualization')  # paths filled in by BasicSR
 
-
-class ImageByImage:
+class ImageByImage(Tables):
     """Mixin with ``nondist_validation`` and ``dist_validation`` for BasicSR models; list it before BaseModel.
 
     A model calls :meth:`read_options` and :meth:`start` in its constructor and implements :meth:`restore_entry`. A bad
@@ -62,7 +61,7 @@ class ImageByImage:
         check_names(opt)
 
     def start(self, files: FileOptions) -> None:
-        """Set up logger, device, empty tables and the results folder; ``files``: which files are read and written."""
+        """Set up logger, device, results folder and empty tables; ``files``: which files are read and written."""
         self.files = files
         self.logger = get_root_logger()
         if self.device.type == 'cuda' and not torch.cuda.is_available():
@@ -70,14 +69,10 @@ class ImageByImage:
             self.device = torch.device('cpu')
         keep_freed_memory(self.device)
         path = self.opt['path']
-        self.results = Path(path.get('results_root') or path['visualization'])
-        self.rows: list[dict[str, Any]] = []
-        self.datasets: dict[str, dict[str, Any]] = {}
-        self.all: dict[str, Any] = {}  # as in ``datasets``, over all data sets, if there are several
+        self.start_tables(Path(path.get('results_root') or path['visualization']))
         self.finished = 0  # number of data sets done
         self.together = 1  # number of consecutive images that may be restored together
         self.behind: list[Entry] = []  # following images that may be restored with the current one
-        self.ranks: Ranks | None = None
         self.title = ''
         self.told: set[str] = set()  # data sets whose missing kernels or pictures have been reported
         self.suffix = ''
@@ -115,10 +110,6 @@ class ImageByImage:
     def endings(self, save_img: bool) -> list[str]:
         """Name endings, after the image's name, of the files that may be written."""
         return endings(self.suffix) if save_img else []
-
-    def about_run(self) -> dict[str, Any]:
-        """Entries of ``summary.json`` besides versions, scores and options."""
-        return {}
 
     def begin_dataset(self, name: str, images: list[str]) -> None:
         """Called before the images of a data set are restored."""
@@ -191,26 +182,6 @@ class ImageByImage:
         if self.device.type == 'cuda':
             torch.cuda.empty_cache()
         return Outcome(row, runlog.failures[before:], seconds=time.perf_counter() - begin)
-
-    def write_table(self) -> None:
-        """Write ``scores.csv`` for the images done so far."""
-        report.write_scores(self.results / 'scores.csv', self.rows)
-
-    def conclude(self, work: Work, current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Write tables and log the means of a data set once all images have been tried."""
-        done, failed = work.rows(), work.failed()
-        self.write_table()  # at least the header, if nothing was restored
-        self.datasets[work.name] = {'images': len(done), 'failed': failed, 'mean': report.mean_scores(done)}
-        report.write_summary(self.results / 'summary.json', self._summary())
-        self.logger.info(report.mean_line(work.name, done, len(failed)))
-        self._toolbox_means(work.name, done, current_iter, tb_logger)
-
-    def conclude_all(self) -> None:
-        """Write and log means over the images of all data sets, each image counting equally."""
-        failed = [f'{name}/{image}' for name, about in self.datasets.items() for image in about['failed']]
-        self.all = {'images': len(self.rows), 'failed': failed, 'mean': report.mean_scores(self.rows)}
-        report.write_summary(self.results / 'summary.json', self._summary())
-        self.logger.info(report.mean_line('all data sets', self.rows, len(failed)))
 
     def end_dataset(self) -> None:
         """Called after each data set; after the last one, finish the run, or the validation if training.
@@ -311,36 +282,6 @@ class ImageByImage:
             self.logger.error(traceback.format_exc())
         self.logger.error(message + runlog.SKIPPED)
         runlog.record_failure(message)
-
-    def _toolbox_means(self, dataset: str, rows: list[dict[str, Any]], current_iter: Any, tb_logger: Any) -> None:  # noqa: ANN401
-        """Log the means of ``val.metrics`` as BasicSR does, without infinite values (identical images)."""
-        names = list(self.opt['val'].get('metrics') or {})
-        if not names:
-            return
-        means = report.mean_scores(rows)
-        means = {name: means[f'val_{name}'] for name in names if f'val_{name}' in means}
-        self.metric_results = means
-        self._initialize_best_metric_results(dataset)
-        lines = [f'Validation {dataset}']
-        for name, value in means.items():
-            self._update_best_metric_result(dataset, name, value, current_iter)
-            infinite = sum(row.get(f'val_{name}') == float('inf') for row in rows)
-            lines.append(f'\t # {name}: {value:.4f}' + (f' ({infinite} infinite left out)' if infinite else ''))
-            if self.opt['is_train']:
-                best = self.best_metric_results[dataset][name]
-                lines[-1] += f'\tBest: {best["val"]:.4f} @ {best["iter"]} iter'
-            if tb_logger:
-                tb_logger.add_scalar(f'metrics/{dataset}/{name}', value, current_iter)
-        lines += [f'\t # {name}: no value' for name in names if name not in means]
-        self.logger.info('\n'.join(lines))
-
-    def _summary(self) -> dict[str, Any]:
-        options = {key: value for key, value in self.opt.items() if key not in ('dist', 'rank', 'world_size')}
-        options['path'] = {key: value for key, value in self.opt['path'].items() if key not in DERIVED}
-        shares = {'ranks': self.ranks.shares()} if self.ranks else {}
-        return {'name': self.opt['name'], **report.environment(self.device), **shares, **self.about_run(),
-                'datasets': self.datasets, **({'all': self.all} if self.all else {}), 'options': options}
-
 
 def _reason(error: Exception) -> str:
     """An error's message in one line, with its type unless it is a ValueError."""

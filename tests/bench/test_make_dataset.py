@@ -318,6 +318,8 @@ def test_where_nothing_can_be_made_it_is_said(div2k, tmp_path, caplog):
     (['DIV2KMotion', '--image', '0801', '--name', 'DIV2KFK'], 'are for free'),
     (['free', '--name', 'DIV2KFK', '--kernels', 'HR'], 'name of a published data set'),
     (['free', '--name', '../HR', '--kernels', 'HR'], '--name must be a folder name without / or leading dot'),
+    (['free', '--name', '', '--kernels', 'HR'], "--name must be a folder name without / or leading dot, got ''"),
+    (['DIV2KMotion', '--image', '0801', '--name', ''], "--name must be a folder name without / or leading dot, got ''"),
     (['free'], '--kernels: this recipe needs'),
     (['DIV2KRK', '--image', '0801', '--border', 'zeros'], '--border'),
     (['DIV2KMotion', '--image', '0801', '--jpeg', '0'], '--jpeg'),

@@ -347,14 +347,17 @@ def test_training_sets_that_do_not_fit(kind, changes, message, data, tmp_path, m
 def test_training_needs_no_validation(data, tmp_path, monkeypatch):
     opt = train_toy(data, 'RRDBNet')
     del opt['val'], opt['datasets']['val_1']
-    run_training(opt, tmp_path / 'train', monkeypatch)
-    assert (tmp_path / 'train/experiments/toy/models/net_g_latest.pth').is_file()
+    run_training(opt, tmp_path / 'train', monkeypatch, '--force_yml', 'logger:print_freq=.inf',
+                 'logger:save_checkpoint_freq=.inf')  # never
+    assert [path.name for path in (tmp_path / 'train/experiments/toy/models').iterdir()] == ['net_g_latest.pth']
 
 
 @pytest.mark.parametrize(('force', 'message'), [
     ('train=null', "'train' needs optim_g, scheduler, total_iter"),
     ('train:total_itr=3', "unknown option 'train.total_itr': did you mean 'total_iter'?"),
     ('train:total_iter=0', 'train.total_iter must be a number, at least 1'),
+    ('train:total_iter=.inf', 'train.total_iter must be a finite number, at least 1, got inf'),
+    ('train:optim_g:lr=.inf', 'train.optim_g.lr must be a finite number, at least 0, got inf'),
     ('train:ema_decay=2', 'train.ema_decay must be a number, between 0 and 1'),
     ('train:warmup_iter=yes', 'train.warmup_iter must be a number'),
     ('train:optim_g=~', "'train' needs optim_g"),

@@ -24,6 +24,13 @@ def test_pictures_fit_each_other_and_meet_no_made_up_border(height, width, lr_si
     assert np.abs(y[0].permute(1, 2, 0).numpy() - lr).max() <= 0.501
 
 
+@pytest.mark.parametrize('asked', ['-h', '--help'])
+def test_help_is_printed_and_nothing_else_is_done(asked, tmp_path):
+    ran = python('-m', 'kernelfusion_plugin.demo', asked, cwd=tmp_path, path=[ROOT])
+    assert ran.returncode == 0 and not ran.stderr and not list(tmp_path.iterdir())
+    assert ran.stdout == demo.__doc__ and '--force_yml' in ran.stdout
+
+
 def test_demo_runs_and_shows_what_it_measured(tmp_path):
     pytest.importorskip('skimage.data')
     toy = ['kernelfusion:tuning:steps=1', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',

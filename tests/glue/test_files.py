@@ -622,3 +622,15 @@ def test_the_largest_picture_of_a_format_is_known(ending, tmp_path):
         Image.new('L', (most + 1, 1)).save(tmp_path / f'b{ending}')
     with pytest.raises(BadPicture, match=f'{kind} allows only {most} a side'):
         check_size(tmp_path / f'b{ending}', most + 1, 1)
+
+
+def test_a_picture_as_saved_is_rounded_and_compressed_as_opencv_does():
+    noise = torch.rand(3, 37, 53, generator=torch.Generator().manual_seed(0))
+    y = torch.linspace(-9, 264, noise.numel()).reshape(noise.shape) + 20 * noise
+    rounded = y.clamp(0, 255).round().permute(1, 2, 0).numpy().astype(np.uint8)
+    assert files.as_saved(y).dtype == np.uint8 and np.array_equal(files.as_saved(y), rounded)
+    for quality in (10, 90):
+        coded = cv2.imencode('.jpg', rounded[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        truth = cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+        error = np.abs(files.as_saved(y, quality) - truth)
+        assert error.mean() < 0.5 < np.abs(truth - rounded).mean()  # 0, unless the two have different libraries of JPEG

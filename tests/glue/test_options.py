@@ -21,8 +21,8 @@ from kernelfusion_plugin.models.kernelfusion_model import KernelFusionModel
 from kernelfusion_plugin.models.levels import check_levels
 from kernelfusion_plugin.models.options import parse_section
 from kernelfusion_plugin.models.toolbox import check_metrics
-from kernelfusion_plugin.option_checks import with_defaults
-from kernelfusion_plugin.option_files import read_file
+from kernelfusion_plugin.option_checks import check_top_level
+from kernelfusion_plugin.option_files import fill_in, read_file
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options'
 TINY = ['kernelfusion:tuning:steps=2', 'kernelfusion:tuning:crop=16', 'kernelfusion:em:sketch_passes=1',
@@ -151,8 +151,16 @@ def test_there_is_a_file_per_experiment():
 
 @pytest.mark.parametrize('file', sorted(OPTIONS.rglob('*.yml')), ids=lambda path: path.stem)
 def test_every_option_of_a_file_is_where_it_is_read(file):
-    opt = with_defaults(read_file(file))
+    opt = read_file(file)
+    check_top_level(opt)
+    fill_in(opt)
     check_levels(opt, MODEL_REGISTRY.get(opt['model_type']).PLACES)
+
+
+def test_no_file_asks_for_metrics_where_there_is_no_ground_truth():
+    for opt in map(read_file, OPTIONS.rglob('*.yml')):
+        if any(dataset['type'] == 'SingleImageDataset' for dataset in opt['datasets'].values()):
+            assert 'metrics' not in opt['val'], opt['name']
 
 
 @pytest.mark.parametrize(('section', 'message'), [

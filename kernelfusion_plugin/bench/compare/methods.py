@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.faults import prefixed
-from ...option_checks import with_defaults
-from ...option_files import apply_force_yml, read_file
+from ...option_checks import check_top_level
+from ...option_files import apply_force_yml, fill_in, read_file
 
 SLUG = 80  # maximum length of a file name made from a label
 INPUT, TRUTH = 'LR', 'ground truth'  # titles of pictures, not allowed as labels
@@ -80,7 +80,8 @@ def _options(file: Path, force_yml: list[str]) -> dict[str, Any]:
     opt = read_file(file)
     apply_force_yml(opt, force_yml)
     with prefixed(str(file)):
-        opt = with_defaults(opt)
+        check_top_level(opt)
+    fill_in(opt)
     for key, value in opt['datasets'].items():
         if not isinstance(value, dict):
             raise ValueError(f'{file}: datasets:{key} must be a section, got {value!r}')
