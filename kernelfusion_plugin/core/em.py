@@ -120,11 +120,19 @@ def final_passes(problem: EmProblem, kernel: Tensor, place: EmPlace) -> Iterator
     levels = timesteps(config.final_t_start, config.final_steps, config.t_power)
     renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
     sigma = problem.noise.times(white, 1.0).added_to(config.final_noise)
+    lit = None if problem.white is None else _lit(problem, kernel)
+    problem = problem if lit is not None else replace(problem, white=None)
     for sample in range(place.passes, max(1, config.final_samples)):
         if place.x is None:
-            highlights = Highlights.of(problem.y, problem.white, problem.degradation)
-            place.x = highlights.lit(first_estimate(problem, kernel), problem.y, kernel, problem.degradation)
+            place.x = first_estimate(problem, kernel) if lit is None else lit
         for t, x in reverse_pass(problem, kernel, sigma, levels, renoising, place, config.final_turns):
             mean = (place.before + x).div_(sample + 1)
             yield EmStep(t, mean, kernel, lr_mse(problem.degradation, mean, kernel, problem.y, problem.white))
         place.end_sample()
+
+
+def _lit(problem: EmProblem, kernel: Tensor) -> Tensor | None:
+    """What the final passes of an overexposed y begin with; None if no lights are needed to explain it after all."""
+    highlights = Highlights.of(problem.y, problem.white, problem.degradation)
+    return highlights.lit(first_estimate(problem, kernel), problem.y, kernel, problem.degradation,
+                          problem.noise.level())

@@ -21,7 +21,7 @@ from .kernel_align import centre_of_mass, normalise, shift
 from .kernels import gaussian
 from .noise import Sigma
 from .orientations import predict_turned
-from .overexposure import Highlights, reach_of
+from .overexposure import Highlights, away_from, reach_of
 from .quadratic import covariance_lags, data_step, fit_kernel, normal_equations, window_covariance
 from .stages import Stage
 
@@ -140,15 +140,16 @@ def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor
     """
     kernel, y, grid, prior = place.kernel, problem.y, stage.degradation, problem.prior
     highlights = Highlights.of(y, problem.white, grid)
-    (x, beyond), reach = highlights.split(place.x), reach_of(grid.kernel_size - 2 * stage.extra, grid.scale)
+    x, beyond = highlights.split(place.x)
+    reach = reach_of(grid.kernel_size - 2 * stage.extra, grid.scale)
+    unlit = None if highlights.cut is None else away_from(highlights.cut, reach)
     G, b = (stage.memory * part for part in place.remembered)
     share = left_open(kernel, grid.scale) if stage.uncertainty is None else stage.uncertainty
     for t in problem.config.m_levels:
         noise = noise_like(x, problem.generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
         full = x0_hat + beyond
-        seen = grid.forward(full, kernel)
-        weights = _product(robust_weights(seen - y, stage.outlier), highlights.weights(y, seen, reach))
+        weights = _product(robust_weights(grid.forward(full, kernel) - y, stage.outlier), unlit)
         more_G, more_b = normal_equations(grid, full, y, weights)
         if stage.uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))

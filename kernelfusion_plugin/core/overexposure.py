@@ -4,11 +4,12 @@ A lamp may be ten times as bright as white paper. Blurred, it leaves a streak wi
 the range explains under any kernel; and as its edges are the strongest of all, a few lamps decide what kernel is found.
 So, where y is overexposed:
 
-* The M step leaves out all LR pixels that may have seen such a light (:func:`away_from`).
+* The M step leaves out the LR pixels that may have seen such a light (:func:`away_from`).
 * What was cut off is only a lower bound: it counts where the estimate lies below it.
 * x may be brighter than white. The prior, which knows pictures in [-1, 1], sees x cut off; the rest is added again.
-* The final pass starts from what Richardson-Lucy's iteration makes of the lights. A data step alone would put ripples
-  around them, as it may go below black.
+* The final pass starts from what Richardson-Lucy's iteration makes of the lights; a data step alone would put ripples
+  around them, as it may go below black. If y is explained as well without lights, white is just white, and the final
+  pass is as for any picture.
 
 Whyte, Sivic & Zisserman (2014, *Deblurring shaken and partially saturated images*) separate lights and picture in a
 similar way, for a known kernel.
@@ -31,6 +32,8 @@ STEEP_SHARE = 0.1  # of white's edges that are as steep: photographs whose white
 FEWEST = 4  # of such edges: a pixel has four
 LEAST_LEFT = 64 ** 2  # LR pixels that the M step needs; but a quarter of y at least, and three quarters always do
 ROUNDS = 40  # of Richardson-Lucy's iteration
+NEAR = 3  # LR pixels from what was cut off where lights brighter than white show
+UNEXPLAINED = 0.01  # of white's light, root mean square there: more is left without such lights (docs/tried.md)
 DARKEST = 1e-3  # of white's light: what its estimates start from at least; from 0 they would not get away
 
 
@@ -57,14 +60,18 @@ def away_from(cut: Tensor, reach: int) -> Tensor:
 
     Where too little of y would be left, the reach is shorter, down to none: all pixels are 1 then.
     """
-    cut = cut.any(1, keepdim=True).float()
-    pixels = cut[0].numel()
+    pixels = cut[0, 0].numel()
     enough = min(0.75 * pixels, max(0.25 * pixels, LEAST_LEFT)) / pixels
     for distance in range(reach, 0, -1):
-        left = 1 - F.max_pool2d(cut, 2 * distance + 1, 1, distance)
+        left = 1 - near_to(cut, distance)
         if left.mean() >= enough:
             return left
-    return torch.ones_like(cut)
+    return torch.ones_like(near_to(cut, 0))
+
+
+def near_to(cut: Tensor, distance: int) -> Tensor:
+    """1 for LR pixels within ``distance``, in both directions, of those that were ``cut`` off, else 0: (B, 1, h, w)."""
+    return F.max_pool2d(cut.any(1, keepdim=True).float(), 2 * distance + 1, 1, distance)
 
 
 def reach_of(kernel_size: int, scale: int) -> int:
@@ -77,7 +84,7 @@ class Highlights:
     """The values of y that were cut off, and where x may be brighter than white because of them.
 
     Attributes:
-        cut: (B, C, h, w) bool; None: y is not overexposed, and all methods leave things as they are.
+        cut: (B, C, h, w) bool; None: y is not overexposed, and nothing is split or left out.
         room: (B, C, H, W) bool, on the degradation's canvas: what the windows of those values cover.
     """
 
@@ -107,27 +114,39 @@ class Highlights:
         """
         return None if self.cut is None else ~(self.cut & (seen >= y)).any(1, keepdim=True)
 
-    def weights(self, y: Tensor, seen: Tensor, reach: int) -> Tensor | None:
-        """Weights (B, 1, h, w) of the M step: 1 for what is :meth:`counting` and :func:`away_from` what was cut off."""
-        return None if self.cut is None else away_from(self.cut, reach) * self.counting(y, seen)
+    def lit(self, x: Tensor, y: Tensor, kernel: Tensor, degradation: Degradation, noise: float = 0.0) -> Tensor | None:
+        """x with its highlights by Richardson-Lucy's iteration, from x on; None if x need not be brighter than white.
 
-    def lit(self, x: Tensor, y: Tensor, kernel: Tensor, degradation: Degradation) -> Tensor:
-        """x with its highlights by Richardson-Lucy's iteration (Richardson 1972, Lucy 1974), from x on.
-
-        x <- x · Aᵀ(y / A x) / Aᵀ1 in units of light (black is 0), A = (· * k)↓s. It never goes below black and
-        gathers a streak into the light that made it. What was cut off of y counts as what is seen there, if more; what
-        no LR pixel sees stays as it is.
+        It need not if the iteration explains y near what was cut off about as well where it must stay below white: y's
+        white is white then. Under the right kernel this shows what :func:`white_level` can only suppose.
 
         Args:
             kernel: as ``degradation`` takes it.
+            noise: its standard deviation in y, range 2.
         """
-        if self.room is None:
-            return x
+        near = near_to(self.cut, NEAR) > 0
+        shown = self._richardson_lucy(x, y, kernel, degradation, 1.0)
+        residual = (degradation.forward(shown, kernel) - y) / 2
+        off = torch.where(self.cut, residual.clamp_max(0), residual).square()[near.expand_as(y)].mean()
+        if off < UNEXPLAINED ** 2 + (noise / 2) ** 2:
+            return None
+        return self._richardson_lucy(x, y, kernel, degradation, math.inf)
+
+    def _richardson_lucy(self, x: Tensor, y: Tensor, kernel: Tensor, degradation: Degradation, most: float) -> Tensor:
+        """x <- x · Aᵀ(y / A x) / Aᵀ1 in units of light, black is 0 and white 1 (Richardson 1972, Lucy 1974).
+
+        A = (· * k)↓s. It never goes below black and gathers a streak into the light that made it. What was cut off of y
+        counts as what is seen there, if more; what no LR pixel sees stays as it is. Only the ``room`` of x changes.
+
+        Args:
+            most: x's light is at most this.
+        """
         light, whole = ((x + 1) / 2).clamp_min(DARKEST), degradation.adjoint(torch.ones_like(y), kernel)
         light = torch.where(self.room, light.clamp_max(1), light)
+        there = ((y + 1) / 2).clamp_min(0)
         for _ in range(ROUNDS):
             seen = degradation.forward(light, kernel).clamp_min(DARKEST)
-            wanted = ((y + 1) / 2).clamp_min(0)
-            wanted = torch.where(self.cut, torch.maximum(wanted, seen), wanted)
-            light = light * (degradation.adjoint(wanted / seen, kernel) + DARKEST) / (whole + DARKEST)
+            wanted = torch.where(self.cut, torch.maximum(there, seen), there)
+            change = (degradation.adjoint(wanted / seen, kernel) + DARKEST) / (whole + DARKEST)
+            light = torch.where(self.room, (light * change).clamp_max(most), light * change)
         return torch.where(self.room, 2 * light - 1, x)

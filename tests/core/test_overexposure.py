@@ -10,7 +10,7 @@ from overexposed import lamps_over, photograph, seen_through, stored
 from test_em import SMALL, given, problem
 
 from kernelfusion_plugin.core import em_steps
-from kernelfusion_plugin.core.degradation import BORDERS, Degradation
+from kernelfusion_plugin.core.degradation import BORDERS, Degradation, to_canvas
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import pose, solve_em
 from kernelfusion_plugin.core.em_config import EmConfig
@@ -129,8 +129,7 @@ def test_nothing_is_done_to_pictures_that_are_not_overexposed():
     highlights = Highlights.of(y, None, FULL)
     shown, beyond = highlights.split(x)
     assert shown is x and beyond == 0
-    assert highlights.counting(y, y) is None and highlights.weights(y, y, 6) is None
-    assert highlights.lit(x, y, SHAKE, FULL) is x
+    assert highlights.counting(y, y) is None
 
 
 def test_what_was_cut_off_counts_where_the_estimate_is_darker():
@@ -165,6 +164,7 @@ def test_lights_are_richardson_and_lucys(monkeypatch):
     assert bool(highlights.cut.any())
     monkeypatch.setattr('kernelfusion_plugin.core.overexposure.DARKEST', 1e-9)
     lit = (highlights.lit(start * 2 - 1, y, kernel, degradation) + 1) / 2
+    assert float(lit.max()) > 3
     expected = plain_richardson_lucy(start, (y + 1) / 2, highlights.cut, kernel, degradation, 40)
     torch.testing.assert_close(lit, expected, rtol=1e-5, atol=1e-7)
 
@@ -186,6 +186,23 @@ def test_a_streak_becomes_a_light_again():
     assert error[0] < 0.05 * error[1]
 
 
+@pytest.mark.parametrize(('noise', 'needed'), [(0.0, True), (0.06, True), (0.5, False)])
+def test_lights_are_made_only_where_y_needs_them(noise, needed):
+    """Not for what noise explains."""
+    x, y, k = clipped_scene()
+    assert (Highlights.of(y, WHITE, FULL).lit(x.clamp(-0.9, 0.9), y, k, FULL, noise) is not None) == needed
+
+
+@pytest.mark.parametrize('kernel', [SHAKE, square(24, 4)], ids=['shake', 'none'])
+def test_black_on_white_needs_no_lights(kernel):
+    """Even where its hard edges had passed for overexposed."""
+    k, x = kernel.double(), torch.ones(1, 3, *FULL.hr_size((30, 30)), dtype=torch.float64)
+    x[..., 20:120, 40:48] = x[..., 60:66, 20:110] = -1
+    y = FULL.forward(x, k)
+    highlights = Highlights.of(y, WHITE, FULL)
+    assert bool(highlights.cut.any()) and highlights.lit(to_canvas(y, FULL).clamp(-1, 1), y, k, FULL) is None
+
+
 def clipped_scene(n=40):
     """(x shown, y, kernel) of a photograph with lamps, on the canvas of FULL."""
     height, width = FULL.hr_size((n, n))
@@ -195,8 +212,7 @@ def clipped_scene(n=40):
 
 def test_lamps_do_not_decide_the_kernel():
     x, y, k = clipped_scene(64)
-    start, highlights = gaussian(24, sigmas=4.0).double(), Highlights.of(y, WHITE, FULL)
-    weights = highlights.weights(y, FULL.forward(x, k), reach_of(24, 4))
+    start, weights = gaussian(24, sigmas=4.0).double(), away_from(y >= WHITE, reach_of(24, 4))
     with_lamps, without = (fit_kernel(*normal_equations(FULL, x, y, w), start, 1e-4) for w in (None, weights))
     assert kernel_ncc(without, k) > 0.9 > 0.85 > kernel_ncc(with_lamps, k)
 
