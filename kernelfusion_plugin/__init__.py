@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .core.config import KernelFusionConfig
     from .core.restore import Progress, Result, restore, restore_steps
 
-__version__ = '0.12.0'
+__version__ = '0.13.0'
 __all__ = ['KernelFusionConfig', 'Progress', 'Result', 'restore', 'restore_steps']
 
 _HOMES = {'KernelFusionConfig': '.core.config', 'Progress': '.core.restore', 'Result': '.core.restore',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from .frame import Frame
 from .kernel_search import adapted
 from .kernels import gaussian
 from .noise import white_noise
-from .piece import cut_piece, unsure_rims
+from .piece import cut_piece, on_piece, unsure_rims
 from .stages import kernel_stages
 
 LEAST_SIDE = 64  # LR pixels, shorter side of y. On smaller or less textured pictures the kernel always comes out wide
@@ -59,7 +58,7 @@ def blur_spread(y: Tensor, prior: Prior, config: KernelFusionConfig) -> float | 
     half, generator = F.avg_pool2d(y, 2), torch.Generator(y.device).manual_seed(0)
     problem = pose(half, prior, degradation, em, generator)
     piece, _ = cut_piece(half, em.kernel_side // 2, white=problem.white)
-    problem = adapted(replace(problem, y=piece))
+    problem = adapted(on_piece(problem, piece))
     stage = kernel_stages(degradation, problem.config, problem.noise)[0]
     place = EmPlace(kernel=gaussian(stage.degradation.kernel_size, sigmas=em.start_width).to(piece))
     for _ in em_passes(problem, stage, place):

@@ -19,7 +19,7 @@ from .frame import Frame
 from .kernel_align import normalise, shift
 from .kernels import gaussian
 from .likelihood import nll
-from .piece import cut_piece, paste, unsure_rims
+from .piece import cut_piece, on_piece, paste, unsure_rims
 from .stages import Stage, attempts, kernel_stages, scaled
 
 WIDE = 5.0  # LR pixels: area of a kernel from which on a second attempt is made
@@ -83,7 +83,7 @@ class _Search:
         """On the most informative piece of y."""
         y, config = problem.y, problem.config
         piece, at = cut_piece(y, config.kernel_side, unsure_rims(y, problem.frame, config), problem.white)
-        several = replace(problem, y=piece.expand(config.draws, -1, -1, -1))
+        several = on_piece(problem, piece.expand(config.draws, -1, -1, -1))
         return cls(problem, several, at, to_canvas(y, problem.degradation), place, start)
 
     def attempt(self, stages: list[Stage]) -> Iterator[EmStep]:

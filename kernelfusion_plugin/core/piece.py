@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from .degradation import Degradation
 from .em_config import LEAST_PIECE, EmConfig
+from .em_state import EmProblem
 from .frame import Frame
 from .overexposure import away_from
 
@@ -64,6 +67,17 @@ def cut_piece(y: Tensor, side: int, rims: tuple[int, int, int, int] = (0, 0, 0, 
     """:func:`informative_piece` cut out of y (a view), and the LR pixel (top, left) at which it begins."""
     top, left, height, width = informative_piece(y, side, rims, white)
     return y[..., top:top + height, left:left + width], (top, left)
+
+
+def on_piece(problem: EmProblem, piece: Tensor) -> EmProblem:
+    """The problem for a ``piece`` of y alone: overexposed only if something of it lies away from what was cut off.
+
+    Else nothing could be left out, and lights that are brighter than white would explain too much.
+    """
+    white = problem.white
+    if white is not None and bool(away_from(piece >= white, 1).all()):
+        white = None
+    return replace(problem, y=piece, white=white)
 
 
 def paste(x: Tensor, grid: Degradation, canvas: Tensor, degradation: Degradation, at: tuple[int, int]) -> Tensor:

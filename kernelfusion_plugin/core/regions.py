@@ -29,7 +29,7 @@ from .em_config import EmConfig
 from .em_state import EmPlace, EmProblem, EmStep
 from .frame import Frame
 from .metrics import kernel_ncc
-from .piece import cut_piece, paste, unsure_rims
+from .piece import cut_piece, on_piece, paste, unsure_rims
 from .regional_degradation import RegionalDegradation
 from .restarts import mean_nll, search, search_steps
 from .state import Phase2State
@@ -80,7 +80,7 @@ def _find_kernels(problem: EmProblem, degradation: RegionalDegradation, place: E
     whole, canvas, rims = place.kernels[0], to_canvas(y, degradation), unsure_rims(y, frame, config)
     config = replace(config, rim=0)  # the pieces leave them out already
     for at, piece in _pieces(y, degradation, config.kernel_side, rims, problem.white)[len(place.kernels) - 1:]:
-        region = replace(problem, y=piece, config=config)
+        region = replace(on_piece(problem, piece), config=config)
         for step in search(region, place, whole):
             canvas = paste(step.x0_hat, one, canvas, one, at)
             yield step._replace(x0_hat=canvas)

@@ -16,7 +16,7 @@ from .em_steps import area, first_estimate, reverse_pass, told_by, with_weak_par
 from .kernel_search import adapted, find_kernel
 from .likelihood import nll
 from .noise import CLEAN
-from .piece import cut_piece, unsure_rims
+from .piece import cut_piece, on_piece, unsure_rims
 from .stages import most_passes
 
 JUDGED = 128  # LR pixels: side of the piece that kernels are judged on
@@ -52,7 +52,7 @@ def surprise(problem: EmProblem, kernel: Tensor) -> float:
     """
     y, config = problem.y, problem.config
     piece, _ = cut_piece(y, JUDGED, unsure_rims(y, problem.frame, config), problem.white)
-    return (mean_nll(replace(problem, y=piece, noise=CLEAN), kernel, 0)
+    return (mean_nll(replace(on_piece(problem, piece), noise=CLEAN), kernel, 0)
             + AREA_WEIGHT * math.log(area(kernel, problem.degradation.scale)))
 
 

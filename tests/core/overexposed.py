@@ -30,6 +30,12 @@ def lamps_over(picture, count=10, seed=0):
     return 2 * light - 1
 
 
+def highlights_of(picture):
+    """The picture with all that is brighter than 85 % of white up to twice as bright as white; [-1, ∞)."""
+    light = (picture + 1) / 2
+    return 2 * (light + 6 * (light - 0.85).clamp_min(0)) - 1
+
+
 def seen_through(picture, kernel, scale=4, rim=4):
     """(x * k)↓s without the ``rim`` outermost LR pixels, which depend on what lies beyond the frame."""
     y = Degradation(scale, len(kernel), 'replicate').forward(picture, kernel.to(picture))

@@ -19,7 +19,7 @@ from kernelfusion_plugin.core.kernels import gaussian, motion, square
 from kernelfusion_plugin.core.likelihood import nll
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
 from kernelfusion_plugin.core.overexposure import LEAST_LEFT, WHITE, Highlights, away_from, reach_of, white_level
-from kernelfusion_plugin.core.piece import informative_piece
+from kernelfusion_plugin.core.piece import informative_piece, on_piece
 from kernelfusion_plugin.core.quadratic import fit_kernel, normal_equations
 from kernelfusion_plugin.core.stages import kernel_stages
 from kernelfusion_plugin.core.texture_prior import load_texture_prior
@@ -303,3 +303,13 @@ def test_overexposure_is_looked_for_unless_turned_off():
     for on, white in ((True, WHITE), (False, None)):
         assert pose(y, None, FULL, EmConfig(overexposure=on), torch.Generator()).white == white
     assert pose(y.clamp_max(0.9), None, FULL, EmConfig(), torch.Generator()).white is None
+
+
+@pytest.mark.parametrize(('lamps', 'overexposed'), [(1, True), (40, False), (0, False)])
+def test_a_piece_is_overexposed_if_something_can_be_left_out(lamps, overexposed):
+    y = random(1, 3, 60, 60).clamp(-1, 0.9)
+    for lamp in range(lamps):
+        y[..., lamp * 7 % 60, lamp * 13 % 60] = 1
+    piece = on_piece(given(y, None, FULL, white=WHITE), y)
+    assert piece.y is y and piece.white == (WHITE if overexposed else None)
+    assert on_piece(given(y, None, FULL), y).white is None
