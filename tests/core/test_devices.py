@@ -43,6 +43,7 @@ from kernelfusion_plugin.core.nets.danv2 import DANv2
 from kernelfusion_plugin.core.nets.dcls import DCLS
 from kernelfusion_plugin.core.nets.patch_net import PatchDiffusionNet
 from kernelfusion_plugin.core.noise import estimate_noise
+from kernelfusion_plugin.core.overexposure import white_level
 from kernelfusion_plugin.core.patch_prior import PatchPrior, computes_bf16
 from kernelfusion_plugin.core.plan import Plan
 from kernelfusion_plugin.core.quadratic import data_step
@@ -190,6 +191,13 @@ def wide():
     return F.avg_pool2d(random(3, 16, 34), 3, 1, 1)
 
 
+def overexposed():
+    y = 0.4 * wide() - 0.5
+    y[..., 6:8, 10:14] = 1
+    assert white_level(y) is not None
+    return y
+
+
 CASES = {  # config, other arguments, the step after which the run is left and taken up again
     'both': (em(coarse_passes=0, fine_passes=1, uncertainty=None, noise_floor=1, final_samples=0), {}, None),
     'frame, samples': (em(coarse_passes=0, fine_passes=2, final_prior='textures', final_samples=2), {'y': framed()}, 5),
@@ -198,6 +206,8 @@ CASES = {  # config, other arguments, the step after which the run is left and t
     'regions': (dataclasses.replace(em(final_prior='textures'), regions='1x2'), {'y': wide()}, None),
     'known kernel, border': (dataclasses.replace(em(final_prior='textures'), border='reflect'), {'kernel': L}, None),
     'known kernels': (em(final_prior='textures'), {'y': wide(), 'kernel': torch.stack([L, L.T])[None]}, None),
+    'overexposed': (em(coarse_passes=0, fine_passes=1, final_prior='textures'), {'y': overexposed()}, 4),
+    'overexposed, known kernel': (em(final_prior='textures', final_samples=0), {'y': overexposed(), 'kernel': L}, 1),
     'joint': (joint(n_iter_first=1), {}, 4),
     'joint, two U-Nets': (joint(n_iter_first=1, n_steps=1, separate_unets=True), {}, None),
     'dip': (joint(n_iter_first=1, pipeline='dip'), {}, 1),
