@@ -217,7 +217,8 @@ def test_feed_test_and_visuals_without_the_toolbox(data, tmp_path):
     (('edge_share', lambda kernel: 0.12), ('photo: 12% of the kernel', 'kernelfusion: kernel_size: 32')),
     (('seems_wider', lambda y, prior, config: True), ('photo: the blur seems to be wider', 'smaller first'))])
 def test_a_grid_that_is_too_small_is_spoken_of(fault, parts, known, data, tmp_path, monkeypatch):
-    monkeypatch.setattr('kernelfusion_plugin.advice.' + fault[0], fault[1])
+    for name, answer in (('edge_share', lambda kernel: 0.0), ('seems_wider', lambda *args: False), fault):
+        monkeypatch.setattr('kernelfusion_plugin.advice.' + name, answer)
     said = []
     model = make_model(tmp_path, data, kernelfusion__known_kernel=known)
     monkeypatch.setattr(model.logger, 'warning', said.append)
