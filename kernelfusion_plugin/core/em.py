@@ -121,7 +121,8 @@ def final_passes(problem: EmProblem, kernel: Tensor, place: EmPlace) -> Iterator
     renoising, white = ('ancestral', 1.0) if config.final_samples else ('none', config.final_white)
     sigma = problem.noise.times(white, 1.0).added_to(config.final_noise)
     lit = None if problem.white is None else _lit(problem, kernel)
-    problem = problem if lit is not None else replace(problem, white=None)
+    if lit is None:
+        problem = replace(problem, white=None)
     for sample in range(place.passes, max(1, config.final_samples)):
         if place.x is None:
             place.x = first_estimate(problem, kernel) if lit is None else lit

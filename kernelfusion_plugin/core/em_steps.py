@@ -104,7 +104,7 @@ def _towards(problem: EmProblem, highlights: Highlights, x0_hat: Tensor, kernel:
 def first_estimate(problem: EmProblem, kernel: Tensor) -> Tensor:
     """The bicubic picture after a first data step."""
     y, degradation = problem.y, problem.degradation
-    counting = None if problem.white is None else ~Highlights.of(y, problem.white, degradation).cut
+    counting = None if problem.white is None else y < problem.white
     return data_step(degradation, kernel, y, to_canvas(y, degradation), START_RHO, problem.config.cg_iterations,
                      counting=counting)
 
@@ -136,7 +136,8 @@ def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor
     """(G, b) of the M step: those remembered, and those of what the prior makes of x, noised anew to some levels.
 
     To G what the prior leaves open is added (:func:`~.quadratic.covariance_lags`), times the stage's uncertainty. LR
-    pixels that the prior's estimate does not explain count less, those that may have seen a light beyond white do not.
+    pixels that the prior's estimate does not explain count less; those that may have seen a light brighter than white
+    are left out.
     """
     kernel, y, grid, prior = place.kernel, problem.y, stage.degradation, problem.prior
     highlights = Highlights.of(y, problem.white, grid)
@@ -149,7 +150,9 @@ def _equations(problem: EmProblem, stage: Stage, place: EmPlace) -> tuple[Tensor
         noise = noise_like(x, problem.generator)
         x0_hat = prior.predict_x0(prior.schedule.q_sample(x, t, noise), t)
         full = x0_hat + beyond
-        weights = _product(robust_weights(grid.forward(full, kernel) - y, stage.outlier), unlit)
+        weights = robust_weights(grid.forward(full, kernel) - y, stage.outlier)
+        if unlit is not None:
+            weights = unlit if weights is None else weights * unlit
         more_G, more_b = normal_equations(grid, full, y, weights)
         if stage.uncertainty != 0:
             lags = covariance_lags(noise, x0_hat - x, prior.schedule.noise_level(t))
@@ -184,11 +187,6 @@ def robust_weights(residual: Tensor, scale: float) -> Tensor | None:
     r² is the mean of the squared residual (B, C, h, w) over C. None at scale 0: all pixels count alike.
     """
     return 1 / (1 + residual.square().mean(1, keepdim=True) / scale ** 2) if scale else None
-
-
-def _product(weights: Tensor | None, others: Tensor | None) -> Tensor | None:
-    """The two multiplied, where None is 1."""
-    return others if weights is None else weights if others is None else weights * others
 
 
 def without_haze(kernel: Tensor, extra: int) -> Tensor:

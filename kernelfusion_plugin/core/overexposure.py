@@ -29,7 +29,7 @@ from .degradation import Degradation
 WHITE = 1 - 1 / 255  # half a level of 8 bits below white, in a range of 2
 STEEP = 0.4  # range 2: how far below white y is beside what was cut off
 STEEP_SHARE = 0.1  # of white's edges that are as steep: photographs whose white is white have up to 0.04
-FEWEST = 4  # of such edges: a pixel has four
+FEWEST = 4  # of white's edges, in each channel: a single pixel has four
 LEAST_LEFT = 64 ** 2  # LR pixels that the M step needs; but a quarter of y at least, and three quarters always do
 ROUNDS = 40  # of Richardson-Lucy's iteration
 NEAR = 3  # LR pixels from what was cut off where lights brighter than white show
@@ -66,7 +66,7 @@ def away_from(cut: Tensor, reach: int) -> Tensor:
         left = 1 - near_to(cut, distance)
         if left.mean() >= enough:
             return left
-    return torch.ones_like(near_to(cut, 0))
+    return torch.ones_like(cut[:, :1], dtype=torch.float32)
 
 
 def near_to(cut: Tensor, distance: int) -> Tensor:
@@ -75,7 +75,7 @@ def near_to(cut: Tensor, distance: int) -> Tensor:
 
 
 def reach_of(kernel_size: int, scale: int) -> int:
-    """How far apart, in LR pixels, two can lie whose windows share a pixel: :func:`away_from`'s reach."""
+    """LR pixels: the windows of two that are this far apart, or further, share no pixel; :func:`away_from`'s reach."""
     return math.ceil(kernel_size / scale)
 
 
@@ -136,10 +136,11 @@ class Highlights:
         """x <- x · Aᵀ(y / A x) / Aᵀ1 in units of light, black is 0 and white 1 (Richardson 1972, Lucy 1974).
 
         A = (· * k)↓s. It never goes below black and gathers a streak into the light that made it. What was cut off of y
-        counts as what is seen there, if more; what no LR pixel sees stays as it is. Only the ``room`` of x changes.
+        counts as what is seen there, if more; what no LR pixel sees stays as it is. All of x takes part, but only its
+        ``room`` is returned changed.
 
         Args:
-            most: x's light is at most this.
+            most: the light of the room is at most this.
         """
         light, whole = ((x + 1) / 2).clamp_min(DARKEST), degradation.adjoint(torch.ones_like(y), kernel)
         light = torch.where(self.room, light.clamp_max(1), light)
