@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from overexposed import lamps_over, photograph, seen_through, stored
 from test_em import SMALL, given, problem
 
-from kernelfusion_plugin.core import em_steps
+from kernelfusion_plugin.core import em, em_steps, kernel_search, restarts
 from kernelfusion_plugin.core.degradation import BORDERS, Degradation, to_canvas
 from kernelfusion_plugin.core.diffusion import Schedule
 from kernelfusion_plugin.core.em import pose, solve_em
@@ -18,6 +18,7 @@ from kernelfusion_plugin.core.em_state import EmPlace
 from kernelfusion_plugin.core.kernels import gaussian, motion, square
 from kernelfusion_plugin.core.likelihood import nll
 from kernelfusion_plugin.core.metrics import kernel_ncc, psnr_y
+from kernelfusion_plugin.core.noise import Noise
 from kernelfusion_plugin.core.overexposure import LEAST_LEFT, WHITE, Highlights, away_from, reach_of, white_level
 from kernelfusion_plugin.core.piece import informative_piece, on_piece
 from kernelfusion_plugin.core.quadratic import fit_kernel, normal_equations
@@ -313,3 +314,73 @@ def test_a_piece_is_overexposed_if_something_can_be_left_out(apart, overexposed)
     piece = on_piece(given(y, None, FULL, white=WHITE), y)
     assert piece.y is y and piece.white == (WHITE if overexposed else None)
     assert on_piece(given(y, None, FULL), y).white is None
+
+
+def test_the_first_estimate_owes_nothing_to_what_was_cut_off():
+    """How bright that was makes no difference to the data step."""
+    y = some_cut(random(1, 3, 12, 12), (0, 5, 6), (1, 5, 6), (2, 5, 6))
+    canvas, k = torch.zeros(1, 3, *FULL.hr_size((12, 12)), dtype=torch.float64), SHAKE.double()
+    brighter = y.clone()
+    brighter[..., 5, 6] = 9
+    found = []
+    for seen in (y, brighter):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(em_steps, 'to_canvas', lambda *args: canvas)
+            found.append(em_steps.first_estimate(given(seen, None, FULL, white=WHITE), k))
+    assert torch.equal(*found)
+
+
+def test_the_residual_is_that_of_what_is_stored():
+    x, y, k = clipped_scene()
+    lit = torch.where(Highlights.of(y, WHITE, FULL).room, x + 6 * (x >= 1), x)
+    y = FULL.forward(lit, k).clamp_max(1)
+    assert em_steps.lr_mse(FULL, lit, k, y, WHITE) < 1e-4 < em_steps.lr_mse(FULL, lit, k, y)
+
+
+@pytest.mark.parametrize('needed', [False, True])
+def test_final_passes_without_lights_are_as_for_any_picture(needed, monkeypatch):
+    """White is then a value as all others."""
+    x, y, k = clipped_scene()
+    asked = []
+    monkeypatch.setattr(Highlights, 'lit', lambda self, x, y, kernel, degradation, noise: asked.append(noise) or (
+        x.clone() if needed else None))
+    pictures = []
+    for white in (WHITE, None):
+        task = dataclasses.replace(given(y, Certain(x), FULL, white=white), noise=Noise(0.03, 0.0))
+        *_, last = em.final_passes(task, k, EmPlace())
+        pictures.append(last.x0_hat)
+    assert asked == [0.03] and torch.equal(*pictures) != needed
+
+
+def test_the_level_allows_for_jpeg(monkeypatch):
+    monkeypatch.setattr(em, 'estimate_noise', lambda y: Noise(0.0, 0.02))
+    asked = []
+    monkeypatch.setattr(em, 'white_level', lambda y, jpeg: asked.append(jpeg))
+    pose(torch.zeros(1, 3, 8, 8), None, FULL, EmConfig(), torch.Generator())
+    assert asked == [0.02]
+
+
+def test_a_search_knows_what_was_cut_off(monkeypatch):
+    """Its passes, its likelihoods and the judgement of its kernel; but not on a piece where nothing can be left out."""
+    config = dataclasses.replace(SMALL, draws=2)
+    y, _, prior, degradation = problem(2, motion(12, 3), n=20, config=config)
+    asked = {'passes': [], 'stages': [], 'judged': []}
+    passes = em_steps.reverse_pass
+
+    def watched(problem, *args, **options):
+        asked['passes'].append(problem.white)
+        return passes(problem, *args, **options)
+
+    monkeypatch.setattr(em_steps, 'reverse_pass', watched)
+    monkeypatch.setattr(restarts, 'reverse_pass', passes)
+    monkeypatch.setattr(kernel_search, 'nll', lambda *args: asked['stages'].append(args[7]) or 0.0)
+    monkeypatch.setattr(restarts, 'nll', lambda *args: asked['judged'].append(args[7]) or 0.0)
+    for pixels, white in (([(0, 9, 9)], WHITE), ([(0, i, j) for i in range(0, 20, 3) for j in range(0, 20, 3)], None)):
+        task = given(some_cut(y, *pixels), prior, degradation, config, white=WHITE)
+        place = EmPlace()
+        for _ in restarts.search(task, place):
+            pass
+        restarts.surprise(task, place.best)
+        assert all(levels and set(levels) == {white} for levels in asked.values()), asked
+        for levels in asked.values():
+            levels.clear()

@@ -61,6 +61,20 @@ def test_data_step_against_a_dense_solve(s, size, border):
         torch.testing.assert_close(x.reshape(2, -1).T, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize('border', BORDERS)
+def test_data_step_where_only_some_of_y_counts_against_a_dense_solve(border):
+    degradation, k, lr_size = Degradation(2, 5, border), random_kernel(5), (4, 5)
+    A = matrix(degradation, k, lr_size)
+    y, x0 = random(1, 1, *lr_size, seed=2), random(1, 1, *degradation.hr_size(lr_size), seed=3)
+    counting = random(1, 1, *lr_size, seed=4) > 0
+    assert 0 < int(counting.sum()) < counting.numel()
+    A, seen = A[counting.flatten()], y[counting]
+    expected = torch.linalg.solve(A.T @ A + 0.1 * torch.eye(A.shape[1], dtype=torch.float64),
+                                  A.T @ seen + 0.1 * x0.flatten())
+    x = data_step(degradation, k, y, x0, 0.1, iterations=100, tolerance=1e-12, counting=counting)
+    torch.testing.assert_close(x.flatten(), expected, rtol=1e-8, atol=1e-8)
+
+
 def test_data_step_of_an_image_that_fits_changes_nothing():
     degradation, k = Degradation(4, 9), random_kernel(9)
     x0 = random(1, 3, *degradation.hr_size((4, 4)))
